@@ -1,0 +1,44 @@
+"""A language model in memory: one frozen value."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from ragjax.models.decoder import Decoder, Params, logits
+from ragjax.models.decoder_config import DecoderConfig
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+@dataclass(frozen=True)
+class Model:
+    """A decoder, its parameters, its tokenizer, and what was done to it.
+
+    Attributes:
+      config: the architecture.
+      params: float32 parameters, in the layout of `ragjax.models.decoder`.
+      tokenizer: Hugging Face tokenizer of the same vocabulary; none for models of raw token ids.
+      history: what was done to the model, oldest first: JSON objects, kept in `ragjax.json`.
+    """
+
+    config: DecoderConfig
+    params: Params
+    tokenizer: PreTrainedTokenizerBase | None = None
+    history: tuple[dict[str, Any], ...] = field(default=())
+
+    def __call__(self, tokens: Int[Array, "batch seq"]) -> Float[Array, "batch seq vocab"]:
+        """Float32 logits of the token after each position."""
+        return _logits(self.params, jnp.asarray(tokens, jnp.int32), config=self.config)
+
+
+@partial(jax.jit, static_argnames="config")
+def _logits(params: Params, tokens: jax.Array, *, config: DecoderConfig) -> jax.Array:
+    hidden = Decoder(config).apply({"params": params}, tokens).hidden
+    return logits(params, hidden, config)

@@ -1,0 +1,55 @@
+"""Scaled dot-product attention with float32 scores, and the masks it takes."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+
+def attend(
+    query: Float[Array, "batch queries heads head"],
+    key: Float[Array, "batch keys heads head"],
+    value: Float[Array, "batch keys heads head"],
+    *,
+    mask: Bool[Array, "#batch queries keys"],
+    scale: float | Float[Array, ""],
+    dropout_rate: float = 0.0,
+    dropout_key: jax.Array | None = None,
+) -> Float[Array, "batch queries heads head"]:
+    """softmax(scale * QK' + mask) V, the softmax in float32.
+
+    Args:
+      mask: True where a query may see a key.
+      scale: multiplies the scores.
+      dropout_rate: share of the attention weights set to 0; needs `dropout_key`.
+      dropout_key: random key of the dropout.
+    """
+    scores = jnp.einsum("bqhd,bkhd->bhqk", query, key, preferred_element_type=jnp.float32) * scale
+    scores = jnp.where(mask[:, None], scores, jnp.finfo(jnp.float32).min)
+    weights = jax.nn.softmax(scores, axis=-1)
+    if dropout_rate and dropout_key is not None:
+        kept = jax.random.bernoulli(dropout_key, 1 - dropout_rate, weights.shape)
+        weights = jnp.where(kept, weights / (1 - dropout_rate), 0.0)
+    out = jnp.einsum(
+        "bhqk,bkhd->bqhd", weights.astype(value.dtype), value, preferred_element_type=jnp.float32
+    )
+    return out.astype(value.dtype)
+
+
+def causal_mask(
+    queries: Int[Array, "#batch queries"], keys: Int[Array, "#batch keys"]
+) -> Bool[Array, "#batch queries keys"]:
+    """True where the key's position is not after the query's."""
+    return queries[:, :, None] >= keys[:, None, :]
+
+
+def within(
+    mask: Bool[Array, "#batch queries keys"],
+    queries: Int[Array, "#batch queries"],
+    keys: Int[Array, "#batch keys"],
+    window: int | Int[Array, ""],
+) -> Bool[Array, "#batch queries keys"]:
+    """`mask` narrowed to the last `window` positions up to the query; 0 leaves it as it is."""
+    distance = queries[:, :, None] - keys[:, None, :]
+    return mask & ((window == 0) | (distance < window))

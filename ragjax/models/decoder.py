@@ -1,0 +1,275 @@
+"""GPT-2 and GPT-3: one block, stacked under a scan, described by `DecoderConfig`.
+
+Parameters are a plain dict. Those of the blocks are stacked on a leading layer axis:
+
+    embedding/tokens      [padded_vocab, width]     final_norm/scale, bias  [width]
+    embedding/positions   [positions, width]        head (untied only)      [padded_vocab, width]
+    layers/attention_norm, layers/mlp_norm          scale, bias             [layers, width]
+    layers/attention/{query,key,value,out}          kernel [layers, in, out], bias [layers, out]
+    layers/mlp/{up,down}                            kernel [layers, in, out], bias [layers, out]
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Array, Bool, Float, Int
+
+from ragjax.models.activations import ACTIVATIONS
+from ragjax.models.attention import attend, causal_mask, within
+from ragjax.models.decoder_config import DecoderConfig
+from ragjax.models.matmul import matmul
+
+Params = dict
+"""A tree of arrays as described above."""
+
+
+class DecoderOutput(NamedTuple):
+    """What the blocks computed; `logits` turns `hidden` into scores over the vocabulary."""
+
+    hidden: Float[Array, "batch seq width"]
+    """Output of the last LayerNorm."""
+    layers: Float[Array, "layers batch seq width"] | None
+    """Output of each block, where asked for."""
+
+
+class KeyValues(NamedTuple):
+    """Keys and values of one layer, in a buffer of fixed length."""
+
+    key: Float[Array, "batch length heads head"]
+    value: Float[Array, "batch length heads head"]
+
+
+class Span(NamedTuple):
+    """Where the tokens at hand stand, and which keys each may see."""
+
+    queries: Int[Array, "#batch seq"]
+    """Positions of the tokens."""
+    keys: Int[Array, "#batch keys"]
+    """Positions of the keys."""
+    mask: Bool[Array, "#batch seq keys"]
+    """True where a token may see a key, windows apart."""
+    write_at: Int[Array, ""] | None = None
+    """Index in the key-value buffer at which the tokens' own keys are written."""
+
+
+class LayerData(NamedTuple):
+    """What differs between layers besides parameters."""
+
+    scale: Float[Array, " layers"]
+    """Multiplies the attention scores."""
+    window: Int[Array, " layers"]
+    """Attention window; 0 is dense."""
+
+
+def layer_data(config: DecoderConfig) -> LayerData:
+    """The scales and windows of all layers of `config`, stacked."""
+    return LayerData(
+        jnp.asarray(config.attention_scales, jnp.float32), jnp.asarray(config.layer_windows, jnp.int32)
+    )
+
+
+class Linear(nn.Module):
+    """x @ kernel + bias."""
+
+    features: int
+    stddev: float
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "... n"]) -> Float[Array, "... m"]:
+        kernel = self.param(
+            "kernel", nn.initializers.normal(self.stddev), (x.shape[-1], self.features), jnp.float32
+        )
+        bias = self.param("bias", nn.initializers.zeros_init(), (self.features,), jnp.float32)
+        return matmul(x, kernel) + bias.astype(x.dtype)
+
+
+class Attention(nn.Module):
+    """Causal multi-head self-attention, with or without a buffer of earlier keys and values."""
+
+    config: DecoderConfig
+
+    @nn.compact
+    def __call__(self, x, layer: LayerData, span: Span, cache: KeyValues | None, deterministic: bool):
+        config = self.config
+        std = config.initializer_range
+
+        def heads(name):
+            return Linear(config.width, std, name=name)(x).reshape(
+                *x.shape[:-1], config.heads, config.head_width
+            )
+
+        query, key, value = heads("query"), heads("key"), heads("value")
+        if cache is not None:
+            start = (0, span.write_at, 0, 0)
+            cache = KeyValues(
+                jax.lax.dynamic_update_slice(cache.key, key.astype(cache.key.dtype), start),
+                jax.lax.dynamic_update_slice(cache.value, value.astype(cache.value.dtype), start),
+            )
+            key, value = cache
+        mask = span.mask
+        if any(config.layer_windows):
+            mask = within(mask, span.queries, span.keys, layer.window)
+        rate = 0.0 if deterministic else config.attention_dropout
+        out = attend(
+            query, key, value, mask=mask, scale=layer.scale,
+            dropout_rate=rate, dropout_key=self.make_rng("dropout") if rate else None,
+        )
+        # GPT-2 scales what is added to the residual stream by the number of additions.
+        out_std = std / (2 * config.layers) ** 0.5
+        return Linear(config.width, out_std, name="out")(out.reshape(x.shape)), cache
+
+
+class MLP(nn.Module):
+    """Two projections with a nonlinearity between them."""
+
+    config: DecoderConfig
+
+    @nn.compact
+    def __call__(self, x):
+        config = self.config
+        std = config.initializer_range
+        x = ACTIVATIONS[config.activation](Linear(config.mlp_width, std, name="up")(x))
+        return Linear(config.width, std / (2 * config.layers) ** 0.5, name="down")(x)
+
+
+class Norm(nn.Module):
+    """LayerNorm, computed in float32."""
+
+    epsilon: float
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "... width"]) -> Float[Array, "... width"]:
+        scale = self.param("scale", nn.initializers.ones_init(), x.shape[-1:], jnp.float32)
+        bias = self.param("bias", nn.initializers.zeros_init(), x.shape[-1:], jnp.float32)
+        y = x.astype(jnp.float32)
+        y = y - y.mean(-1, keepdims=True)
+        y = y * jax.lax.rsqrt(jnp.square(y).mean(-1, keepdims=True) + self.epsilon)
+        return (y * scale + bias).astype(x.dtype)
+
+
+class Block(nn.Module):
+    """x + attention(norm(x)), then x + mlp(norm(x))."""
+
+    config: DecoderConfig
+    deterministic: bool = True
+    capture: bool = False
+
+    @nn.compact
+    def __call__(self, x, layer: LayerData, span: Span, cache: KeyValues | None = None):
+        """Returns the block's output, and its new cache, or its output again where captured."""
+        config = self.config
+        drop = nn.Dropout(config.residual_dropout, deterministic=self.deterministic)
+        normed = Norm(config.norm_epsilon, name="attention_norm")(x)
+        out, cache = Attention(config, name="attention")(normed, layer, span, cache, self.deterministic)
+        x = x + drop(out)
+        out = MLP(config, name="mlp")(Norm(config.norm_epsilon, name="mlp_norm")(x))
+        x = x + drop(out)
+        return x, (x if self.capture else cache)
+
+
+class Embedding(nn.Module):
+    """Token plus position embedding."""
+
+    config: DecoderConfig
+
+    @nn.compact
+    def __call__(self, tokens: Int[Array, "batch seq"], positions: Int[Array, "#batch seq"], dtype):
+        config = self.config
+        init = nn.initializers.normal(config.initializer_range)
+        table = self.param("tokens", init, (config.padded_vocab_size, config.width), jnp.float32)
+        places = self.param("positions", init, (config.positions, config.width), jnp.float32)
+        return table[tokens].astype(dtype) + places[positions].astype(dtype)
+
+
+_REMAT = {"dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable, "full": None}
+
+
+class Decoder(nn.Module):
+    """Embedding, blocks, last LayerNorm.
+
+    Attributes:
+      config: the architecture.
+      dtype: type the blocks compute in; parameters are float32 masters.
+      remat: what the backward pass computes again: "none", "dots" (all but matrix products), "full".
+      deterministic: without dropout; otherwise `apply` needs `rngs={"dropout": key}`.
+      capture: also return every block's output.
+    """
+
+    config: DecoderConfig
+    dtype: jnp.dtype = jnp.float32
+    remat: str = "none"
+    deterministic: bool = True
+    capture: bool = False
+
+    @nn.compact
+    def __call__(
+        self,
+        tokens: Int[Array, "batch seq"],
+        *,
+        positions: Int[Array, "#batch seq"] | None = None,
+        segments: Int[Array, "batch seq"] | None = None,
+    ) -> DecoderOutput:
+        """Runs the network.
+
+        Args:
+          tokens: token ids.
+          positions: position of each token; none: 0, 1, 2, ...
+          segments: number of the document each token belongs to; attention stays inside it.
+        """
+        config = self.config
+        order = jnp.arange(tokens.shape[1])[None]
+        mask = causal_mask(order, order)
+        if segments is not None:
+            mask = mask & (segments[:, :, None] == segments[:, None, :])
+        span = Span(order, order, mask)
+
+        x = Embedding(config, name="embedding")(tokens, order if positions is None else positions, self.dtype)
+        x = nn.Dropout(config.embedding_dropout, deterministic=self.deterministic)(x)
+        block = Block
+        if self.remat != "none":
+            block = nn.remat(Block, policy=_REMAT[self.remat], prevent_cse=False)
+        layers = nn.scan(
+            block,
+            variable_axes={"params": 0},
+            split_rngs={"params": True, "dropout": True},
+            in_axes=(0, nn.broadcast),
+            length=config.layers,
+        )
+        x, captured = layers(config, self.deterministic, self.capture, name="layers")(
+            x, layer_data(config), span
+        )
+        hidden = Norm(config.norm_epsilon, name="final_norm")(x)
+        if not config.tied:
+            # Held here, read by `logits` and by the fused losses.
+            init = nn.initializers.normal(config.initializer_range)
+            self.param("head", init, (config.padded_vocab_size, config.width), jnp.float32)
+        return DecoderOutput(hidden, captured)
+
+
+def output_table(params: Params) -> Float[Array, "padded_vocab width"]:
+    """The output projection: the head's own, or the token embedding it is tied to."""
+    return params["head"] if "head" in params else params["embedding"]["tokens"]
+
+
+def logits(
+    params: Params, hidden: Float[Array, "... width"], config: DecoderConfig
+) -> Float[Array, "... vocab"]:
+    """Float32 scores of the next token, without the rows that only pad the vocabulary."""
+    scores = jnp.einsum(
+        "...d,vd->...v", hidden, output_table(params).astype(hidden.dtype), preferred_element_type=jnp.float32
+    )
+    return scores[..., : config.vocab_size]
+
+
+def init_params(config: DecoderConfig, seed: int) -> Params:
+    """Float32 parameters of a new model; the rows that pad the vocabulary are zero."""
+    params = Decoder(config).init(jax.random.key(seed), jnp.zeros((1, 1), jnp.int32))["params"]
+    real = jnp.arange(config.padded_vocab_size) < config.vocab_size
+    params["embedding"]["tokens"] *= real[:, None]
+    if not config.tied:
+        params["head"] *= real[:, None]
+    return params

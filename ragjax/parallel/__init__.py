@@ -1,0 +1,1 @@
+"""Mesh, sharding rules by parameter name, multi-host start."""

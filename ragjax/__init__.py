@@ -1,0 +1,47 @@
+"""ragjax: a GPT in, a smaller and faster one out, with the proof that it kept its quality.
+
+    import ragjax
+
+    model = ragjax.load("openai-community/gpt2")       # a Hugging Face folder, a hub id, a run folder
+    logits = model(tokens)                             # float32 [batch, seq, vocab]
+    figures = ragjax.evaluate(model, "builtin:python")
+    ragjax.compress(config, "runs/mine")
+    ragjax.save(model, "my-gpt2")
+
+Names are imported when first used, so that `import ragjax` itself needs no JAX.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ragjax.evaluation.figures import Figures, evaluate
+    from ragjax.generation import generate
+    from ragjax.interchange.folder import load, save
+    from ragjax.model import Model
+    from ragjax.recipe import compress, pretrain
+
+_HOMES = {
+    "Figures": "ragjax.evaluation.figures",
+    "Model": "ragjax.model",
+    "compress": "ragjax.recipe",
+    "evaluate": "ragjax.evaluation.figures",
+    "generate": "ragjax.generation",
+    "load": "ragjax.interchange.folder",
+    "pretrain": "ragjax.recipe",
+    "save": "ragjax.interchange.folder",
+}
+
+__all__ = ["Figures", "Model", "compress", "evaluate", "generate", "load", "pretrain", "save"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'ragjax' has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

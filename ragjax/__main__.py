@@ -1,0 +1,5 @@
+"""`python -m ragjax` is `ragjax`."""
+
+from ragjax.cli import main
+
+main()

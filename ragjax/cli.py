@@ -1,0 +1,280 @@
+"""The command line: each verb parses, calls one function, prints."""
+
+from __future__ import annotations
+
+import difflib
+import sys
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from json import dumps
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import tyro
+from tyro.conf import FlagCreatePairsOff, Positional, arg
+
+from ragjax.config import Compress, Pretrain
+from ragjax.config_file import read_config
+from ragjax.errors import InputError
+
+EXIT_BAD_INPUT = 2
+EXIT_DIVERGED = 3
+
+_OVERVIEW = """\
+ragjax takes a GPT and hands back a smaller, faster one, with the proof that it kept its quality.
+
+usage: ragjax VERB ...
+
+  compress   CONFIG   teacher -> pruned and distilled student -> evaluation -> report
+  train      CONFIG   train one model, from scratch or on from another
+  eval       MODEL    perplexity, size, sparsity and speed
+  generate   MODEL    continue a prompt
+  tokenizer  SOURCE   train a byte-level BPE tokenizer
+  report     RUN      write a run's report.html again
+  doctor              what this machine offers, and what is amiss
+
+MODEL is a Hugging Face folder, a hub id (openai-community/gpt2), or a ragjax run folder.
+`ragjax VERB --help` tells more. To begin, offline, in about five minutes on two CPU cores:
+
+  ragjax compress configs/quickstart.py
+"""
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Runs one command and exits: 0 done, 2 bad input, 3 diverged, 75 stopped and saved."""
+    given = sys.argv[1:] if arguments is None else arguments
+    if not given or given[0] in ("-h", "--help", "help"):
+        print(_OVERVIEW, end="")
+        return
+    if given[0] == "--version":
+        from importlib.metadata import version
+
+        print(f"ragjax {version('ragjax')}")
+        return
+    verb, rest = given[0], given[1:]
+    if verb not in VERBS:
+        near = difflib.get_close_matches(verb, VERBS, 1)
+        _fail(f"There is no verb {verb!r}" + (f"; did you mean {near[0]}?" if near else f": {', '.join(VERBS)}."))
+    try:
+        VERBS[verb](rest)
+    except InputError as error:
+        _fail(str(error))
+    except BrokenPipeError:
+        sys.stderr.close()
+
+
+def _fail(message: str, code: int = EXIT_BAD_INPUT) -> NoReturn:
+    print(f"ragjax: {message}", file=sys.stderr)
+    raise SystemExit(code)
+
+
+@dataclass(frozen=True)
+class _CompressCommand:
+    """Compress a model: teacher, student, control, evaluation, report; each stage goes on where it stopped.
+
+    Any field of the config can be set here. The result is RUN/student, a Hugging Face folder, and
+    RUN/report.html.
+    """
+
+    config: Annotated[Compress, arg(name="")]
+    workdir: Path | None = None
+    """RUN, the run folder; none: runs/NAME-OF-CONFIG."""
+    scratch: FlagCreatePairsOff[bool] = False
+    """Also train a student of the same shape from a random start, as --student.scratch."""
+
+
+@dataclass(frozen=True)
+class _TrainCommand:
+    """Train one model, from scratch or on from another; the same command goes on where it stopped.
+
+    Any field of the config can be set here. The result is RUN/model, a Hugging Face folder.
+    """
+
+    config: Annotated[Pretrain, arg(name="")]
+    workdir: Path | None = None
+    """RUN, the run folder; none: runs/NAME-OF-CONFIG."""
+
+
+def _compress(given: list[str]) -> None:
+    command, workdir = _run_command("compress", given, _CompressCommand, Compress)
+    config = command.config
+    if command.scratch:
+        config = replace(config, student=replace(config.student, scratch=True))
+    from ragjax.recipe import compress
+
+    _long_work(lambda: compress(config, workdir), f"ragjax compress {workdir / 'config.json'}")
+
+
+def _train(given: list[str]) -> None:
+    command, workdir = _run_command("train", given, _TrainCommand, Pretrain)
+    from ragjax.recipe import pretrain
+
+    _long_work(lambda: pretrain(command.config, workdir), f"ragjax train {workdir / 'config.json'}")
+
+
+def _run_command(verb: str, given: list[str], command: type, kind: type) -> tuple[Any, Path]:
+    """The command with its config file read and overridden, and the run folder."""
+    file = Path(given[0]) if given and not given[0].startswith("-") else None
+    if file is None and not {"-h", "--help"} & set(given):
+        raise InputError(f"A config file comes first: ragjax {verb} CONFIG.py [options]; see ragjax {verb} --help.")
+    config, told = (kind(), "") if file is None else read_config(file)
+    if not isinstance(config, kind):
+        other = "train" if kind is Compress else "compress"
+        raise InputError(f"{file} holds a {type(config).__name__}: use `ragjax {other} {file}`.")
+    parsed = tyro.cli(
+        command,
+        default=command(config=config),
+        args=given[1:] if file else given,
+        prog=f"ragjax {verb} {file or 'CONFIG.py'}",
+        description=f"{(command.__doc__ or '').strip()}\n\n{told}".strip(),
+    )
+    workdir = parsed.workdir
+    if workdir is None:
+        # The config of a run folder goes on in that folder.
+        workdir = Path("runs") / file.stem if file.suffix == ".py" else file.parent
+    return parsed, workdir
+
+
+def _long_work(work: Callable[[], object], again: str) -> None:
+    from ragjax.training.interrupts import EXIT_INTERRUPTED
+    from ragjax.training.loop import Diverged, Interrupted
+
+    try:
+        work()
+    except Interrupted as stopped:
+        _fail(f"{stopped}. Go on with: {again}", EXIT_INTERRUPTED)
+    except Diverged as error:
+        _fail(str(error), EXIT_DIVERGED)
+
+
+def _eval(given: list[str]) -> None:
+    def evaluate(
+        model: Annotated[Positional[str], arg(metavar="MODEL")],
+        data: str = "builtin:python",
+        sequence_length: int | None = None,
+        stride: int | None = None,
+        max_tokens: int | None = None,
+        batch_size: int = 8,
+        json: FlagCreatePairsOff[bool] = False,
+    ) -> None:
+        """Measure a model: perplexity on a text, size, sparsity and speed.
+
+        Args:
+            model: MODEL: a Hugging Face folder, a hub id, or a run folder.
+            data: Source URI: builtin:python, text:GLOB, jsonl:PATH#field, tfds:NAME/split#field, hf:NAME.
+            sequence_length: Tokens the model sees at once; none: as many as it has positions.
+            stride: Tokens the window moves; none: half of the sequence length.
+            max_tokens: Tokens that are scored at most; none: all.
+            batch_size: Windows evaluated at once.
+            json: Print one JSON object.
+        """
+        from ragjax.evaluation.figures import evaluate as measure
+        from ragjax.interchange.folder import load, stored_bytes
+
+        figures = measure(
+            load(model), data, sequence_length=sequence_length, stride=stride, max_tokens=max_tokens,
+            batch_size=batch_size, stored_bytes=stored_bytes(model),
+        )  # fmt: skip
+        if json:
+            print(dumps(asdict(figures)))
+        else:
+            from ragjax.evaluation.table import print_figures
+
+            print_figures({model: figures})
+
+    tyro.cli(evaluate, args=given, prog="ragjax eval")
+
+
+def _generate(given: list[str]) -> None:
+    def generate(
+        model: Annotated[Positional[str], arg(metavar="MODEL")],
+        prompt: str,
+        max_new_tokens: int = 100,
+        temperature: float = 0.0,
+        seed: int = 0,
+    ) -> None:
+        """Continue a prompt, printing tokens as they come.
+
+        Args:
+            model: MODEL: a Hugging Face folder, a hub id, or a run folder.
+            prompt: The text to continue.
+            max_new_tokens: Tokens to add at most.
+            temperature: 0 takes the likeliest token; higher is more varied.
+            seed: Of the random choices, where temperature is above 0.
+        """
+        from ragjax.generation import stream
+        from ragjax.interchange.folder import load
+
+        loaded = load(model)
+        print(prompt, end="", flush=True)
+        for piece in stream(loaded, prompt, max_new_tokens=max_new_tokens, temperature=temperature, seed=seed):
+            print(piece, end="", flush=True)
+        print()
+
+    tyro.cli(generate, args=given, prog="ragjax generate")
+
+
+def _tokenizer(given: list[str]) -> None:
+    def tokenizer(source: Annotated[Positional[str], arg(metavar="SOURCE")], out: Annotated[Positional[Path], arg(metavar="FOLDER")], vocab_size: int = 32_000) -> None:
+        """Train a byte-level BPE tokenizer and save it in GPT-2's format.
+
+        Args:
+            source: Source URI: builtin:python, text:GLOB, jsonl:PATH#field, tfds:NAME/split#field, hf:NAME.
+            out: Folder to write; must not exist.
+            vocab_size: Tokens, the end-of-text token included.
+        """
+        from ragjax.data.sources import documents
+        from ragjax.data.tokenizer import train_tokenizer
+        from ragjax.interchange.atomic import atomic_folder
+
+        with atomic_folder(out, overwrite=False) as folder:
+            made = train_tokenizer(documents(source, None), vocab_size)
+            made.save_pretrained(folder)
+        print(f"{out}: {len(made):,} tokens. Use it with --data.tokenizer {out}")
+
+    tyro.cli(tokenizer, args=given, prog="ragjax tokenizer")
+
+
+def _report(given: list[str]) -> None:
+    def report(run: Annotated[Positional[Path], arg(metavar="RUN")], out: Path | None = None) -> None:
+        """Write the report of a run again.
+
+        Args:
+            run: The run folder.
+            out: File to write; none: RUN/report.html.
+        """
+        from ragjax.report import write_report
+
+        print(write_report(run, out))
+
+    tyro.cli(report, args=given, prog="ragjax report")
+
+
+def _doctor(given: list[str]) -> None:
+    def doctor(json: FlagCreatePairsOff[bool] = False) -> int:
+        """Tell what this machine offers and what is amiss.
+
+        Args:
+            json: Print one JSON object.
+        """
+        from ragjax.doctor import examine, print_findings
+
+        findings = examine()
+        if json:
+            print(dumps(findings))
+        else:
+            print_findings(findings)
+        return EXIT_BAD_INPUT if findings["problems"] else 0
+
+    raise SystemExit(tyro.cli(doctor, args=given, prog="ragjax doctor"))
+
+
+VERBS: dict[str, Callable[[list[str]], None]] = {
+    "compress": _compress,
+    "train": _train,
+    "eval": _eval,
+    "generate": _generate,
+    "tokenizer": _tokenizer,
+    "report": _report,
+    "doctor": _doctor,
+}

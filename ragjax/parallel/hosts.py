@@ -1,0 +1,83 @@
+"""Several hosts as one: the start, what each feeds, and what comes back."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+from jax.sharding import NamedSharding, PartitionSpec
+
+from ragjax.parallel.mesh import BATCH_AXES
+
+_CLUSTER_VARIABLES = (
+    "JAX_COORDINATOR_ADDRESS",
+    "TPU_WORKER_HOSTNAMES",
+    "MEGASCALE_COORDINATOR_ADDRESS",
+    "SLURM_STEP_NODELIST",
+    "OMPI_MCA_orte_hnp_uri",
+)
+
+
+def start() -> None:
+    """Joins the other hosts, where the environment says that there are any; call it before anything else.
+
+    Cloud TPU pods, Slurm and Open MPI are found by JAX itself. Elsewhere set JAX_COORDINATOR_ADDRESS,
+    JAX_NUM_PROCESSES and JAX_PROCESS_ID on every host.
+    """
+    if jax.distributed.is_initialized():
+        return
+    address = os.environ.get("JAX_COORDINATOR_ADDRESS")
+    if address and "JAX_NUM_PROCESSES" in os.environ:
+        jax.distributed.initialize(
+            address, int(os.environ["JAX_NUM_PROCESSES"]), int(os.environ["JAX_PROCESS_ID"])
+        )
+    elif _many_hosts():
+        jax.distributed.initialize()
+
+
+def _many_hosts() -> bool:
+    hosts = os.environ.get("TPU_WORKER_HOSTNAMES", "")
+    return "," in hosts or any(
+        os.environ.get(name) for name in _CLUSTER_VARIABLES if name != "TPU_WORKER_HOSTNAMES"
+    )
+
+
+def is_writer() -> bool:
+    """Whether this host writes the run folder."""
+    return jax.process_index() == 0
+
+
+def global_array(
+    shape: tuple[int, ...], rows: Callable[[slice], np.ndarray], mesh: jax.sharding.Mesh, *, axis: int = 0
+) -> jax.Array:
+    """One array over all hosts, of which each host makes only the rows its devices hold.
+
+    Args:
+      shape: shape of the whole array.
+      rows: makes a slice along `axis`.
+      mesh: the devices; `axis` is split over data and fsdp.
+      axis: the axis that is split.
+    """
+    sharding = NamedSharding(mesh, PartitionSpec(*(None,) * axis, BATCH_AXES))
+    return jax.make_array_from_callback(shape, sharding, lambda index: rows(index[axis]))
+
+
+def to_host(tree: Any) -> Any:
+    """`tree` as numpy arrays on every host, gathered where it is split over several."""
+
+    def fetch(leaf):
+        if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
+            return np.asarray(multihost_utils.process_allgather(leaf, tiled=True))
+        return np.asarray(leaf)
+
+    return jax.tree.map(fetch, tree)
+
+
+def barrier(name: str) -> None:
+    """Waits until every host has come here."""
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(name)

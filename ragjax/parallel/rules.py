@@ -1,0 +1,88 @@
+"""Which array is split over which mesh axis: a table of patterns over parameter names.
+
+The first pattern found in an array's path wins. Moments, masks and gradients carry their parameter's
+path at the end of their own, so they follow it.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import jax
+from jax.sharding import NamedSharding, PartitionSpec
+
+from ragjax.errors import InputError
+from ragjax.models.decoder_config import DecoderConfig
+
+RULES: tuple[tuple[str, tuple[str | None, ...]], ...] = (
+    (r"embedding/tokens$", ("tensor", "fsdp")),
+    (r"embedding/positions$", (None, "fsdp")),
+    (r"\bhead$", ("tensor", "fsdp")),
+    # Stacked on the layer axis: split outputs first, then inputs, so that a block needs one reduction.
+    (r"layers/attention/(query|key|value)/kernel$", (None, "fsdp", "tensor")),
+    (r"layers/attention/(query|key|value)/bias$", (None, "tensor")),
+    (r"layers/attention/out/kernel$", (None, "tensor", "fsdp")),
+    (r"layers/mlp/up/kernel$", (None, "fsdp", "tensor")),
+    (r"layers/mlp/up/bias$", (None, "tensor")),
+    (r"layers/mlp/down/kernel$", (None, "tensor", "fsdp")),
+    (r"layers/(attention/out|mlp/down)/bias$", ()),
+    (r"(norm|attention_norm|mlp_norm)/(scale|bias)$", ()),
+)
+
+
+def path_name(path: tuple[Any, ...]) -> str:
+    """A tree path as 'layers/mlp/up/kernel'."""
+    return jax.tree_util.keystr(path, simple=True, separator="/")
+
+
+def partition(name: str, shape: tuple[int, ...], mesh: jax.sharding.Mesh) -> PartitionSpec:
+    """The split of one array: its rule's axes where they divide it, whole where they do not.
+
+    Arrays no rule names, and those of another rank than their parameter (counters, factored
+    moments), are kept whole on every device.
+    """
+    axes = next((axes for pattern, axes in RULES if re.search(pattern, name)), ())
+    if not axes or len(axes) != len(shape):
+        return PartitionSpec()
+    return PartitionSpec(
+        *(
+            axis if axis is not None and size % mesh.shape[axis] == 0 else None
+            for axis, size in zip(axes, shape, strict=True)
+        )
+    )
+
+
+def shardings(tree: Any, mesh: jax.sharding.Mesh) -> Any:
+    """A tree of `NamedSharding`, one for each array of `tree` (or its `jax.eval_shape`)."""
+    return jax.tree_util.tree_map_with_path(
+        lambda path, leaf: NamedSharding(mesh, partition(path_name(path), leaf.shape, mesh)), tree
+    )
+
+
+def place(tree: Any, mesh: jax.sharding.Mesh) -> Any:
+    """`tree` on the mesh, split by the rules."""
+    return jax.device_put(tree, shardings(tree, mesh))
+
+
+def check_divisible(config: DecoderConfig, mesh: jax.sharding.Mesh, *, batch_size: int) -> None:
+    """Refuses a model or batch the mesh cannot split.
+
+    Args:
+      config: the model.
+      mesh: the devices.
+      batch_size: sequences in a microbatch over all devices.
+
+    Raises:
+      InputError: names every size that is not divisible.
+    """
+    tensor, split = mesh.shape["tensor"], mesh.shape["data"] * mesh.shape["fsdp"]
+    found = []
+    if config.heads % tensor:
+        found.append(f"{config.heads} attention heads over mesh.tensor {tensor}")
+    if config.mlp_width % tensor:
+        found.append(f"{config.mlp_width} MLP neurons over mesh.tensor {tensor}")
+    if batch_size % split:
+        found.append(f"{batch_size} sequences of a microbatch over mesh.data x mesh.fsdp = {split}")
+    if found:
+        raise InputError(f"Not divisible: {'; '.join(found)}. Choose another mesh or batch size.")

@@ -1,0 +1,262 @@
+"""The stages of a run, in order; each is skipped when done and goes on where it stopped."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import jax
+from rich.console import Console
+from transformers import PreTrainedTokenizerBase
+
+from ragjax.config import Architecture, Compress, Data, Distill, Pretrain, Sparsity, Train, to_dict
+from ragjax.data.corpus import open_corpus
+from ragjax.data.sources import documents
+from ragjax.data.tokenizer import train_tokenizer
+from ragjax.errors import InputError
+from ragjax.evaluation.figures import Figures
+from ragjax.interchange.folder import load, save
+from ragjax.model import Model
+from ragjax.models.decoder import init_params
+from ragjax.models.decoder_config import DecoderConfig
+from ragjax.parallel import hosts
+from ragjax.parallel.mesh import make_mesh
+from ragjax.report import write_report
+from ragjax.run_folder import RunFolder, check_same_run
+from ragjax.sparsity.depth import choose_layers, keep_layers
+from ragjax.training.fit import PLAIN, Place, Texts, fit
+from ragjax.training.interrupts import Interrupts
+from ragjax.training.metrics import duration
+
+STUDENTS = ("student", "control", "scratch")
+"""The models a compression trains, by the folder they are saved in."""
+
+
+def compress(config: Compress, workdir: str | Path, *, console: Console | None = None) -> dict[str, Figures]:
+    """Compresses a model and proves it: teacher, student, control, evaluation, report.
+
+    Each stage is skipped when it is done; the same call goes on where an earlier one stopped.
+
+    Args:
+      config: what to do.
+      workdir: the run folder, made where missing; `student/` in it is the result.
+      console: where progress is printed; none: standard output.
+
+    Returns:
+      The figures of each model: `teacher`, `student`, and those it is compared with.
+
+    Raises:
+      InputError: the config, the model, the text or the folder cannot be used.
+      Interrupted: SIGINT or SIGTERM; everything is saved.
+
+    Example:
+      >>> import ragjax
+      >>> from ragjax.config_file import read_config
+      >>> config, _ = read_config(Path("configs/quickstart.py"))    # doctest: +SKIP
+      >>> figures = ragjax.compress(config, "runs/quickstart")      # doctest: +SKIP
+      >>> figures["student"].perplexity < figures["control"].perplexity  # doctest: +SKIP
+      True
+    """
+    with _opened(config, workdir, console) as run:
+        teacher = _teacher(config, run)
+        texts = _texts(config.data, teacher.tokenizer)
+        start = _student_start(config, teacher)
+        _say_shapes(run.console, teacher, start)
+        stages = ["student"]
+        stages += ["control"] if config.student.control else []
+        stages += ["scratch"] if config.student.scratch else []
+        for stage in stages:
+            if run.done(stage):
+                continue
+            alone = stage != "student"
+            begins = _random_start(start, config.seed) if stage == "scratch" else start
+            work = _Work(config.train, config.sparsity, PLAIN if alone else config.distill)
+            _train(run, stage, begins, work, texts, config, teacher=None if alone else teacher)
+        models = {"teacher": run.folder.model("teacher") if config.teacher.model is None else config.teacher.model}
+        models |= {stage: run.folder.model(stage) for stage in stages}
+        figures = prove(config, run.folder, models, run.console)
+        if hosts.is_writer():
+            page = write_report(run.folder.path)
+            run.console.print(f"\n[bold]report[/bold]  {page}\n[bold]student[/bold] {run.folder.model('student')}")
+        return figures
+
+
+def pretrain(config: Pretrain, workdir: str | Path, *, console: Console | None = None) -> Model:
+    """Trains one model, from scratch or on from one that exists, and saves it as `workdir/model`.
+
+    Args:
+      config: what to do.
+      workdir: the run folder.
+      console: where progress is printed; none: standard output.
+
+    Raises:
+      InputError: the config, the model, the text or the folder cannot be used.
+      Interrupted: SIGINT or SIGTERM; everything is saved.
+    """
+    with _opened(config, workdir, console) as run:
+        if not run.done("model"):
+            start = load(config.model) if config.model else _new_model(config.architecture, config.data, run, config.seed)
+            texts = _texts(config.data, start.tokenizer)
+            _train(run, "model", start, _Work(config.train, config.sparsity, PLAIN), texts, config)
+        run.console.print(f"\n[bold]model[/bold] {run.folder.model('model')}")
+        return load(str(run.folder.model("model")))
+
+
+@dataclass(frozen=True)
+class _Run:
+    """A run folder that is open for work."""
+
+    folder: RunFolder
+    place: Place
+
+    @property
+    def console(self) -> Console:
+        return self.place.console
+
+    def done(self, stage: str) -> bool:
+        """Whether `stage` has left its model; says so."""
+        done = self.folder.has_model(stage)
+        if done:
+            self.console.print(f"[bold]{stage}[/bold]: done, {self.folder.model(stage)}", highlight=False)
+        return done
+
+
+@contextmanager
+def _opened(config: Compress | Pretrain, workdir: str | Path, console: Console | None) -> Iterator[_Run]:
+    hosts.start()
+    folder = RunFolder(Path(workdir))
+    check_same_run(folder, config)
+    mesh = make_mesh(config.mesh)
+    if hosts.is_writer():
+        folder.path.mkdir(parents=True, exist_ok=True)
+        folder.write_json("config.json", to_dict(config))
+    hosts.barrier("run folder")
+    console = console or Console(highlight=False)
+    if not hosts.is_writer():
+        console = Console(quiet=True)
+    with Interrupts() as interrupts:
+        yield _Run(folder, Place(mesh, folder.path, console, interrupts))
+
+
+@dataclass(frozen=True)
+class _Work:
+    """What is done to a model in one training."""
+
+    train: Train
+    sparsity: Sparsity
+    distill: Distill
+
+
+def _train(
+    run: _Run,
+    stage: str,
+    start: Model,
+    work: _Work,
+    texts: Texts,
+    config: Compress | Pretrain,
+    teacher: Model | None = None,
+) -> None:
+    """Trains `start` and saves it as the model of `stage`, with a line of history."""
+    began = time.monotonic()
+    model = fit(
+        start, stage=stage, train=work.train, texts=texts, place_=run.place, seed=config.seed,
+        sparsity=work.sparsity, distill=work.distill, teacher=teacher,
+    )  # fmt: skip
+    seconds = time.monotonic() - began
+    done = {
+        "did": stage,
+        "data": config.data.train,
+        "tokens": work.train.steps * work.train.batch_size * texts.sequence_length,
+        "train": asdict(work.train),
+        "sparsity": asdict(work.sparsity),
+        "losses": asdict(work.distill),
+        "seconds": round(seconds, 1),
+    }
+    if hosts.is_writer():
+        save(replace(model, history=(*model.history, done)), run.folder.model(stage))
+    hosts.barrier(stage)
+    run.console.print(f"  saved {run.folder.model(stage)} after {duration(seconds)}", highlight=False)
+
+
+def _teacher(config: Compress, run: _Run) -> Model:
+    if config.teacher.model is not None:
+        return load(config.teacher.model)
+    if not run.done("teacher"):
+        start = _new_model(config.teacher.architecture, config.data, run, config.seed)
+        texts = _texts(config.data, start.tokenizer)
+        _train(run, "teacher", start, _Work(config.teacher.train, Sparsity(), PLAIN), texts, config)
+    return load(str(run.folder.model("teacher")))
+
+
+def _new_model(shape: Architecture, data: Data, run: _Run, seed: int) -> Model:
+    tokenizer = _tokenizer(data, run)
+    config = DecoderConfig(
+        vocab_size=len(tokenizer),
+        positions=shape.positions,
+        width=shape.width,
+        layers=shape.layers,
+        heads=shape.heads,
+        mlp_width=4 * shape.width,
+        windows=shape.windows,
+        embedding_dropout=shape.dropout,
+        attention_dropout=shape.dropout,
+        residual_dropout=shape.dropout,
+        bos_token=tokenizer.bos_token_id,
+        eos_token=tokenizer.eos_token_id,
+    )
+    return Model(config, init_params(config, seed), tokenizer)
+
+
+def _tokenizer(data: Data, run: _Run) -> PreTrainedTokenizerBase:
+    """The tokenizer the config names, or one trained on its text, kept in the run folder."""
+    if data.tokenizer is not None:
+        return load_tokenizer(data.tokenizer)
+    kept = run.folder.model("tokenizer")
+    if not kept.is_dir():
+        run.console.print(f"[bold]tokenizer[/bold]: {data.vocab_size} tokens from {data.train}", highlight=False)
+        if hosts.is_writer():
+            made = train_tokenizer(documents(data.train, "train" if data.validation is None else None), data.vocab_size)
+            with atomic_folder(kept) as folder:
+                made.save_pretrained(folder)
+        hosts.barrier("tokenizer")
+    return load_tokenizer(str(kept))
+
+
+def _texts(data: Data, tokenizer: PreTrainedTokenizerBase | None) -> Texts:
+    if tokenizer is None:
+        raise InputError("The model has no tokenizer: name one with data.tokenizer.")
+    cache = Path(data.cache) if data.cache else None
+    if data.validation is None:
+        train = open_corpus(data.train, "train", tokenizer, cache=cache)
+        held_out = open_corpus(data.train, "validation", tokenizer, cache=cache)
+    else:
+        train = open_corpus(data.train, None, tokenizer, cache=cache)
+        held_out = open_corpus(data.validation, None, tokenizer, cache=cache)
+    return Texts(train, held_out, data.sequence_length, data.isolate_documents)
+
+
+def _student_start(config: Compress, teacher: Model) -> Model:
+    layers = choose_layers(teacher.config.layers, config.student.layers)
+    params, shape = keep_layers(teacher.params, teacher.config, layers)
+    history = teacher.history
+    if len(layers) < teacher.config.layers:
+        history = (*history, {"did": "keep layers", "of": teacher.config.layers, "layers": list(layers)})
+    return replace(teacher, config=shape, params=params, history=history)
+
+
+def _random_start(model: Model, seed: int) -> Model:
+    return replace(model, params=init_params(model.config, seed), history=())
+
+
+def _say_shapes(console: Console, teacher: Model, student: Model) -> None:
+    table = Table(box=None, pad_edge=False)
+    for heading in ("", "layers", "width", "parameters"):
+        table.add_column(heading, justify="right" if heading else "left")
+    for name, model in (("teacher", teacher), ("student", student)):
+        count = count_parameters(model.params, model.config)
+        table.add_row(name, str(model.config.layers), str(model.config.width), f"{count:,}")
+    console.print(table)

@@ -1,0 +1,42 @@
+"""Batches on the mesh: every host makes only the rows its devices hold."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import jax
+import numpy as np
+
+from ragjax.data.batches import Batch, Batches
+from ragjax.parallel.hosts import global_array
+
+
+def batch_on_mesh(batches: Batches, step: int, mesh: jax.sharding.Mesh, *, accumulate: int = 1) -> Batch:
+    """The batch of `step`, each array [accumulate, batch_size / accumulate, seq] and split over the mesh."""
+    micro = batches.batch_size // accumulate
+    made: dict[tuple[int, int], Batch] = {}
+
+    def rows(wanted: slice) -> Batch:
+        start, stop, _ = wanted.indices(micro)
+        if (start, stop) not in made:
+            parts = [
+                batches.batch(step, slice(i * micro + start, i * micro + stop)) for i in range(accumulate)
+            ]
+            made[start, stop] = jax.tree.map(lambda *arrays: np.stack(arrays), *parts)
+        return made[start, stop]
+
+    shape = (accumulate, micro, batches.sequence_length)
+    present = [name for name, value in rows(slice(0, micro))._asdict().items() if value is not None]
+    fields = {
+        name: global_array(shape, lambda wanted, name=name: getattr(rows(wanted), name), mesh, axis=1)
+        for name in present
+    }
+    return Batch(**{name: fields.get(name) for name in Batch._fields})
+
+
+def epoch_in_order(
+    batches: Batches, count: int, mesh: jax.sharding.Mesh
+) -> Iterator[Batch]:
+    """The first `count` batches, without the axis of microbatches."""
+    for step in range(count):
+        yield jax.tree.map(lambda x: x[0], batch_on_mesh(batches, step, mesh))

@@ -1,0 +1,189 @@
+"""One training from a model to a model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+from rich.console import Console
+
+from ragjax.config import Distill, Sparsity, Train
+from ragjax.data.batches import Batches
+from ragjax.data.corpus import Corpus
+from ragjax.distillation.objective import Objective
+from ragjax.errors import InputError
+from ragjax.model import Model
+from ragjax.models.decoder import Params
+from ragjax.models.decoder_config import DecoderConfig
+from ragjax.parallel.hosts import is_writer, to_host
+from ragjax.parallel.mesh import batch_shards
+from ragjax.parallel.rules import check_divisible, place
+from ragjax.sparsity import sparsify
+from ragjax.training.checkpoints import Checkpoints
+from ragjax.training.feed import batch_on_mesh
+from ragjax.training.interrupts import Interrupts
+from ragjax.training.loop import Training
+from ragjax.training.metrics import MetricsLog, Progress
+from ragjax.training.optimizer import learning_rate, make_optimizer
+from ragjax.training.state import init_state
+from ragjax.training.step import make_step
+
+PLAIN = Distill(forward_kl=0.0, cross_entropy=1.0, hidden_mse=0.0)
+"""Learning from the text alone."""
+
+_VALIDATION_TOKENS = 16_384
+
+
+@dataclass(frozen=True)
+class Texts:
+    """What is read while training: tokens to learn from, tokens held out, and how they are cut."""
+
+    train: Corpus
+    validation: Corpus
+    sequence_length: int
+    isolate_documents: bool = False
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a training runs and what it leaves: devices, folder, terminal, and the wish to stop."""
+
+    mesh: jax.sharding.Mesh
+    folder: Path
+    """The run folder: `metrics.jsonl` and `checkpoints/STAGE` are in it."""
+    console: Console
+    interrupts: Interrupts
+
+
+def fit(
+    start: Model,
+    *,
+    stage: str,
+    train: Train,
+    texts: Texts,
+    place_: Place,
+    seed: int,
+    sparsity: Sparsity | None = None,
+    distill: Distill = PLAIN,
+    teacher: Model | None = None,
+) -> Model:
+    """Trains `start`, going on from its latest checkpoint where there is one.
+
+    Args:
+      start: the model before the first step.
+      stage: name of the training in metrics and checkpoints.
+      train: how long, how fast, in what numbers.
+      texts: what it reads.
+      place_: where it runs.
+      seed: of batches, dropout and random scores.
+      sparsity: which weights go meanwhile; none: none.
+      distill: the losses.
+      teacher: the model those losses look at.
+
+    Returns:
+      The model after the last step, its parameters on the host, with exact zeros where it was pruned.
+
+    Raises:
+      InputError: the model, the texts and the mesh do not fit together.
+      Interrupted: someone asked to stop; the state is saved.
+      Diverged: too many steps in a row were not finite.
+    """
+    sparsity = sparsity or Sparsity()
+    _check(start.config, teacher, distill, texts)
+    mesh = place_.mesh
+    check_divisible(start.config, mesh, batch_size=train.batch_size // train.accumulate)
+    objective = Objective(
+        student=start.config,
+        teacher=teacher.config if teacher else None,
+        weights=distill,
+        dtype=jnp.dtype(train.dtype),
+        remat=train.remat,
+        shards=batch_shards(mesh),
+    )
+    optimizer = sparsify(make_optimizer(train), sparsity, total_steps=train.steps, seed=seed)
+    batches = Batches(
+        texts.train,
+        batch_size=train.batch_size,
+        sequence_length=texts.sequence_length,
+        seed=seed,
+        isolate_documents=texts.isolate_documents,
+    )
+    fingerprint = {
+        "stage": stage, "seed": seed, "model": asdict(start.config), "train": _without_habits(train),
+        "sparsity": asdict(sparsity), "distill": asdict(distill), "sequence_length": texts.sequence_length,
+        "tokens": int(len(texts.train.tokens)),
+    }  # fmt: skip
+    with (
+        jax.set_mesh(mesh),
+        Checkpoints(place_.folder / "checkpoints" / stage, keep=train.keep, fingerprint=fingerprint) as saved,
+    ):
+        training = Training(
+            stage=stage,
+            train=train,
+            step=make_step(objective, optimizer, clip=train.clip, seed=seed),
+            schedule=learning_rate(train),
+            batches=batches,
+            validate=make_validation(start.config, texts, train, mesh),
+            mesh=mesh,
+            log=MetricsLog(place_.folder / "metrics.jsonl", writes=is_writer()),
+            progress=Progress(stage, train.steps, place_.console),
+            checkpoints=saved,
+            interrupts=place_.interrupts,
+        )
+        frozen = place(teacher.params, mesh) if teacher and objective.needs_teacher else None
+        state = training.run(init_state(start.params, optimizer, mesh), frozen)
+        params = to_host(state.params)
+    return replace(start, params=params)
+
+
+def make_validation(
+    config: DecoderConfig, texts: Texts, train: Train, mesh: jax.sharding.Mesh
+) -> Callable[[Params], float]:
+    """Builds the function from parameters to validation loss: nats a token over the same few batches."""
+    batches = Batches(
+        texts.validation,
+        batch_size=train.batch_size // train.accumulate,
+        sequence_length=texts.sequence_length,
+        seed=0,
+        isolate_documents=texts.isolate_documents,
+    )
+    count = max(1, _VALIDATION_TOKENS // (batches.batch_size * texts.sequence_length))
+    objective = Objective(
+        student=config, teacher=None, weights=PLAIN, dtype=jnp.dtype(train.dtype), shards=batch_shards(mesh)
+    )
+
+    @jax.jit
+    def summed(params, batch):
+        part = jax.tree.map(lambda x: x[0], batch)
+        return objective(params, None, part, part.weights)[0], part.weights.sum()
+
+    def validate(params: Params) -> float:
+        sums = [summed(params, batch_on_mesh(batches, step, mesh)) for step in range(count)]
+        nats, tokens = map(sum, zip(*jax.device_get(sums), strict=True))
+        return float(nats / tokens)
+
+    return validate
+
+
+def _without_habits(train: Train) -> dict:
+    """The fields that change what is computed, not how often it is told or saved."""
+    habits = ("log_every", "checkpoint_every", "evaluate_every", "keep")
+    return {name: value for name, value in asdict(train).items() if name not in habits}
+
+
+def _check(config: DecoderConfig, teacher: Model | None, distill: Distill, texts: Texts) -> None:
+    found = []
+    longest = min([config.positions] + ([teacher.config.positions] if teacher else []))
+    if texts.sequence_length > longest:
+        found.append(f"data.sequence_length {texts.sequence_length} exceeds the model's {longest} positions")
+    if teacher and teacher.config.vocab_size != config.vocab_size:
+        found.append(f"teacher and student differ in vocabulary: {teacher.config.vocab_size} and {config.vocab_size}")
+    if distill.hidden_mse and teacher and teacher.config.width != config.width:
+        found.append(f"distill.hidden_mse needs equal widths, found {teacher.config.width} and {config.width}")
+    if (distill.hidden_mse or distill.forward_kl) and teacher is None:
+        found.append("distill.forward_kl and distill.hidden_mse need a teacher, found none")
+    if found:
+        raise InputError("Cannot train: " + "; ".join(found) + ".")

@@ -1,0 +1,141 @@
+"""The loop around the step: feeds it, reads its metrics one step late, saves, and stops when asked to."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import jax
+import optax
+
+from ragjax.config import Train
+from ragjax.data.batches import Batches
+from ragjax.models.decoder import Params
+from ragjax.sparsity.masks import mask_sparsity
+from ragjax.training.checkpoints import Checkpoints
+from ragjax.training.feed import batch_on_mesh
+from ragjax.training.interrupts import Interrupts
+from ragjax.training.metrics import MetricsLog, Progress
+from ragjax.training.state import TrainState, abstract_state
+from ragjax.training.step import Metrics, Step
+
+
+class Interrupted(Exception):
+    """The run was asked to stop; its state is saved and the same command goes on."""
+
+
+class Diverged(Exception):
+    """Too many steps in a row had a gradient that was not finite; the saved parameters are finite."""
+
+
+@dataclass(frozen=True)
+class Training:
+    """One training, ready to run.
+
+    Attributes:
+      stage: its name in the metrics.
+      train: how long, and how often it reports and saves.
+      step: the compiled step.
+      schedule: learning rate of each optimizer step.
+      batches: training batches.
+      validate: validation loss of the parameters, in nats a token.
+      mesh: the devices.
+      log: where metrics are written.
+      progress: where they are shown.
+      checkpoints: where the state is saved.
+      interrupts: whether someone asked to stop.
+    """
+
+    stage: str
+    train: Train
+    step: Step
+    schedule: optax.Schedule
+    batches: Batches
+    validate: Callable[[Params], float]
+    mesh: jax.sharding.Mesh
+    log: MetricsLog
+    progress: Progress
+    checkpoints: Checkpoints
+    interrupts: Interrupts
+
+    def run(self, state: TrainState, teacher: Params | None) -> TrainState:
+        """Trains from `state`, or from the latest sound checkpoint, to the last step.
+
+        Args:
+          state: the state before the first step; donated.
+          teacher: the teacher's parameters, where the objective needs them.
+
+        Raises:
+          Interrupted: stopped on request, after saving.
+          Diverged: `max_bad_steps` steps in a row were skipped, after saving.
+        """
+        restored = self.checkpoints.restore(abstract_state(state))
+        if restored is not None:
+            _, state = restored
+        start = int(state.step)
+        self.log.resume(self.stage, start)
+        self.progress.begin(start)
+
+        pending: tuple[int, Metrics, jax.Array | None] | None = None
+        for done in range(start + 1, self.train.steps + 1):
+            batch = batch_on_mesh(self.batches, done - 1, self.mesh, accumulate=self.train.accumulate)
+            state, metrics = self.step(state, teacher, batch)
+            # While the step just dispatched runs, the one before it is read.
+            if pending is not None:
+                self._read(*pending, state)
+            pending = done, metrics, _sparsity(state) if self._due(done, self.train.log_every) else None
+
+            loss = None
+            if self._due(done, self.train.evaluate_every):
+                loss = self._evaluate(done, state)
+            stop = self.interrupts.requested(done)
+            if stop or self._due(done, self.train.checkpoint_every):
+                self.checkpoints.save(done, state, loss=loss)
+            if stop and done < self.train.steps:
+                self._read(*pending, state)
+                self.checkpoints.wait()
+                raise Interrupted(f"{self.stage} stopped at step {done} of {self.train.steps}; its state is saved")
+        if pending is not None:
+            self._read(*pending, state)
+        self.checkpoints.wait()
+        return state
+
+    def _due(self, done: int, every: int) -> bool:
+        return done == self.train.steps or (every > 0 and done % every == 0)
+
+    def _evaluate(self, done: int, state: TrainState) -> float:
+        loss = self.validate(state.params)
+        self.log.write(self.stage, done, time=self.progress.seconds, validation_loss=loss)
+        self.progress.validation(done, loss)
+        return loss
+
+    def _read(self, done: int, metrics: Metrics, sparsity: jax.Array | None, state: TrainState) -> None:
+        values = jax.device_get(metrics)
+        if values.bad_in_a_row >= self.train.max_bad_steps:
+            self.checkpoints.save(int(state.step), state, loss=None)
+            self.checkpoints.wait()
+            raise Diverged(
+                f"{self.stage}: {values.bad_in_a_row} steps in a row up to step {done} had a loss or gradient "
+                "that was not finite. The parameters were left as before them and are saved. "
+                "Lower the learning rate, clip harder, or compute in float32, and start in a new folder."
+            )
+        if not self._due(done, self.train.log_every):
+            return
+        figures = {name: float(value) for name, value in values.terms.items()}
+        seconds = self.progress.seconds
+        figures |= {
+            "loss": float(values.loss),
+            "gradient_norm": float(values.gradient_norm),
+            "learning_rate": float(self.schedule(done - 1 - int(values.skipped))),
+            "sparsity": 0.0 if sparsity is None else float(sparsity),
+            "skipped": int(values.skipped),
+            "tokens_per_second": float(values.tokens) * (done - self.progress.start_step) / seconds,
+        }
+        self.log.write(self.stage, done, time=seconds, tokens=done * float(values.tokens), **figures)
+        self.progress.line(done, figures)
+
+
+def _sparsity(state: TrainState) -> jax.Array | None:
+    """Share of the prunable weights whose mask is 0, still on the device; none where nothing is pruned."""
+    masks = optax.tree.get(state.opt_state, "masks")
+    return None if masks is None else mask_sparsity(masks)

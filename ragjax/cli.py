@@ -54,7 +54,10 @@ def main(arguments: list[str] | None = None) -> None:
     verb, rest = given[0], given[1:]
     if verb not in VERBS:
         near = difflib.get_close_matches(verb, VERBS, 1)
-        _fail(f"There is no verb {verb!r}" + (f"; did you mean {near[0]}?" if near else f": {', '.join(VERBS)}."))
+        _fail(
+            f"There is no verb {verb!r}"
+            + (f"; did you mean {near[0]}?" if near else f": {', '.join(VERBS)}.")
+        )
     try:
         VERBS[verb](rest)
     except InputError as error:
@@ -116,7 +119,9 @@ def _run_command(verb: str, given: list[str], command: type, kind: type) -> tupl
     """The command with its config file read and overridden, and the run folder."""
     file = Path(given[0]) if given and not given[0].startswith("-") else None
     if file is None and not {"-h", "--help"} & set(given):
-        raise InputError(f"A config file comes first: ragjax {verb} CONFIG.py [options]; see ragjax {verb} --help.")
+        raise InputError(
+            f"A config file comes first: ragjax {verb} CONFIG.py [options]; see ragjax {verb} --help."
+        )
     config, told = (kind(), "") if file is None else read_config(file)
     if not isinstance(config, kind):
         other = "train" if kind is Compress else "compress"
@@ -169,7 +174,8 @@ def _eval(given: list[str]) -> None:
             json: Print one JSON object.
         """
         from ragjax.evaluation.figures import evaluate as measure
-        from ragjax.interchange.folder import load, stored_bytes
+        from ragjax.interchange.folder import load
+        from ragjax.interchange.size import stored_bytes
 
         figures = measure(
             load(model), data, sequence_length=sequence_length, stride=stride, max_tokens=max_tokens,
@@ -207,7 +213,9 @@ def _generate(given: list[str]) -> None:
 
         loaded = load(model)
         print(prompt, end="", flush=True)
-        for piece in stream(loaded, prompt, max_new_tokens=max_new_tokens, temperature=temperature, seed=seed):
+        for piece in stream(
+            loaded, prompt, max_new_tokens=max_new_tokens, temperature=temperature, seed=seed
+        ):
             print(piece, end="", flush=True)
         print()
 
@@ -215,7 +223,11 @@ def _generate(given: list[str]) -> None:
 
 
 def _tokenizer(given: list[str]) -> None:
-    def tokenizer(source: Annotated[Positional[str], arg(metavar="SOURCE")], out: Annotated[Positional[Path], arg(metavar="FOLDER")], vocab_size: int = 32_000) -> None:
+    def tokenizer(
+        source: Annotated[Positional[str], arg(metavar="SOURCE")],
+        out: Annotated[Positional[Path], arg(metavar="FOLDER")],
+        vocab_size: int = 32_000,
+    ) -> None:
         """Train a byte-level BPE tokenizer and save it in GPT-2's format.
 
         Args:
@@ -223,13 +235,12 @@ def _tokenizer(given: list[str]) -> None:
             out: Folder to write; must not exist.
             vocab_size: Tokens, the end-of-text token included.
         """
-        from ragjax.data.sources import documents
-        from ragjax.data.tokenizer import train_tokenizer
+        from ragjax.data import documents, save_tokenizer, train_tokenizer, training_split
         from ragjax.interchange.atomic import atomic_folder
 
         with atomic_folder(out, overwrite=False) as folder:
-            made = train_tokenizer(documents(source, None), vocab_size)
-            made.save_pretrained(folder)
+            made = train_tokenizer(documents(source, training_split(source, hold_out=False)), vocab_size)
+            save_tokenizer(made, folder)
         print(f"{out}: {len(made):,} tokens. Use it with --data.tokenizer {out}")
 
     tyro.cli(tokenizer, args=given, prog="ragjax tokenizer")

@@ -23,13 +23,13 @@ Remat = Literal["none", "dots", "full"]
 
 
 class _Checked:
-    """Runs `problems()` when the dataclass is built and reports every problem at once."""
+    """Runs `_problems()` when the dataclass is built and reports every problem at once."""
 
-    def problems(self) -> list[str]:
+    def _problems(self) -> list[str]:
         return []
 
     def __post_init__(self) -> None:
-        found = self.problems()
+        found = self._problems()
         if found:
             raise InputError(f"{type(self).__name__}: cannot be used:\n{listing(found)}")
 
@@ -68,7 +68,7 @@ class Architecture(_Checked):
     dropout: float = 0.0
     """Dropout on embeddings, attention and residuals."""
 
-    def problems(self) -> list[str]:
+    def _problems(self) -> list[str]:
         found = _at_least(self, 1, "layers", "width", "heads", "positions") + _share(self, "dropout")
         if not found and self.width % self.heads:
             found.append(f"width must be divisible by heads, found {self.width} and {self.heads}")
@@ -95,7 +95,7 @@ class Data(_Checked):
     cache: str | None = None
     """Folder of the token cache; none: RAGJAX_CACHE or ~/.cache/ragjax."""
 
-    def problems(self) -> list[str]:
+    def _problems(self) -> list[str]:
         found = _at_least(self, 2, "sequence_length") + _at_least(self, 257, "vocab_size")
         return found + ([] if self.train else ["train must name a source, found an empty string"])
 
@@ -143,7 +143,7 @@ class Train(_Checked):
     keep: int = 2
     """Checkpoints kept: the latest, and the best of this many less one."""
 
-    def problems(self) -> list[str]:
+    def _problems(self) -> list[str]:
         found = _at_least(
             self, 1, "steps", "batch_size", "accumulate", "max_bad_steps", "log_every", "checkpoint_every"
         )
@@ -163,7 +163,7 @@ class Sparsity(_Checked):
     """Which weights are removed, and when."""
 
     target: float = 0.0
-    """Share of the prunable weights that is removed; 0: none. Set by n and m for n_of_m."""
+    """Share of the prunable weights that is removed; 0: none. For n_of_m it is what n and m say."""
     score: Score = "magnitude"
     """What makes a weight worth keeping."""
     pattern: Pattern = "tensor"
@@ -183,7 +183,7 @@ class Sparsity(_Checked):
     prunable: tuple[str, ...] = ("layers/*/kernel",)
     """Names of the parameters that may be pruned, as shell patterns over the whole path."""
 
-    def problems(self) -> list[str]:
+    def _problems(self) -> list[str]:
         found = _share(self, "target") + _at_least(self, 1, "every", "n", "m") + _at_least(self, 0, "start")
         if self.stop is not None and self.stop < self.start:
             found.append(f"stop must not lie before start, found {self.stop} and {self.start}")
@@ -198,6 +198,11 @@ class Sparsity(_Checked):
         if not self.prunable:
             found.append("prunable must name at least one pattern, such as 'layers/*/kernel'")
         return found
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.pattern == "n_of_m":
+            object.__setattr__(self, "target", 1 - self.n / self.m)
 
 
 @dataclass(frozen=True)
@@ -215,7 +220,7 @@ class Distill(_Checked):
     chunk_tokens: int = 512
     """Tokens per device whose vocabulary logits live at once."""
 
-    def problems(self) -> list[str]:
+    def _problems(self) -> list[str]:
         weights = ("forward_kl", "cross_entropy", "hidden_mse")
         found = _at_least(self, 0, *weights) + _at_least(self, 1, "chunk_tokens")
         if not self.temperature > 0:
@@ -248,7 +253,7 @@ class Student(_Checked):
     scratch: bool = False
     """Also train a student of the same shape from a random start."""
 
-    def problems(self) -> list[str]:
+    def _problems(self) -> list[str]:
         chosen = (self.layers,) if isinstance(self.layers, int) else self.layers or ()
         low = 1 if isinstance(self.layers, int) else 0
         found = [f"layers must be at least {low}, found {n}" for n in chosen if n < low]
@@ -278,7 +283,7 @@ class Evaluate(_Checked):
     sample_tokens: int = 60
     """Tokens generated for each sample."""
 
-    def problems(self) -> list[str]:
+    def _problems(self) -> list[str]:
         found = _at_least(self, 1, "batch_size", "speed_rounds", "sample_tokens")
         for name, low in (("sequence_length", 2), ("stride", 1), ("max_tokens", 1)):
             if getattr(self, name) is not None:
@@ -299,7 +304,7 @@ class Mesh(_Checked):
     tensor: int = 1
     """Devices that split each layer's matrices."""
 
-    def problems(self) -> list[str]:
+    def _problems(self) -> list[str]:
         sizes = {"data": self.data, "fsdp": self.fsdp, "tensor": self.tensor}
         found = [f"{n} must be -1 or at least 1, found {s}" for n, s in sizes.items() if s < 1 and s != -1]
         if list(sizes.values()).count(-1) > 1:
@@ -352,7 +357,7 @@ class Compress(_Checked):
     mesh: Mesh = field(default_factory=Mesh)
     """Device layout."""
 
-    def problems(self) -> list[str]:
+    def _problems(self) -> list[str]:
         found = []
         shape = self.teacher.architecture
         if self.teacher.model is None:

@@ -58,7 +58,9 @@ def _from_json(path: Path) -> Run:
         raise InputError(f"{path} is not JSON: {error}") from None
     kind = values.pop("kind", None) if isinstance(values, dict) else None
     if kind not in KINDS:
-        raise InputError(f"{path} must be a JSON object with a `kind` of {' or '.join(KINDS)}, found {kind!r}.")
+        raise InputError(
+            f"{path} must be a JSON object with a `kind` of {' or '.join(KINDS)}, found {kind!r}."
+        )
     return from_dict(KINDS[kind], values)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -23,8 +22,6 @@ def examine() -> dict[str, Any]:
     """Versions, devices, matmul speed, disk and cache, and a list of problems with what to do about them."""
     devices = jax.devices()
     problems = []
-    if sys.version_info < (3, 11):
-        problems.append(f"Python 3.11 or later is needed, found {sys.version.split()[0]}.")
     cards = [p for p in ("/dev/nvidia0", "/dev/accel0", "/dev/vfio/0") if Path(p).exists()]
     if cards and devices[0].platform == "cpu":
         problems.append(
@@ -37,7 +34,9 @@ def examine() -> dict[str, Any]:
     if not os.access(there, os.W_OK):
         problems.append(f"The cache folder {cache} cannot be written: set RAGJAX_CACHE to one that can.")
     if free < 2e9:
-        problems.append(f"Only {free / 1e9:.1f} GB are free for the cache in {there}: set RAGJAX_CACHE elsewhere.")
+        problems.append(
+            f"Only {free / 1e9:.1f} GB are free for the cache in {there}: set RAGJAX_CACHE elsewhere."
+        )
     return {
         "versions": versions(),
         "processor": processor_name(),
@@ -45,7 +44,8 @@ def examine() -> dict[str, Any]:
         "devices": [f"{d.platform}: {d.device_kind}" for d in devices],
         "hosts": jax.process_count(),
         "matmul_gflops": {
-            name: round(_matmul_speed(dtype) / 1e9) for name, dtype in (("float32", jnp.float32), ("bfloat16", jnp.bfloat16))
+            name: round(_matmul_speed(dtype) / 1e9)
+            for name, dtype in (("float32", jnp.float32), ("bfloat16", jnp.bfloat16))
         },
         "cache": str(cache),
         "cache_free_bytes": free,
@@ -73,7 +73,9 @@ def print_findings(findings: dict[str, Any]) -> None:
     for name, version in findings["versions"].items():
         table.add_row(name, version)
     table.add_row("processor", f"{findings['processor']}, {findings['cores']} cores")
-    table.add_row("devices", f"{len(findings['devices'])} x {findings['devices'][0]}, {findings['hosts']} host(s)")
+    table.add_row(
+        "devices", f"{len(findings['devices'])} x {findings['devices'][0]}, {findings['hosts']} host(s)"
+    )
     speeds = ", ".join(f"{name} {speed:,} GFLOP/s" for name, speed in findings["matmul_gflops"].items())
     table.add_row("matmul", f"{speeds} (2048 x 2048, float32 results)")
     table.add_row("cache", f"{findings['cache']}, {findings['cache_free_bytes'] / 1e9:.0f} GB free")

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from ragjax.errors import InputError
 from ragjax.models.decoder import Decoder, Params, logits
 from ragjax.models.decoder_config import DecoderConfig
 
@@ -34,8 +35,18 @@ class Model:
     history: tuple[dict[str, Any], ...] = field(default=())
 
     def __call__(self, tokens: Int[Array, "batch seq"]) -> Float[Array, "batch seq vocab"]:
-        """Float32 logits of the token after each position."""
-        return _logits(self.params, jnp.asarray(tokens, jnp.int32), config=self.config)
+        """Float32 logits of the token after each position.
+
+        Raises:
+          InputError: there are more tokens than the model has positions.
+        """
+        tokens = jnp.asarray(tokens, jnp.int32)
+        if tokens.shape[1] > self.config.positions:
+            raise InputError(
+                f"The model has {self.config.positions} positions, found {tokens.shape[1]} tokens: "
+                "give it fewer, or windows of them."
+            )
+        return _logits(self.params, tokens, config=self.config)
 
 
 @partial(jax.jit, static_argnames="config")

@@ -7,33 +7,34 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
-import jax
 from rich.console import Console
-from transformers import PreTrainedTokenizerBase
+from rich.table import Table
 
 from ragjax.config import Architecture, Compress, Data, Distill, Pretrain, Sparsity, Train, to_dict
-from ragjax.data.corpus import open_corpus
-from ragjax.data.sources import documents
-from ragjax.data.tokenizer import train_tokenizer
+from ragjax.data import documents, open_corpora, save_tokenizer, train_tokenizer, training_split
 from ragjax.errors import InputError
 from ragjax.evaluation.figures import Figures
+from ragjax.interchange.atomic import atomic_folder
 from ragjax.interchange.folder import load, save
+from ragjax.interchange.tokenizer import load_tokenizer
 from ragjax.model import Model
 from ragjax.models.decoder import init_params
 from ragjax.models.decoder_config import DecoderConfig
 from ragjax.parallel import hosts
 from ragjax.parallel.mesh import make_mesh
+from ragjax.proof import prove
 from ragjax.report import write_report
 from ragjax.run_folder import RunFolder, check_same_run
 from ragjax.sparsity.depth import choose_layers, keep_layers
+from ragjax.sparsity.figures import sparsity_figures
 from ragjax.training.fit import PLAIN, Place, Texts, fit
 from ragjax.training.interrupts import Interrupts
 from ragjax.training.metrics import duration
 
-STUDENTS = ("student", "control", "scratch")
-"""The models a compression trains, by the folder they are saved in."""
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 
 def compress(config: Compress, workdir: str | Path, *, console: Console | None = None) -> dict[str, Figures]:
@@ -76,12 +77,16 @@ def compress(config: Compress, workdir: str | Path, *, console: Console | None =
             begins = _random_start(start, config.seed) if stage == "scratch" else start
             work = _Work(config.train, config.sparsity, PLAIN if alone else config.distill)
             _train(run, stage, begins, work, texts, config, teacher=None if alone else teacher)
-        models = {"teacher": run.folder.model("teacher") if config.teacher.model is None else config.teacher.model}
+        models = {
+            "teacher": run.folder.model("teacher") if config.teacher.model is None else config.teacher.model
+        }
         models |= {stage: run.folder.model(stage) for stage in stages}
         figures = prove(config, run.folder, models, run.console)
         if hosts.is_writer():
             page = write_report(run.folder.path)
-            run.console.print(f"\n[bold]report[/bold]  {page}\n[bold]student[/bold] {run.folder.model('student')}")
+            run.console.print(
+                f"\n[bold]report[/bold]  {page}\n[bold]student[/bold] {run.folder.model('student')}"
+            )
         return figures
 
 
@@ -99,7 +104,11 @@ def pretrain(config: Pretrain, workdir: str | Path, *, console: Console | None =
     """
     with _opened(config, workdir, console) as run:
         if not run.done("model"):
-            start = load(config.model) if config.model else _new_model(config.architecture, config.data, run, config.seed)
+            start = (
+                load(config.model)
+                if config.model
+                else _new_model(config.architecture, config.data, run, config.seed)
+            )
             texts = _texts(config.data, start.tokenizer)
             _train(run, "model", start, _Work(config.train, config.sparsity, PLAIN), texts, config)
         run.console.print(f"\n[bold]model[/bold] {run.folder.model('model')}")
@@ -217,26 +226,23 @@ def _tokenizer(data: Data, run: _Run) -> PreTrainedTokenizerBase:
         return load_tokenizer(data.tokenizer)
     kept = run.folder.model("tokenizer")
     if not kept.is_dir():
-        run.console.print(f"[bold]tokenizer[/bold]: {data.vocab_size} tokens from {data.train}", highlight=False)
+        run.console.print(
+            f"[bold]tokenizer[/bold]: {data.vocab_size} tokens from {data.train}", highlight=False
+        )
         if hosts.is_writer():
-            made = train_tokenizer(documents(data.train, "train" if data.validation is None else None), data.vocab_size)
+            split = training_split(data.train, hold_out=data.validation is None)
+            made = train_tokenizer(documents(data.train, split), data.vocab_size)
             with atomic_folder(kept) as folder:
-                made.save_pretrained(folder)
+                save_tokenizer(made, folder)
         hosts.barrier("tokenizer")
     return load_tokenizer(str(kept))
 
 
 def _texts(data: Data, tokenizer: PreTrainedTokenizerBase | None) -> Texts:
     if tokenizer is None:
-        raise InputError("The model has no tokenizer: name one with data.tokenizer.")
-    cache = Path(data.cache) if data.cache else None
-    if data.validation is None:
-        train = open_corpus(data.train, "train", tokenizer, cache=cache)
-        held_out = open_corpus(data.train, "validation", tokenizer, cache=cache)
-    else:
-        train = open_corpus(data.train, None, tokenizer, cache=cache)
-        held_out = open_corpus(data.validation, None, tokenizer, cache=cache)
-    return Texts(train, held_out, data.sequence_length, data.isolate_documents)
+        raise InputError("The model has no tokenizer: set data.tokenizer to one of its vocabulary.")
+    train, validation = open_corpora(data.train, data.validation, tokenizer, cache=data.cache)
+    return Texts(train, validation, data.sequence_length, data.isolate_documents)
 
 
 def _student_start(config: Compress, teacher: Model) -> Model:
@@ -257,6 +263,6 @@ def _say_shapes(console: Console, teacher: Model, student: Model) -> None:
     for heading in ("", "layers", "width", "parameters"):
         table.add_column(heading, justify="right" if heading else "left")
     for name, model in (("teacher", teacher), ("student", student)):
-        count = count_parameters(model.params, model.config)
+        count = sparsity_figures(model.params, model.config).parameters
         table.add_row(name, str(model.config.layers), str(model.config.width), f"{count:,}")
     console.print(table)

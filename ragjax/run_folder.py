@@ -11,8 +11,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from ragjax.config_file import Run, differences
 from ragjax.config import to_dict
+from ragjax.config_file import Run, differences
 from ragjax.errors import InputError, listing
 
 _FREE = (

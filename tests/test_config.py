@@ -4,7 +4,18 @@ import typing
 
 import pytest
 
-from ragjax.config import Architecture, Compress, Data, Mesh, Pretrain, Sparsity, Student, Teacher, Train, to_dict
+from ragjax.config import (
+    Architecture,
+    Compress,
+    Data,
+    Mesh,
+    Pretrain,
+    Sparsity,
+    Student,
+    Teacher,
+    Train,
+    to_dict,
+)
 from ragjax.config_file import differences, from_dict, read_config
 from ragjax.errors import InputError
 
@@ -46,7 +57,10 @@ def test_all_unknown_and_misfit_fields_are_named_at_once():
         (lambda: Student(layers=(3, 1)), "rise without repeats"),
         (lambda: Data(train=""), "name a source"),
         (lambda: Compress(data=Data(sequence_length=512)), "must not exceed"),
-        (lambda: Compress(teacher=Teacher(architecture=Architecture(layers=2)), student=Student(layers=3)), "more than"),
+        (
+            lambda: Compress(teacher=Teacher(architecture=Architecture(layers=2)), student=Student(layers=3)),
+            "more than",
+        ),
     ],
 )
 def test_a_config_that_cannot_work_is_refused_when_built(build, said):

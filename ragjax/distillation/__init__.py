@@ -1,0 +1,1 @@
+"""What the student learns from: losses and their sum."""

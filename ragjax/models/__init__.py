@@ -1,0 +1,1 @@
+"""Pure networks of (params, tokens); they know nothing of training."""

@@ -11,6 +11,7 @@ Parameters are a plain dict. Those of the blocks are stacked on a leading layer 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -20,8 +21,10 @@ from jaxtyping import Array, Bool, Float, Int
 
 from ragjax.models.activations import ACTIVATIONS
 from ragjax.models.attention import attend, causal_mask, within
+from ragjax.models.causal_attention import causal_attend
 from ragjax.models.decoder_config import DecoderConfig
 from ragjax.models.matmul import matmul
+from ragjax.models.norm import layer_norm
 
 Params = dict
 """A tree of arrays as described above."""
@@ -73,10 +76,11 @@ def layer_data(config: DecoderConfig) -> LayerData:
 
 
 class Linear(nn.Module):
-    """x @ kernel + bias."""
+    """x @ kernel + bias, or activation(x) @ kernel + bias."""
 
     features: int
     stddev: float
+    activation: Callable[[jax.Array], jax.Array] = ACTIVATIONS["linear"]
 
     @nn.compact
     def __call__(self, x: Float[Array, "... n"]) -> Float[Array, "... m"]:
@@ -84,7 +88,7 @@ class Linear(nn.Module):
             "kernel", nn.initializers.normal(self.stddev), (x.shape[-1], self.features), jnp.float32
         )
         bias = self.param("bias", nn.initializers.zeros_init(), (self.features,), jnp.float32)
-        return matmul(x, kernel) + bias.astype(x.dtype)
+        return matmul(self.activation(x), kernel) + bias.astype(x.dtype)
 
 
 class Attention(nn.Module):
@@ -114,10 +118,13 @@ class Attention(nn.Module):
         if any(config.layer_windows):
             mask = within(mask, span.queries, span.keys, layer.window)
         rate = 0.0 if deterministic else config.attention_dropout
-        out = attend(
-            query, key, value, mask=mask, scale=layer.scale,
-            dropout_rate=rate, dropout_key=self.make_rng("dropout") if rate else None,
-        )
+        if cache is None and not rate:
+            out = causal_attend(query, key, value, mask=mask, scale=layer.scale)
+        else:
+            out = attend(
+                query, key, value, mask=mask, scale=layer.scale,
+                dropout_rate=rate, dropout_key=self.make_rng("dropout") if rate else None,
+            )  # fmt: skip
         # GPT-2 scales what is added to the residual stream by the number of additions.
         out_std = std / (2 * config.layers) ** 0.5
         return Linear(config.width, out_std, name="out")(out.reshape(x.shape)), cache
@@ -132,8 +139,11 @@ class MLP(nn.Module):
     def __call__(self, x):
         config = self.config
         std = config.initializer_range
-        x = ACTIVATIONS[config.activation](Linear(config.mlp_width, std, name="up")(x))
-        return Linear(config.width, std / (2 * config.layers) ** 0.5, name="down")(x)
+        x = Linear(config.mlp_width, std, name="up")(x)
+        # The widest array of a block is kept once, before the activation, which is computed again.
+        down = nn.remat(Linear, prevent_cse=False)
+        activation = ACTIVATIONS[config.activation]
+        return down(config.width, std / (2 * config.layers) ** 0.5, activation, name="down")(x)
 
 
 class Norm(nn.Module):
@@ -145,10 +155,7 @@ class Norm(nn.Module):
     def __call__(self, x: Float[Array, "... width"]) -> Float[Array, "... width"]:
         scale = self.param("scale", nn.initializers.ones_init(), x.shape[-1:], jnp.float32)
         bias = self.param("bias", nn.initializers.zeros_init(), x.shape[-1:], jnp.float32)
-        y = x.astype(jnp.float32)
-        y = y - y.mean(-1, keepdims=True)
-        y = y * jax.lax.rsqrt(jnp.square(y).mean(-1, keepdims=True) + self.epsilon)
-        return (y * scale + bias).astype(x.dtype)
+        return layer_norm(x, scale, bias, self.epsilon)
 
 
 class Block(nn.Module):

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from functools import partial
-
 import jax
 import jax.numpy as jnp
-from jax.experimental.layout import Layout, with_layout_constraint
 from jaxtyping import Array, Float
 
 
@@ -14,9 +11,9 @@ from jaxtyping import Array, Float
 def matmul(x: Float[Array, "... n"], kernel: Float[Array, "n m"]) -> Float[Array, "... m"]:
     """`x @ kernel`, accumulated in float32 and returned in the type of `x`.
 
-    A bfloat16 product that is asked for a bfloat16 result runs at float32 speed on XLA's CPU
-    backend, and a weight gradient x'g leaves its fast kernel unless x' is laid out row by row.
-    Both are mended here, for CPU alone; TPU and GPU compile the plain product.
+    On XLA's CPU backend a bfloat16 product runs at float32 speed unless it is asked for a float32
+    result and finds both factors row by row in memory. Both are seen to here; TPU and GPU compile
+    the plain product.
 
     Args:
       x: activations.
@@ -25,28 +22,46 @@ def matmul(x: Float[Array, "... n"], kernel: Float[Array, "n m"]) -> Float[Array
     return _product(x, kernel.astype(x.dtype))
 
 
-def _product(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    return jnp.dot(x, kernel, preferred_element_type=jnp.float32).astype(x.dtype)
-
-
 def _forward(x, kernel):
     return matmul(x, kernel), (x, kernel)
 
 
 def _backward(saved, gradient):
     x, kernel = saved
-    dx = _product(gradient, kernel.astype(x.dtype).T)
+    dx = _product(gradient, transposed(kernel.astype(x.dtype)))
     rows, columns = x.reshape(-1, x.shape[-1]), gradient.reshape(-1, gradient.shape[-1])
-    dkernel = jax.lax.platform_dependent(rows, columns, cpu=partial(_weight_gradient, row_major=True),
-                                         default=partial(_weight_gradient, row_major=False))
-    return dx, dkernel.astype(kernel.dtype)
-
-
-def _weight_gradient(x: jax.Array, gradient: jax.Array, *, row_major: bool) -> jax.Array:
-    transposed = x.T
-    if row_major:
-        transposed = with_layout_constraint(transposed, Layout((0, 1)))
-    return jnp.dot(transposed, gradient, preferred_element_type=jnp.float32)
+    return dx, weight_gradient(rows, columns).astype(kernel.dtype)
 
 
 matmul.defvjp(_forward, _backward)
+
+
+def _product(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    return jnp.dot(x, kernel, preferred_element_type=jnp.float32).astype(x.dtype)
+
+
+def weight_gradient(
+    x: Float[Array, "*shards rows n"], gradient: Float[Array, "*shards rows m"]
+) -> Float[Array, "*shards n m"]:
+    """x'g in float32, for each shard apart.
+
+    Args:
+      x: what a weight was multiplied with.
+      gradient: gradient of that product.
+    """
+    return jnp.matmul(transposed(x), gradient, preferred_element_type=jnp.float32)
+
+
+def transposed(x: Float[Array, "*lead n m"]) -> Float[Array, "*lead m n"]:
+    """x', written out row by row where a product with it needs that to be fast: in 16 bits on CPU."""
+    if x.dtype.itemsize != 2:
+        return x.mT
+    return jax.lax.platform_dependent(x, cpu=_rows_of_transposed, default=lambda x: x.mT)
+
+
+def _rows_of_transposed(x: jax.Array) -> jax.Array:
+    # The detour over an axis of 1 keeps XLA from folding the transpose into the product.
+    # (A layout constraint would do so too, but gathers an array that is split over devices.)
+    lead = x.ndim - 2
+    detour = x.reshape(*x.shape[:-2], 1, *x.shape[-2:])
+    return detour.transpose(*range(lead), lead + 2, lead, lead + 1).reshape(x.mT.shape)

@@ -1,0 +1,1 @@
+"""State, the one XLA step, the loop, checkpoints."""

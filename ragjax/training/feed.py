@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import jax
 import numpy as np
 
@@ -32,11 +30,3 @@ def batch_on_mesh(batches: Batches, step: int, mesh: jax.sharding.Mesh, *, accum
         for name in present
     }
     return Batch(**{name: fields.get(name) for name in Batch._fields})
-
-
-def epoch_in_order(
-    batches: Batches, count: int, mesh: jax.sharding.Mesh
-) -> Iterator[Batch]:
-    """The first `count` batches, without the axis of microbatches."""
-    for step in range(count):
-        yield jax.tree.map(lambda x: x[0], batch_on_mesh(batches, step, mesh))

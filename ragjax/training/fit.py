@@ -9,6 +9,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 from rich.console import Console
+from rich.markup import escape
 
 from ragjax.config import Distill, Sparsity, Train
 from ragjax.data.batches import Batches
@@ -56,6 +57,10 @@ class Place:
     """The run folder: `metrics.jsonl` and `checkpoints/STAGE` are in it."""
     console: Console
     interrupts: Interrupts
+
+    def warn(self, message: str) -> None:
+        """Shows a warning on the terminal."""
+        self.console.print(f"[yellow]warning[/yellow] {escape(message)}", soft_wrap=True)
 
 
 def fit(
@@ -105,7 +110,7 @@ def fit(
     )
     optimizer = sparsify(make_optimizer(train), sparsity, total_steps=train.steps, seed=seed)
     batches = Batches(
-        texts.train,
+        corpus=texts.train,
         batch_size=train.batch_size,
         sequence_length=texts.sequence_length,
         seed=seed,
@@ -114,11 +119,13 @@ def fit(
     fingerprint = {
         "stage": stage, "seed": seed, "model": asdict(start.config), "train": _without_habits(train),
         "sparsity": asdict(sparsity), "distill": asdict(distill), "sequence_length": texts.sequence_length,
-        "tokens": int(len(texts.train.tokens)),
+        "tokens": len(texts.train.tokens),
     }  # fmt: skip
     with (
         jax.set_mesh(mesh),
-        Checkpoints(place_.folder / "checkpoints" / stage, keep=train.keep, fingerprint=fingerprint) as saved,
+        Checkpoints(
+            place_.folder / "checkpoints" / stage, keep=train.keep, fingerprint=fingerprint, warn=place_.warn
+        ) as saved,
     ):
         training = Training(
             stage=stage,
@@ -143,29 +150,25 @@ def make_validation(
     config: DecoderConfig, texts: Texts, train: Train, mesh: jax.sharding.Mesh
 ) -> Callable[[Params], float]:
     """Builds the function from parameters to validation loss: nats a token over the same few batches."""
+    rows = train.batch_size // train.accumulate
+    count = max(1, _VALIDATION_TOKENS // (rows * texts.sequence_length))
     batches = Batches(
-        texts.validation,
-        batch_size=train.batch_size // train.accumulate,
+        corpus=texts.validation,
+        batch_size=count * rows,
         sequence_length=texts.sequence_length,
-        seed=0,
         isolate_documents=texts.isolate_documents,
     )
-    count = max(1, _VALIDATION_TOKENS // (batches.batch_size * texts.sequence_length))
+    batch = batch_on_mesh(batches, 0, mesh, accumulate=count)
     objective = Objective(
         student=config, teacher=None, weights=PLAIN, dtype=jnp.dtype(train.dtype), shards=batch_shards(mesh)
     )
 
     @jax.jit
-    def summed(params, batch):
-        part = jax.tree.map(lambda x: x[0], batch)
-        return objective(params, None, part, part.weights)[0], part.weights.sum()
+    def mean(params, batch):
+        nats = jax.lax.map(lambda part: objective(params, None, part, part.weights)[0], batch)
+        return jnp.sum(nats) / jnp.sum(batch.weights)
 
-    def validate(params: Params) -> float:
-        sums = [summed(params, batch_on_mesh(batches, step, mesh)) for step in range(count)]
-        nats, tokens = map(sum, zip(*jax.device_get(sums), strict=True))
-        return float(nats / tokens)
-
-    return validate
+    return lambda params: float(mean(params, batch))
 
 
 def _without_habits(train: Train) -> dict:
@@ -180,9 +183,13 @@ def _check(config: DecoderConfig, teacher: Model | None, distill: Distill, texts
     if texts.sequence_length > longest:
         found.append(f"data.sequence_length {texts.sequence_length} exceeds the model's {longest} positions")
     if teacher and teacher.config.vocab_size != config.vocab_size:
-        found.append(f"teacher and student differ in vocabulary: {teacher.config.vocab_size} and {config.vocab_size}")
+        found.append(
+            f"teacher and student differ in vocabulary: {teacher.config.vocab_size} and {config.vocab_size}"
+        )
     if distill.hidden_mse and teacher and teacher.config.width != config.width:
-        found.append(f"distill.hidden_mse needs equal widths, found {teacher.config.width} and {config.width}")
+        found.append(
+            f"distill.hidden_mse needs equal widths, found {teacher.config.width} and {config.width}"
+        )
     if (distill.hidden_mse or distill.forward_kl) and teacher is None:
         found.append("distill.forward_kl and distill.hidden_mse need a teacher, found none")
     if found:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import jax
 import optax
@@ -26,6 +27,14 @@ class Interrupted(Exception):
 
 class Diverged(Exception):
     """Too many steps in a row had a gradient that was not finite; the saved parameters are finite."""
+
+
+class _Pending(NamedTuple):
+    """A step whose metrics have not been read."""
+
+    done: int
+    metrics: Metrics
+    sparsity: jax.Array | None
 
 
 @dataclass(frozen=True)
@@ -76,27 +85,30 @@ class Training:
         self.log.resume(self.stage, start)
         self.progress.begin(start)
 
-        pending: tuple[int, Metrics, jax.Array | None] | None = None
+        pending: _Pending | None = None
         for done in range(start + 1, self.train.steps + 1):
             batch = batch_on_mesh(self.batches, done - 1, self.mesh, accumulate=self.train.accumulate)
             state, metrics = self.step(state, teacher, batch)
             # While the step just dispatched runs, the one before it is read.
             if pending is not None:
-                self._read(*pending, state)
-            pending = done, metrics, _sparsity(state) if self._due(done, self.train.log_every) else None
+                self._read(pending, state)
+            due = self._due(done, self.train.log_every)
+            pending = _Pending(done, metrics, _sparsity(state) if due else None)
 
             loss = None
             if self._due(done, self.train.evaluate_every):
-                loss = self._evaluate(done, state)
-            stop = self.interrupts.requested(done)
+                self._read(pending, state)
+                pending, loss = None, self._evaluate(done, state)
+            stop = self.interrupts.requested()
             if stop or self._due(done, self.train.checkpoint_every):
                 self.checkpoints.save(done, state, loss=loss)
             if stop and done < self.train.steps:
-                self._read(*pending, state)
+                if pending is not None:
+                    self._read(pending, state)
                 self.checkpoints.wait()
-                raise Interrupted(f"{self.stage} stopped at step {done} of {self.train.steps}; its state is saved")
-        if pending is not None:
-            self._read(*pending, state)
+                raise Interrupted(
+                    f"{self.stage} stopped at step {done} of {self.train.steps}; its state is saved"
+                )
         self.checkpoints.wait()
         return state
 
@@ -109,14 +121,15 @@ class Training:
         self.progress.validation(done, loss)
         return loss
 
-    def _read(self, done: int, metrics: Metrics, sparsity: jax.Array | None, state: TrainState) -> None:
+    def _read(self, pending: _Pending, state: TrainState) -> None:
+        done, metrics, sparsity = pending
         values = jax.device_get(metrics)
         if values.bad_in_a_row >= self.train.max_bad_steps:
             self.checkpoints.save(int(state.step), state, loss=None)
             self.checkpoints.wait()
             raise Diverged(
-                f"{self.stage}: {values.bad_in_a_row} steps in a row up to step {done} had a loss or gradient "
-                "that was not finite. The parameters were left as before them and are saved. "
+                f"{self.stage}: {values.bad_in_a_row} steps in a row up to step {done} had a loss "
+                "or gradient that was not finite. The parameters were left as before them and are saved. "
                 "Lower the learning rate, clip harder, or compute in float32, and start in a new folder."
             )
         if not self._due(done, self.train.log_every):

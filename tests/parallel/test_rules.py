@@ -66,7 +66,10 @@ def test_a_factored_moment_is_kept_whole(mesh):
 def test_placing_changes_no_value(mesh, tiny_model):
     placed = place(tiny_model.params, mesh)
     jax.tree.map(np.testing.assert_array_equal, placed, tiny_model.params)
-    assert placed["layers"]["mlp"]["up"]["kernel"].sharding == shardings(placed, mesh)["layers"]["mlp"]["up"]["kernel"]
+    assert (
+        placed["layers"]["mlp"]["up"]["kernel"].sharding
+        == shardings(placed, mesh)["layers"]["mlp"]["up"]["kernel"]
+    )
 
 
 def test_indivisible_sizes_are_all_named(mesh):

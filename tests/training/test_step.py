@@ -107,7 +107,9 @@ def test_padding_changes_nothing(tiny_config, teacher):
 
 def test_clipping_bounds_the_update(tiny_config, teacher):
     before = init_params(tiny_config, 0)
-    after, _, metrics = run(tiny_config, teacher, [make_batch(tiny_config)], optimizer=optax.sgd(1.0), clip=0.5)
+    after, _, metrics = run(
+        tiny_config, teacher, [make_batch(tiny_config)], optimizer=optax.sgd(1.0), clip=0.5
+    )
     assert metrics.gradient_norm > 0.5
     moved = optax.tree.norm(jax.tree.map(jnp.subtract, after.params, before))
     np.testing.assert_allclose(moved, 0.5, rtol=1e-4)
@@ -140,13 +142,17 @@ def test_without_a_teacher_the_loss_is_the_negative_log_likelihood(tiny_model):
 
 def test_a_student_equal_to_its_teacher_learns_nothing_from_it(tiny_model):
     weights = Distill(forward_kl=1.0, cross_entropy=0.0, hidden_mse=1.0)
-    _, losses, metrics = run(tiny_model.config, tiny_model.params, [make_batch(tiny_model.config)], weights=weights)
+    _, losses, metrics = run(
+        tiny_model.config, tiny_model.params, [make_batch(tiny_model.config)], weights=weights
+    )
     assert losses[0] == pytest.approx(0, abs=1e-5)
     assert metrics.gradient_norm < 1e-4
 
 
 def test_dropout_is_a_function_of_seed_and_step(tiny_config, teacher):
-    dropped = dataclasses.replace(tiny_config, residual_dropout=0.3, attention_dropout=0.3, embedding_dropout=0.3)
+    dropped = dataclasses.replace(
+        tiny_config, residual_dropout=0.3, attention_dropout=0.3, embedding_dropout=0.3
+    )
     batch = make_batch(tiny_config)
     _, first, _ = run(dropped, teacher, [batch, batch])
     _, again, _ = run(dropped, teacher, [batch, batch])

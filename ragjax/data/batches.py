@@ -1,0 +1,112 @@
+"""Batches of token sequences, each a pure function of the seed and the step."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from ragjax.data.corpus import Corpus
+from ragjax.data.permutation import mixed, permuted
+from ragjax.errors import InputError
+
+if TYPE_CHECKING:
+    from jaxtyping import Array
+
+_ORDER, _OFFSET = 0, 1
+
+
+class Batch(NamedTuple):
+    """Sequences and what is to be predicted after each of their tokens.
+
+    Attributes:
+      tokens: token ids.
+      targets: the token that follows each one.
+      weights: 1 where the target counts, 0 where it does not (padding, and the first token of the
+        next document where documents are isolated).
+      segments: number of the document within its sequence; none: documents see one another.
+      positions: place within the document, as far as it lies in the sequence; given with `segments`.
+    """
+
+    tokens: Int[Array | np.ndarray, "batch seq"]
+    targets: Int[Array | np.ndarray, "batch seq"]
+    weights: Float[Array | np.ndarray, "batch seq"]
+    segments: Int[Array | np.ndarray, "batch seq"] | None = None
+    positions: Int[Array | np.ndarray, "batch seq"] | None = None
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Batches:
+    """The batches of a training, of which any can be made at any time on any host.
+
+    The corpus is a ring that is cut into windows of `sequence_length`. An epoch visits each window once
+    in an order of its own, and starts to cut at a place of its own, so that no token is read twice in an
+    epoch and the cuts fall elsewhere in the next. What is left over, less than a window, is left out.
+
+    Attributes:
+      corpus: the tokens.
+      batch_size: sequences in a batch, over all hosts.
+      sequence_length: tokens in a sequence.
+      seed: chooses the orders and the cuts.
+      isolate_documents: number the documents in each sequence, so that attention can stay within one.
+    """
+
+    corpus: Corpus
+    batch_size: int
+    sequence_length: int
+    seed: int = 0
+    isolate_documents: bool = False
+
+    def __post_init__(self) -> None:
+        found, needed = len(self.corpus), self.sequence_length + 1
+        if found < needed:
+            raise InputError(
+                f"the text is too short: one sequence of {self.sequence_length} tokens and its last target "
+                f"need {needed} tokens, found {found} in {self.corpus.documents} documents. Give more "
+                f"text, or set data.sequence_length to at most {max(found - 1, 0)}"
+            )
+
+    @property
+    def windows(self) -> int:
+        """Sequences in an epoch."""
+        return len(self.corpus) // self.sequence_length
+
+    def batch(self, step: int, rows: slice = slice(None)) -> Batch:
+        """The batch of `step`, or some rows of it.
+
+        Args:
+          step: number of the batch, from 0.
+          rows: the part of the global batch that is wanted; all parts together are the whole.
+        """
+        sequence = step * self.batch_size + np.arange(self.batch_size, dtype=np.int64)[rows]
+        epoch, number = np.divmod(sequence, self.windows)
+        seed, epoch = np.uint64(self.seed % 2**64), epoch.astype(np.uint64)
+        window = permuted(number, self.windows, seed, epoch, _ORDER)
+        size = len(self.corpus)
+        offset = (mixed(seed, epoch, _OFFSET) % np.uint64(size)).astype(np.int64)
+        first = offset + window * self.sequence_length
+        index = (first[:, None] + np.arange(self.sequence_length + 1)) % size
+        read = self.corpus.tokens[index].astype(np.int32)
+        tokens, targets = read[:, :-1], read[:, 1:]
+        weights = np.ones(tokens.shape, np.float32)
+        if not self.isolate_documents:
+            return Batch(tokens, targets, weights)
+        begins = _begins_document(self.corpus, index)
+        weights[begins[:, 1:]] = 0
+        return Batch(tokens, targets, weights, *_within_documents(begins[:, :-1]))
+
+
+def _begins_document(corpus: Corpus, index: np.ndarray) -> np.ndarray:
+    document = np.searchsorted(corpus.starts, index, side="right") - 1
+    return corpus.starts[document] == index
+
+
+def _within_documents(begins: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Number of the document, and place within it, for each place of each sequence."""
+    begins = begins.copy()
+    begins[:, 0] = True
+    place = np.arange(begins.shape[1], dtype=np.int32)
+    start = np.maximum.accumulate(np.where(begins, place, 0), axis=1)
+    return np.cumsum(begins, axis=1, dtype=np.int32) - 1, (place - start).astype(np.int32)

@@ -1,0 +1,159 @@
+"""The figures of a model: how good, how large, how sparse, how fast."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import jax
+import numpy as np
+from jaxtyping import Bool, Int
+
+from ragjax.data.corpus import Corpus, open_corpus
+from ragjax.data.sources import Split
+from ragjax.errors import InputError
+from ragjax.evaluation.perplexity import exp, perplexity
+from ragjax.evaluation.speed import Speed, forward_speed
+from ragjax.evaluation.text import count_text
+from ragjax.evaluation.windows import scored_tokens, sliding_windows
+from ragjax.model import Model
+from ragjax.sparsity.figures import sparsity_figures
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+_FLOAT32_BYTES = 4
+
+
+@dataclass(frozen=True)
+class Figures:
+    """What was measured of one model; the keys of `ragjax eval --json`."""
+
+    perplexity: float
+    """Per token, over the scored tokens, the end-of-text tokens between documents among them."""
+    bits_per_byte: float
+    """Bits to encode a byte of UTF-8 text, over the scored tokens of the text itself."""
+    word_perplexity: float
+    """Per word (as white space parts them), over the same; what lm-eval calls word_perplexity."""
+    tokens: int
+    """Tokens scored for `perplexity`."""
+    parameters: int
+    """All parameters, without rows that only pad the vocabulary; a tied output projection once."""
+    nonzero_parameters: int
+    """Those that are not 0."""
+    sparsity_prunable: float
+    """Share of zeros among the weights that pruning looks at: the matrices of the blocks."""
+    sparsity_total: float
+    """Share of zeros among all parameters."""
+    stored_bytes: int
+    """Bytes of the model's weights on disk, or of float32 weights where it is not on disk."""
+    tokens_per_second: float
+    """Tokens read per second by the forward pass."""
+    speed_vs_teacher: float | None
+    """Its speed over the teacher's, measured in the same run; none where no teacher was."""
+    layers: int
+    """Transformer blocks."""
+
+
+def evaluate(
+    model: Model,
+    data: str = "builtin:python",
+    *,
+    split: Split | None = None,
+    sequence_length: int | None = None,
+    stride: int | None = None,
+    max_tokens: int | None = None,
+    batch_size: int = 8,
+    stored_bytes: int | None = None,
+    speed: Speed | None = None,
+    cache: str | Path | None = None,
+    mesh: jax.sharding.Mesh | None = None,
+) -> Figures:
+    """Measures a model on a text.
+
+    Documents stand one after another, each closed by the end-of-text token. Perplexity per token is
+    that of this stream, as Hugging Face's guide computes it. Bits per byte and perplexity per word
+    leave the end-of-text tokens out of the sum, as they are no text, and count the bytes and words of
+    exactly the tokens that were scored: a token without anything before it in any window (the
+    first of the stream, or of every window where stride equals length) is missing on both sides.
+    So a model to which all 257 tokens of a byte-level vocabulary are equally likely has a perplexity
+    of 257 per byte, log2(257) bits.
+
+    Args:
+      model: a model with a tokenizer.
+      data: source URI: builtin:python, text:GLOB, jsonl:PATH#field, tfds:NAME/split#field, hf:NAME.
+      split: side of the source's split; none: all of it, but of builtin:python what is held out.
+      sequence_length: tokens the model sees at once; none: all its positions.
+      stride: tokens the window moves; none: half of `sequence_length`.
+      max_tokens: tokens scored at most, from the start; none: all.
+      batch_size: windows computed at once.
+      stored_bytes: size of the model's files of weights; none: what its parameters take in float32.
+      speed: from `forward_speed`, measured side by side with a teacher; none: measured here, alone.
+      cache: folder of the token cache; none: RAGJAX_CACHE or ~/.cache/ragjax.
+      mesh: devices over which the parameters lie; none: one device.
+
+    Returns:
+      The figures. Sparsity is logical: zeros make nothing smaller or faster by themselves.
+
+    Raises:
+      InputError: a model without tokenizer, a source that cannot be read, or windows that do not
+        fit the model.
+
+    Example:
+      >>> evaluate(load("runs/quickstart/student")).perplexity  # doctest: +SKIP
+      32.1
+    """
+    if model.tokenizer is None:
+        raise InputError(
+            "Evaluation needs a model with a tokenizer, found one without: load one that has tokenizer files."
+        )
+    length = sequence_length or model.config.positions
+    stride = stride or max(1, length // 2)
+    corpus = open_corpus(data, split, model.tokenizer, cache=cache)
+    tokens = corpus.tokens if max_tokens is None else corpus.tokens[: max_tokens + 1]
+    separators = (model.tokenizer.eos_token_id,)
+    scored = scored_tokens(sliding_windows(len(tokens), sequence_length=length, stride=stride))
+    found = perplexity(
+        model, tokens, sequence_length=length, stride=stride, batch_size=batch_size,
+        separators=separators, mesh=mesh,
+    )  # fmt: skip
+    text_bytes, words = _text_size(model.tokenizer, corpus, tokens, scored, separators)
+    counts = sparsity_figures(model.params, model.config)
+    measured = speed or forward_speed({"model": model}, batch=1, length=length)["model"]
+    return Figures(
+        perplexity=found.perplexity,
+        bits_per_byte=found.text_nats / math.log(2) / text_bytes,
+        word_perplexity=exp(found.text_nats / words),
+        tokens=found.tokens,
+        parameters=counts.parameters,
+        nonzero_parameters=counts.nonzero_parameters,
+        sparsity_prunable=counts.sparsity_prunable,
+        sparsity_total=counts.sparsity_total,
+        stored_bytes=counts.parameters * _FLOAT32_BYTES if stored_bytes is None else stored_bytes,
+        tokens_per_second=measured.tokens_per_second,
+        speed_vs_teacher=speed.ratio if speed else None,
+        layers=model.config.layers,
+    )
+
+
+def _text_size(
+    tokenizer: PreTrainedTokenizerBase,
+    corpus: Corpus,
+    tokens: Int[np.ndarray, " n"],
+    scored: Bool[np.ndarray, " n"],
+    separators: tuple[int, ...],
+) -> tuple[float, float]:
+    """Bytes and words of the scored tokens; their share of the corpus where a token's bytes are unknown."""
+    counts = count_text(tokens, scored, tokenizer, separators)
+    if counts is None:
+        text = scored & ~np.isin(tokens, separators)
+        share = float(text.sum()) / (len(corpus.tokens) - corpus.documents)
+        return corpus.utf8_bytes * share, corpus.words * share
+    if not counts.words:
+        raise InputError(
+            f"The {int(scored.sum())} scored tokens begin no word, so that there is no perplexity per word: "
+            "give a longer text or a larger max_tokens."
+        )
+    return counts

@@ -1,0 +1,43 @@
+"""Figures as a table on the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from rich.console import Console
+from rich.table import Table
+
+from ragjax.evaluation.figures import Figures
+
+_ROWS: tuple[tuple[str, Callable[[Figures], str]], ...] = (
+    ("perplexity per token", lambda f: f"{f.perplexity:,.2f}"),
+    ("perplexity per word", lambda f: f"{f.word_perplexity:,.2f}"),
+    ("bits per byte", lambda f: f"{f.bits_per_byte:.4f}"),
+    ("tokens scored", lambda f: f"{f.tokens:,}"),
+    ("layers", lambda f: f"{f.layers}"),
+    ("parameters", lambda f: f"{f.parameters:,}"),
+    ("  not zero", lambda f: f"{f.nonzero_parameters:,}"),
+    ("sparsity, prunable weights", lambda f: f"{f.sparsity_prunable:.2%}"),
+    ("sparsity, all", lambda f: f"{f.sparsity_total:.2%}"),
+    ("weights on disk", lambda f: f"{f.stored_bytes / 1e6:,.1f} MB"),
+    ("forward tokens per second", lambda f: f"{f.tokens_per_second:,.0f}"),
+)
+
+
+def print_figures(figures: Mapping[str, Figures], console: Console | None = None) -> None:
+    """Prints the figures of models side by side.
+
+    Args:
+      figures: by name.
+      console: where to; none: standard output.
+    """
+    table = Table(box=None, pad_edge=False)
+    table.add_column("")
+    for name in figures:
+        table.add_column(name, justify="right")
+    for title, cell in _ROWS:
+        table.add_row(title, *map(cell, figures.values()))
+    if any(f.speed_vs_teacher is not None for f in figures.values()):
+        ratios = [f.speed_vs_teacher for f in figures.values()]
+        table.add_row("  against the teacher", *("" if r is None else f"{r:.2f} times" for r in ratios))
+    (console or Console(highlight=False)).print(table)

@@ -1,0 +1,31 @@
+"""From scores to the next token."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, Key
+
+
+def next_token(
+    scores: Float[Array, "batch vocab"], keys: Key[Array, " batch"], temperature: Float[Array, ""]
+) -> Int[Array, " batch"]:
+    """The likeliest token at temperature 0, else one drawn from softmax(scores / temperature).
+
+    Args:
+      scores: logits, without rows that only pad the vocabulary.
+      keys: a random key for each sequence.
+      temperature: at least 0; both cases are one program.
+    """
+
+    def draw():
+        return jax.vmap(jax.random.categorical)(keys, scores / temperature)
+
+    # Only the branch taken is computed, so that greedy decoding draws no random numbers.
+    token = jax.lax.cond(temperature > 0, draw, lambda: jnp.argmax(scores, axis=-1))
+    return token.astype(jnp.int32)
+
+
+def sequence_keys(key: Key[Array, ""], batch: int, step: Int[Array, ""]) -> Key[Array, " batch"]:
+    """A key for each sequence and step, the same whatever else is in the batch."""
+    return jax.vmap(lambda row: jax.random.fold_in(jax.random.fold_in(key, row), step))(jnp.arange(batch))

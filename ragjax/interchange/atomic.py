@@ -1,0 +1,101 @@
+"""A folder that appears whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from fnmatch import fnmatch
+from pathlib import Path
+
+from ragjax.errors import InputError
+
+_MODEL_FILES = (
+    "config.json", "generation_config.json", "ragjax.json", "*.safetensors", "*.safetensors.index.json",
+    "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json",
+    "vocab.txt", "merges.txt", "*.model", "chat_template.jinja", "README.md", ".gitattributes",
+)  # fmt: skip
+
+
+@contextmanager
+def atomic_folder(path: str | Path, overwrite: bool = False) -> Iterator[Path]:
+    """Gives an empty folder to write to, which becomes `path` when the block ends without an error.
+
+    It is a sibling of `path` until then, so that the change of name is one step of the file system.
+    Files are flushed to the disk first. After an error nothing is left of it. An empty folder counts
+    as absent.
+
+    Args:
+      path: where the folder is to appear; missing parents are made.
+      overwrite: replace a model's folder; a folder that holds anything else is never replaced.
+
+    Raises:
+      InputError: `path` exists and may not be replaced, or cannot be written.
+    """
+    path = Path(path).expanduser().resolve()
+    _check_replaceable(path, overwrite)
+    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial.mkdir()
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written: {error.strerror or error}. Choose another.") from None
+    try:
+        yield partial
+        _flush(partial)
+        _check_replaceable(path, overwrite)
+        _move(partial, path)
+        _flush_entry(path.parent)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+
+
+def _check_replaceable(path: Path, overwrite: bool) -> None:
+    if not path.exists():
+        return
+    if not path.is_dir():
+        raise InputError(f"{path}: a folder was expected, this is a file: choose another name.")
+    names = sorted(entry.name for entry in path.iterdir())
+    if not names:
+        return
+    if not overwrite:
+        raise InputError(f"{path} exists already: choose another name, or say that it may be overwritten.")
+    strangers = [n for n in names if not any(fnmatch(n, known) for known in _MODEL_FILES)]
+    if "config.json" not in names or strangers:
+        found = ", ".join((strangers or names)[:5])
+        raise InputError(
+            f"{path} may not be overwritten: only a folder that holds a model and nothing else is replaced, "
+            f"found {found}. Remove it yourself, or choose another name."
+        )
+
+
+def _move(partial: Path, path: Path) -> None:
+    if not path.exists():
+        os.rename(partial, path)
+        return
+    old = partial.with_suffix(".old")
+    os.rename(path, old)
+    try:
+        os.rename(partial, path)
+    except BaseException:
+        os.rename(old, path)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _flush(folder: Path) -> None:
+    for root, _, files in os.walk(folder):
+        for name in files:
+            _flush_entry(Path(root, name))
+        _flush_entry(Path(root))
+
+
+def _flush_entry(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,104 @@
+"""A model on disk: a Hugging Face folder, with ragjax.json beside."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+
+from ragjax.data.tokenizer import save_tokenizer
+from ragjax.interchange.atomic import atomic_folder
+from ragjax.interchange.families import family_for, family_of
+from ragjax.interchange.json_file import read_object, write_object
+from ragjax.interchange.layout import check_params, read_params, tensor_reader
+from ragjax.interchange.record import read_history, write_record
+from ragjax.interchange.resolve import resolve
+from ragjax.interchange.tensors import open_tensors, write_tensors
+from ragjax.interchange.tokenizer import check_vocabulary, read_tokenizer
+from ragjax.model import Model
+
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+
+
+def load(model: str | Path, *, dtype: Any = jnp.float32) -> Model:
+    """Reads a model.
+
+    Args:
+      model: MODEL: a Hugging Face folder, a ragjax run folder, or a hub id.
+      dtype: type of the parameters in memory; training wants float32.
+
+    Returns:
+      The model, with its tokenizer where the folder has one, and its history, which for a model that
+      ragjax did not write begins with where it came from.
+
+    Raises:
+      InputError: the model is not there, not of a known family, or damaged.
+    """
+    folder = resolve(model)
+    values = read_object(folder / "config.json")
+    family = family_of(values)
+    config = family.config_from(values)
+    history = read_history(folder)
+    tokenizer = read_tokenizer(folder, values["model_type"])
+    if tokenizer is not None:
+        check_vocabulary(tokenizer, config.vocab_size)
+    with open_tensors(folder) as tensors:
+        params = read_params(tensors, family.layout(config), config, dtype)
+    return Model(config, params, tokenizer, _imported(model, folder) if history is None else history)
+
+
+def _imported(model: str | Path, folder: Path) -> tuple[dict[str, Any], ...]:
+    entry = {"did": "import", "source": str(model)}
+    if not Path(model).expanduser().exists() and _COMMIT.fullmatch(folder.name):
+        entry["revision"] = folder.name
+    return (entry,)
+
+
+def save(
+    model: Model,
+    folder: str | Path,
+    *,
+    dtype: str = "float32",
+    overwrite: bool = False,
+    shard_bytes: int = 5_000_000_000,
+) -> Path:
+    """Writes a model as a Hugging Face folder, whole or not at all.
+
+    A GPT-2 opens in transformers. One with banded attention (GPT-3) has no class there, and is refused
+    by it.
+
+    Args:
+      model: the model.
+      folder: where to.
+      dtype: type the weights are stored in: "float32", "float16" or "bfloat16".
+      overwrite: replace a model that is there.
+      shard_bytes: size above which the weights are spread over several files.
+
+    Returns:
+      The folder's path.
+
+    Raises:
+      InputError: the folder exists or cannot be written, the tokenizer is of another model, or weights
+        are not finite.
+    """
+    config = model.config
+    check_params(model.params, config)
+    if model.tokenizer is not None:
+        check_vocabulary(model.tokenizer, config.vocab_size)
+    family = family_for(config)
+    layout = family.layout(config)
+    values = {**family.config_to(config), "dtype": dtype}
+    path = Path(folder).expanduser().resolve()
+    with atomic_folder(path, overwrite) as partial:
+        write_object(partial / "config.json", values)
+        ids = {name: values[name] for name in ("bos_token_id", "eos_token_id") if values[name] is not None}
+        write_object(partial / "generation_config.json", {"_from_model_config": True, **ids})
+        shapes = {stored.name: stored.shape for stored in layout.stored}
+        reader = tensor_reader(model.params, layout)
+        write_tensors(partial, shapes, reader, dtype=dtype, shard_bytes=shard_bytes)
+        write_record(partial, model.params, model.history)
+        if model.tokenizer is not None:
+            save_tokenizer(model.tokenizer, partial)
+    return path

@@ -1,0 +1,157 @@
+"""How the tensors of a file and the parameters of a decoder correspond, read in either direction."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
+
+from ragjax.errors import InputError, listing
+from ragjax.interchange.tensors import READ_DTYPES, Tensors, is_finite
+from ragjax.models.decoder import Params, init_params
+from ragjax.models.decoder_config import DecoderConfig
+
+_NAMED = 1000
+"""Offending tensors that are named at most."""
+
+
+class Stored(NamedTuple):
+    """One tensor of a file."""
+
+    name: str
+    shape: tuple[int, ...]
+    targets: tuple[str, ...]
+    """Parameters it holds, side by side along its last axis."""
+    layer: int | None = None
+    """Where on the parameters' leading axis; none: they have no such axis."""
+
+
+class Layout(NamedTuple):
+    """All tensors of a file."""
+
+    stored: tuple[Stored, ...]
+    prefix: str = ""
+    """Beginning of a name that may be left out."""
+    copies: tuple[tuple[str, str], ...] = ()
+    """Names that may be there a second time, and the tensor they must equal."""
+    ignored: str = r"(?!)"
+    """Pattern of names that hold nothing learned."""
+
+
+def parameter_shapes(config: DecoderConfig) -> dict[str, tuple[int, ...]]:
+    """Shape of each parameter, by path, as in 'layers/mlp/up/kernel'."""
+    shapes = flatten_dict(jax.eval_shape(lambda: init_params(config, 0)), sep="/")
+    return {path: leaf.shape for path, leaf in shapes.items()}
+
+
+def read_params(tensors: Tensors, layout: Layout, config: DecoderConfig, dtype: Any) -> Params:
+    """Parameters of a decoder, filled tensor by tensor; rows that pad the vocabulary are zero.
+
+    Args:
+      tensors: open weight files.
+      layout: where their tensors belong.
+      config: the architecture.
+      dtype: type of the parameters.
+
+    Raises:
+      InputError: tensors are missing, left over, of another shape or type, or not finite; names them all.
+    """
+    names = _match(tensors, layout)
+    flat = {path: np.zeros(shape, dtype) for path, shape in parameter_shapes(config).items()}
+    bad = []
+    for stored in layout.stored:
+        values = tensors.read(names[stored.name]).astype(dtype)
+        if not is_finite(values):
+            bad.append(names[stored.name])
+        for path, part in zip(stored.targets, np.split(values, len(stored.targets), axis=-1), strict=True):
+            _window(flat[path], stored, part.shape)[...] = part
+    if bad:
+        raise InputError(f"Weights must be finite, these hold NaN or infinity:\n{listing(bad, limit=_NAMED)}")
+    by_name = {stored.name: stored for stored in layout.stored}
+    for copy, original in layout.copies:
+        stored = by_name[original]
+        held = _window(flat[stored.targets[0]], stored, stored.shape)
+        if copy in names and not np.array_equal(tensors.read(names[copy]).astype(dtype), held):
+            raise InputError(
+                f"{names[copy]} must equal {names[original]}, since config.json ties them "
+                "(tie_word_embeddings): set it to false, or drop one of the two."
+            )
+    return unflatten_dict({path: jnp.asarray(flat.pop(path)) for path in list(flat)}, sep="/")
+
+
+def tensor_reader(params: Params, layout: Layout) -> Callable[[str], np.ndarray]:
+    """A function from a tensor's name in the file to its values."""
+    flat = {path: np.asarray(leaf) for path, leaf in flatten_dict(params, sep="/").items()}
+    by_name = {stored.name: stored for stored in layout.stored}
+
+    def read(name: str) -> np.ndarray:
+        stored = by_name[name]
+        part = (*stored.shape[:-1], stored.shape[-1] // len(stored.targets))
+        parts = [_window(flat[path], stored, part) for path in stored.targets]
+        return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=-1)
+
+    return read
+
+
+def check_params(params: Params, config: DecoderConfig) -> None:
+    """Refuses parameters that are not those of `config`.
+
+    Raises:
+      InputError: names every parameter that is missing, left over or of another shape.
+    """
+    expected = parameter_shapes(config)
+    found = {path: tuple(leaf.shape) for path, leaf in flatten_dict(params, sep="/").items()}
+    problems = _differences(expected, found)
+    if problems:
+        raise InputError(f"The parameters do not belong to the config:\n{listing(problems)}")
+
+
+def _window(parameter: np.ndarray, stored: Stored, shape: tuple[int, ...]) -> np.ndarray:
+    """The part of a parameter that a stored tensor of `shape` fills."""
+    here = parameter if stored.layer is None else parameter[stored.layer]
+    return here[tuple(slice(size) for size in shape)]
+
+
+def _match(tensors: Tensors, layout: Layout) -> dict[str, str]:
+    """From the layout's names to those in the file; refuses what does not fit."""
+    expected = {stored.name: stored.shape for stored in layout.stored}
+    known = {**expected, **{copy: expected[original] for copy, original in layout.copies}}
+    names: dict[str, str] = {}
+    problems = []
+    for name in tensors.shapes:
+        if re.fullmatch(layout.ignored, name):
+            continue
+        full = layout.prefix + name if layout.prefix + name in known else name
+        if full in names:
+            problems.append(f"{name}: there twice, also as {names[full]}")
+        else:
+            names[full] = name
+    optional = {copy for copy, _ in layout.copies} - names.keys()
+    expected = {name: shape for name, shape in known.items() if name not in optional}
+    problems += _differences(expected, {full: tensors.shapes[name] for full, name in names.items()})
+    problems += [
+        f"{full}: expected {', '.join(READ_DTYPES)}, found {tensors.dtypes[name]}"
+        for full, name in names.items()
+        if full in known and tensors.dtypes[name] not in READ_DTYPES
+    ]
+    if problems:
+        raise InputError(
+            f"The weights do not fit config.json:\n{listing(problems, limit=_NAMED)}\n"
+            "Check that both files belong to one model, and that it is a language model."
+        )
+    return names
+
+
+def _differences(expected: dict[str, tuple[int, ...]], found: dict[str, tuple[int, ...]]) -> list[str]:
+    problems = [f"{n}: missing, expected {list(expected[n])}" for n in expected if n not in found]
+    problems += [f"{n}: not expected, found {list(found[n])}" for n in found if n not in expected]
+    return problems + [
+        f"{n}: expected {list(shape)}, found {list(found[n])}"
+        for n, shape in expected.items()
+        if n in found and found[n] != shape
+    ]

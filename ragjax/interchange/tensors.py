@@ -1,0 +1,185 @@
+"""Weights as safetensors, in one file or in shards, read and written one tensor at a time."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from ragjax.errors import InputError, listing
+from ragjax.interchange.json_file import read_object, write_object
+
+SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
+STORED_DTYPES = {"float32": np.float32, "float16": np.float16, "bfloat16": ml_dtypes.bfloat16}
+"""Types a model can be stored in."""
+READ_DTYPES = ("F32", "F16", "BF16")
+"""Types of weights that are read, by safetensors' names."""
+
+_SHARD = re.compile(r"[\w-][\w.-]*\.safetensors")
+_CONVERT = (
+    "convert it once, where torch is installed: "
+    'python -c "from transformers import AutoModelForCausalLM as M; '
+    "M.from_pretrained('{folder}'{more}).save_pretrained('{folder}')\""
+)
+_OTHER_FORMATS = {
+    "pytorch_model*.bin*": ("", ""),
+    "flax_model*.msgpack*": (", from_flax=True", " (with transformers 4)"),
+    "tf_model*.h5*": (", from_tf=True", " (with transformers 4)"),
+}
+
+
+class Tensors:
+    """Open weight files: the shape of every tensor, and its values when asked for.
+
+    Attributes:
+      shapes: shape of each tensor, by name.
+      dtypes: type of each, as safetensors calls it.
+    """
+
+    def __init__(self, files: Mapping[str, Any]):
+        self._files = files
+        views = {name: file.get_slice(name) for name, file in files.items()}
+        self.shapes = {name: tuple(view.get_shape()) for name, view in views.items()}
+        self.dtypes = {name: view.get_dtype() for name, view in views.items()}
+
+    def read(self, name: str) -> np.ndarray:
+        """The values of one tensor, in the type they are stored in."""
+        return self._files[name].get_tensor(name)
+
+
+@contextmanager
+def open_tensors(folder: Path) -> Iterator[Tensors]:
+    """The weights in a Hugging Face folder.
+
+    Raises:
+      InputError: there are none, they are of another format, cut off, or spread over files that are not
+        there.
+    """
+    with ExitStack() as stack:
+        if (folder / SINGLE).is_file():
+            file = stack.enter_context(_open(folder / SINGLE))
+            yield Tensors(dict.fromkeys(file.keys(), file))
+        elif (folder / INDEX).is_file():
+            yield Tensors(_open_shards(folder, stack))
+        else:
+            raise InputError(_no_weights(folder))
+
+
+def _open(path: Path) -> Any:
+    try:
+        return safe_open(path, framework="np")
+    except (SafetensorError, OSError) as error:
+        hint = "copy or download it again"
+        with path.open("rb") as file:
+            if file.read(24) == b"version https://git-lfs.":
+                hint = "it is a pointer of Git LFS: fetch the file itself with `git lfs pull`"
+        raise InputError(f"{path} is not a whole safetensors file ({error}): {hint}.") from None
+
+
+def _open_shards(folder: Path, stack: ExitStack) -> dict[str, Any]:
+    index = folder / INDEX
+    places = read_object(index).get("weight_map")
+    if not isinstance(places, dict) or not places:
+        raise InputError(f"{index}: expected weight_map, an object from tensor names to file names.")
+    names = sorted({str(name) for name in places.values()})
+    wrong = [f"{name!r} is no file name" for name in names if not _SHARD.fullmatch(name)]
+    wrong += [
+        f"{name} is missing" for name in names if _SHARD.fullmatch(name) and not (folder / name).is_file()
+    ]
+    if wrong:
+        raise InputError(
+            f"{index}: names of safetensors files in the same folder were expected:\n{listing(wrong)}\n"
+            "Copy or download the model again."
+        )
+    shards = {name: stack.enter_context(_open(folder / name)) for name in names}
+    held = {name: set(shard.keys()) for name, shard in shards.items()}
+    absent = [f"{name}: not in {place}" for name, place in places.items() if name not in held[place]]
+    if absent:
+        raise InputError(f"{index}: tensors are not where it says:\n{listing(absent)}")
+    return {name: shards[place] for name, place in places.items()}
+
+
+def _no_weights(folder: Path) -> str:
+    for pattern, (more, note) in _OTHER_FORMATS.items():
+        found = sorted(folder.glob(pattern))
+        if found:
+            way = _CONVERT.format(folder=folder, more=more)
+            return f"{folder}: {SINGLE} was expected, found {found[0].name}, which is not read; {way}{note}"
+    names = ", ".join(sorted(path.name for path in folder.iterdir())[:8])
+    return f"{folder} holds no weights: looked for {SINGLE} and {INDEX}, found {names}."
+
+
+def write_tensors(
+    folder: Path,
+    shapes: Mapping[str, tuple[int, ...]],
+    read: Callable[[str], np.ndarray],
+    *,
+    dtype: str = "float32",
+    shard_bytes: int = 5_000_000_000,
+) -> None:
+    """Writes weights as Hugging Face does, holding no more than one shard.
+
+    Args:
+      folder: where to.
+      shapes: shape of each tensor, by name, in the order they are written.
+      read: gives the values of one.
+      dtype: type they are stored in, of `STORED_DTYPES`.
+      shard_bytes: size above which weights are spread over several files.
+
+    Raises:
+      InputError: the type is not known, or values are not finite in it.
+    """
+    if dtype not in STORED_DTYPES:
+        raise InputError(f"dtype must be one of {', '.join(STORED_DTYPES)}, found {dtype!r}.")
+    if shard_bytes < 1:
+        raise InputError(f"shard_bytes must be at least 1, found {shard_bytes}.")
+    width = np.dtype(STORED_DTYPES[dtype]).itemsize
+    sizes = {name: int(np.prod(shape)) * width for name, shape in shapes.items()}
+    shards: list[list[str]] = [[]]
+    filled = 0
+    for name, size in sizes.items():
+        if shards[-1] and filled + size > shard_bytes:
+            shards.append([])
+            filled = 0
+        shards[-1].append(name)
+        filled += size
+    files = [f"model-{i + 1:05}-of-{len(shards):05}.safetensors" for i in range(len(shards))]
+    if len(shards) == 1:
+        files = [SINGLE]
+
+    bad = []
+    for file, names in zip(files, shards, strict=True):
+        held = {}
+        for name in names:
+            with np.errstate(over="ignore"):
+                held[name] = np.ascontiguousarray(read(name).astype(STORED_DTYPES[dtype], copy=False))
+            if not is_finite(held[name]):
+                bad.append(name)
+        if not bad:
+            _write(held, folder / file)
+    if bad:
+        raise InputError(f"Weights that are not finite as {dtype} cannot be saved:\n{listing(bad)}")
+    if len(shards) > 1:
+        places = {name: file for file, names in zip(files, shards, strict=True) for name in names}
+        about = {"total_parameters": sum(sizes.values()) // width, "total_size": sum(sizes.values())}
+        write_object(folder / INDEX, {"metadata": about, "weight_map": places})
+
+
+def _write(tensors: dict[str, np.ndarray], file: Path) -> None:
+    # safetensors makes files that only their owner may read.
+    file.touch()
+    mode = file.stat().st_mode
+    save_file(tensors, file, metadata={"format": "pt"})
+    file.chmod(mode)
+
+
+def is_finite(values: np.ndarray) -> bool:
+    """Whether no value is infinite or not a number."""
+    return bool(np.isfinite(values).all())

@@ -1,0 +1,48 @@
+"""LayerNorm that keeps one value per row, and its input, for the backward pass."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(3,))
+def layer_norm(
+    x: Float[Array, "... width"], scale: Float[Array, " width"], bias: Float[Array, " width"], epsilon: float
+) -> Float[Array, "... width"]:
+    """(x - mean) / sqrt(variance + epsilon) * scale + bias, computed in float32, in the type of `x`.
+
+    Ba et al., "Layer Normalization", https://arxiv.org/abs/1607.06450
+
+    Args:
+      x: what is normalized over its last axis.
+      scale: multiplies each feature.
+      bias: is added to each feature.
+      epsilon: added to the variance.
+    """
+    return _forward(x, scale, bias, epsilon)[0]
+
+
+def _forward(x, scale, bias, epsilon):
+    centred = x.astype(jnp.float32)
+    mean = centred.mean(-1, keepdims=True)
+    centred = centred - mean
+    inverse = jax.lax.rsqrt(jnp.square(centred).mean(-1, keepdims=True) + epsilon)
+    return (centred * inverse * scale + bias).astype(x.dtype), (x, mean, inverse, scale)
+
+
+def _backward(epsilon, saved, gradient):
+    x, mean, inverse, scale = saved
+    gradient = gradient.astype(jnp.float32)
+    normal = (x.astype(jnp.float32) - mean) * inverse
+    scaled = gradient * scale
+    along = (scaled * normal).mean(-1, keepdims=True)
+    dx = inverse * (scaled - scaled.mean(-1, keepdims=True) - normal * along)
+    rows = tuple(range(x.ndim - 1))
+    return dx.astype(x.dtype), (gradient * normal).sum(rows), gradient.sum(rows)
+
+
+layer_norm.defvjp(_forward, _backward)

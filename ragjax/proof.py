@@ -1,0 +1,169 @@
+"""The proof of a compression: every model of a run measured alike, and what they write side by side."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from rich.console import Console
+
+from ragjax.config import Compress, to_dict
+from ragjax.data import open_corpora
+from ragjax.errors import InputError
+from ragjax.evaluation.figures import Figures, evaluate
+from ragjax.evaluation.speed import forward_speed
+from ragjax.evaluation.table import print_figures
+from ragjax.generation import generate
+from ragjax.interchange.folder import load
+from ragjax.interchange.size import stored_bytes
+from ragjax.model import Model
+from ragjax.parallel.hosts import is_writer
+from ragjax.parallel.rules import path_name
+from ragjax.run_folder import RunFolder, git_revision, processor_name, versions
+from ragjax.sparsity.masks import prunable
+
+_PROMPTS = 3
+_PROMPT_TOKENS = 24
+
+
+def prove(
+    config: Compress, folder: RunFolder, models: dict[str, str | Path], console: Console
+) -> dict[str, Figures]:
+    """Measures the models of a run and writes `summary.json`, `masks.json` and `samples.json`.
+
+    Models are loaded from their folders, so that what is measured is what is handed out. Nothing is
+    measured again while config and models are as they were.
+
+    Args:
+      config: the run's.
+      folder: the run folder.
+      models: MODEL of `teacher`, `student`, and those it is compared with.
+      console: where the table is printed.
+
+    Returns:
+      The figures by name.
+    """
+    identity = _identity(config, models)
+    known = folder.read_json("summary.json")
+    if known and known.get("identity") == identity:
+        names = [field.name for field in fields(Figures)]
+        figures = {name: Figures(**{key: known[name][key] for key in names}) for name in models}
+        print_figures(figures, console)
+        return figures
+
+    console.print("[bold]evaluate[/bold]", highlight=False)
+    began = time.monotonic()
+    loaded = {name: load(model) for name, model in models.items()}
+    wanted = config.evaluate
+    length = wanted.sequence_length or min(m.config.positions for m in loaded.values())
+    speeds = forward_speed(loaded, batch=wanted.batch_size, length=length, rounds=wanted.speed_rounds)
+    figures = {}
+    for name, model in loaded.items():
+        figures[name] = evaluate(
+            model,
+            config.data.validation or config.data.train,
+            split="validation" if config.data.validation is None else None,
+            sequence_length=length,
+            stride=wanted.stride,
+            max_tokens=wanted.max_tokens,
+            batch_size=wanted.batch_size,
+            stored_bytes=stored_bytes(models[name]),
+            speed=speeds[name],
+            cache=config.data.cache,
+        )
+    samples = _samples(config, loaded)
+    if is_writer():
+        folder.write_json("masks.json", {n: _zeros(m) for n, m in loaded.items() if n != "teacher"})
+        folder.write_json("samples.json", samples)
+        folder.write_json(
+            "summary.json",
+            {
+                "identity": identity,
+                "ragjax": versions()["ragjax"],
+                "seed": config.seed,
+                "data": {"train": config.data.train, "validation": config.data.validation},
+                "device": {
+                    "kind": jax.devices()[0].platform,
+                    "name": processor_name()
+                    if jax.devices()[0].platform == "cpu"
+                    else jax.devices()[0].device_kind,
+                    "count": jax.device_count(),
+                },
+                "versions": versions(),
+                "git": git_revision(),
+                "seconds": _seconds(loaded) | {"evaluate": round(time.monotonic() - began, 1)},
+                **{
+                    name: asdict(value) | {"tokens_per_second_rounds": speeds[name].rounds}
+                    for name, value in figures.items()
+                },
+            },
+        )
+    print_figures(figures, console)
+    return figures
+
+
+def _identity(config: Compress, models: dict[str, str | Path]) -> dict[str, Any]:
+    """What the figures depend on: the config, and which models there are."""
+    return json.loads(
+        json.dumps({"config": to_dict(config), "models": {n: str(m) for n, m in models.items()}})
+    )
+
+
+def _seconds(models: dict[str, Model]) -> dict[str, float]:
+    """How long each model trained in this run, as its history says."""
+    last = {name: model.history[-1] for name, model in models.items() if model.history}
+    return {name: entry["seconds"] for name, entry in last.items() if entry.get("did") == name}
+
+
+def _zeros(model: Model) -> list[dict[str, Any]]:
+    """Zeros of each prunable matrix in each layer."""
+    found = []
+    for path, stacked in jax.tree_util.tree_leaves_with_path(prunable(model.params)):
+        for layer, matrix in enumerate(np.asarray(stacked)):
+            zeros = matrix.size - int(np.count_nonzero(matrix))
+            found.append({"name": path_name(path), "layer": layer, "size": matrix.size, "zeros": zeros})
+    return found
+
+
+def _samples(config: Compress, models: dict[str, Model]) -> list[dict[str, str]]:
+    """How each model continues the same prompts, taking the likeliest token each time."""
+    teacher = models["teacher"]
+    prompts = list(config.evaluate.prompts) or _beginnings(config, teacher)
+    room = min(m.config.positions for m in models.values()) - config.evaluate.sample_tokens
+    tokenized = [teacher.tokenizer(p)["input_ids"] for p in prompts]
+    long = [p for p, tokens in zip(prompts, tokenized, strict=True) if len(tokens) > room]
+    if long:
+        raise InputError(
+            f"evaluate.prompts must leave room for evaluate.sample_tokens {config.evaluate.sample_tokens}: "
+            f"at most {room} tokens, found longer: {long}"
+        )
+    continued = {
+        name: generate(model, prompts, max_new_tokens=config.evaluate.sample_tokens)
+        for name, model in models.items()
+    }
+    return [
+        {"prompt": prompt, **{name: texts[i] for name, texts in continued.items()}}
+        for i, prompt in enumerate(prompts)
+    ]
+
+
+def _beginnings(config: Compress, teacher: Model) -> list[str]:
+    """Beginnings of validation documents long enough to be continued."""
+    _, held_out = open_corpora(
+        config.data.train, config.data.validation, teacher.tokenizer, cache=config.data.cache
+    )
+    room = min(_PROMPT_TOKENS, max(1, teacher.config.positions - config.evaluate.sample_tokens))
+    found = []
+    for number in range(held_out.documents):
+        document = held_out.document(number)
+        if len(document) >= 2 * room or number == held_out.documents - 1:
+            text = teacher.tokenizer.decode(document[:room])
+            found.append(text.rsplit(" ", 1)[0] if " " in text.strip() else text)
+        if len(found) == _PROMPTS:
+            break
+    return found

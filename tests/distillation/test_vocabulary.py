@@ -1,0 +1,279 @@
+"""The chunked vocabulary losses against float64 numpy, on one device and on eight."""
+
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import NamedSharding, PartitionSpec
+
+from ragjax.config import Mesh
+from ragjax.distillation import vocabulary
+from ragjax.distillation.vocabulary import Head, vocabulary_loss
+from ragjax.parallel.mesh import BATCH_AXES, make_mesh
+
+BATCH, SEQ, WIDTH, TEACHER_WIDTH, VOCAB, PADDED = 8, 12, 16, 24, 300, 384
+
+
+class Problem:
+    """Two random heads, targets, and weights of which some are 0."""
+
+    def __init__(self, seed: int = 0, batch: int = BATCH, seq: int = SEQ, dtype=np.float32):
+        draw = np.random.default_rng(seed)
+
+        def normal(*shape):
+            return draw.normal(size=shape).astype(np.float32)
+
+        self.student = Head(jnp.asarray(normal(batch, seq, WIDTH), dtype), normal(PADDED, WIDTH))
+        self.teacher = Head(
+            jnp.asarray(normal(batch, seq, TEACHER_WIDTH), dtype), normal(PADDED, TEACHER_WIDTH)
+        )
+        self.targets = draw.integers(0, VOCAB, (batch, seq)).astype(np.int32)
+        self.weights = draw.uniform(0.5, 2, (batch, seq)).astype(np.float32)
+        self.weights[0, -3:] = 0
+        self.targets[0, -3:] = -100
+
+    def loss(self, student, **options):
+        return vocabulary_loss(student, self.targets, self.weights, **{"vocab_size": VOCAB} | options)
+
+    def value_and_gradients(self, **options):
+        function = jax.jit(jax.value_and_grad(lambda s: self.loss(s, **options), has_aux=True))
+        return function(self.student)
+
+
+def log_softmax(scores):
+    scores = scores - scores.max(-1, keepdims=True)
+    return scores - np.log(np.exp(scores).sum(-1, keepdims=True))
+
+
+def reference(problem, *, cross_entropy, forward_kl=0.0, temperature=1.0):
+    """Loss, terms and gradients in float64, all scores at once."""
+
+    def head(head):
+        return np.asarray(head.hidden, np.float64), np.asarray(head.table, np.float64)[:VOCAB]
+
+    hidden, table = head(problem.student)
+    teacher_hidden, teacher_table = head(problem.teacher)
+    scores, teacher = hidden @ table.T, teacher_hidden @ teacher_table.T
+    weights = problem.weights.astype(np.float64)
+    one_hot = (np.arange(VOCAB) == problem.targets[..., None]).astype(np.float64)
+    log_p, log_q = log_softmax(teacher / temperature), log_softmax(scores / temperature)
+    ce = (weights * -(one_hot * log_softmax(scores)).sum(-1)).sum()
+    kl = temperature**2 * (weights * (np.exp(log_p) * (log_p - log_q)).sum(-1)).sum()
+    gradient = cross_entropy * (np.exp(log_softmax(scores)) - one_hot)
+    gradient += forward_kl * temperature * (np.exp(log_q) - np.exp(log_p))
+    gradient *= weights[..., None]
+    table_gradient = np.zeros((PADDED, table.shape[1]))
+    table_gradient[:VOCAB] = np.einsum("bsv,bsd->vd", gradient, hidden)
+    return cross_entropy * ce + forward_kl * kl, (ce, kl), Head(gradient @ table, table_gradient)
+
+
+MIXTURES = {
+    "cross_entropy": {"cross_entropy": 1.0},
+    "kl": {"cross_entropy": 0.0, "forward_kl": 1.0},
+    "kl_at_temperature_2": {"cross_entropy": 0.0, "forward_kl": 1.0, "temperature": 2.0},
+    "mixed": {"cross_entropy": 0.3, "forward_kl": 0.7, "temperature": 2.0},
+}
+
+
+def close(actual, expected, tolerance=1e-5):
+    scale = np.abs(expected).max()
+    np.testing.assert_allclose(
+        np.asarray(actual, np.float64), expected, atol=tolerance * scale, rtol=tolerance
+    )
+
+
+@pytest.mark.parametrize("mixture", MIXTURES.values(), ids=MIXTURES)
+def test_value_and_gradients_equal_float64(mixture):
+    problem = Problem()
+    (loss, terms), gradients = problem.value_and_gradients(
+        teacher=problem.teacher, chunk_tokens=24, **mixture
+    )
+    expected, (ce, kl), expected_gradients = reference(problem, **mixture)
+    close(loss, expected)
+    close(terms.cross_entropy, ce)
+    close(terms.forward_kl, kl if mixture.get("forward_kl") else 0.0)
+    close(gradients.hidden, expected_gradients.hidden)
+    close(gradients.table, expected_gradients.table)
+
+
+def test_value_without_gradient_is_the_same():
+    problem = Problem()
+    options = MIXTURES["mixed"] | {"teacher": problem.teacher, "chunk_tokens": 24}
+    (expected, expected_terms), _ = problem.value_and_gradients(**options)
+    loss, terms = jax.jit(lambda s: problem.loss(s, **options))(problem.student)
+    np.testing.assert_allclose(loss, expected, rtol=1e-6)
+    np.testing.assert_allclose(terms, expected_terms, rtol=1e-6)
+
+
+@pytest.mark.parametrize("chunk_tokens", [1, 8, 40, 56, 96, 4096])
+def test_chunk_size_never_changes_the_loss(chunk_tokens):
+    problem = Problem()
+    options = MIXTURES["mixed"] | {"teacher": problem.teacher}
+    (loss, _), gradients = problem.value_and_gradients(chunk_tokens=chunk_tokens, **options)
+    expected, _, expected_gradients = reference(problem, **MIXTURES["mixed"])
+    close(loss, expected)
+    jax.tree.map(close, gradients, expected_gradients)
+
+
+def test_what_pads_the_vocabulary_never_changes_the_loss():
+    problem = Problem()
+    options = MIXTURES["mixed"] | {"teacher": problem.teacher}
+    (loss, _), gradients = problem.value_and_gradients(**options)
+    table = problem.student.table.copy()
+    table[VOCAB:] = 1e3
+    problem.student = problem.student._replace(table=table)
+    (disturbed, _), disturbed_gradients = problem.value_and_gradients(**options)
+    assert loss == disturbed
+    np.testing.assert_array_equal(gradients.table, disturbed_gradients.table)
+    np.testing.assert_array_equal(disturbed_gradients.table[VOCAB:], 0)
+
+
+def test_scores_far_from_zero_stay_exact():
+    """A shift of all scores, as trained GPT-2 has it, changes nothing."""
+    problem = Problem()
+    hidden, table = (np.array(x) for x in problem.student)
+    hidden[..., 0], table[:, 0] = 10, -10
+    problem.student = Head(hidden, table)
+    (loss, _), gradients = problem.value_and_gradients(teacher=problem.teacher, **MIXTURES["mixed"])
+    expected, _, expected_gradients = reference(problem, **MIXTURES["mixed"])
+    close(loss, expected)
+    jax.tree.map(lambda a, e: close(a, e, 3e-5), gradients, expected_gradients)
+
+
+def test_all_weights_zero_gives_zero_and_no_nan():
+    problem = Problem()
+    problem.weights[:] = 0
+    (loss, _), gradients = problem.value_and_gradients(teacher=problem.teacher, **MIXTURES["mixed"])
+    assert loss == 0
+    assert all(not np.any(g) for g in gradients)
+
+
+def test_upstream_gradient_scales_ours():
+    problem = Problem()
+    gradients = jax.grad(lambda s: problem.loss(s, cross_entropy=1.0)[0])(problem.student)
+    tripled = jax.grad(lambda s: 3 * problem.loss(s, cross_entropy=1.0)[0])(problem.student)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(3 * a, b, rtol=1e-6), gradients, tripled)
+
+
+def test_teacher_and_terms_give_no_gradient():
+    problem = Problem()
+
+    def loss(teacher):
+        return problem.loss(problem.student, teacher=teacher, **MIXTURES["mixed"])[0]
+
+    assert all(not np.any(g) for g in jax.grad(loss)(problem.teacher))
+    terms = jax.grad(lambda s: problem.loss(s, cross_entropy=1.0)[1].cross_entropy)(problem.student)
+    assert all(not np.any(g) for g in terms)
+
+
+def test_bfloat16_states_reduce_in_float32_and_give_float32_table_gradients():
+    problem = Problem(dtype=jnp.bfloat16)
+    options = MIXTURES["mixed"] | {"teacher": problem.teacher}
+    (loss, _), gradients = problem.value_and_gradients(**options)
+    # The tables are rounded too: what is left is rounding of the gradient.
+    problem.student, problem.teacher = (
+        jax.tree.map(lambda x: jnp.asarray(x, jnp.bfloat16), head)
+        for head in (problem.student, problem.teacher)
+    )
+    expected, _, expected_gradients = reference(problem, **MIXTURES["mixed"])
+    close(loss, expected)
+    assert gradients.hidden.dtype == jnp.bfloat16
+    assert gradients.table.dtype == jnp.float32
+    jax.tree.map(lambda a, e: close(a, e, 1e-2), gradients, expected_gradients)
+
+
+def test_a_new_loss_is_one_function(monkeypatch):
+    """Reverse KL in place of forward KL, with the gradient autodiff finds."""
+
+    def reverse_kl(scores):
+        q, p = jax.nn.log_softmax(scores.student), jax.nn.log_softmax(scores.teacher)
+        return (jnp.exp(q) * (q - p)).sum(-1)
+
+    monkeypatch.setitem(vocabulary.LOSSES, "forward_kl", reverse_kl)
+    problem = Problem()
+
+    def whole(student):
+        q, p = (jax.nn.log_softmax((h.hidden @ h.table.T)[..., :VOCAB]) for h in (student, problem.teacher))
+        return (problem.weights * (jnp.exp(q) * (q - p)).sum(-1)).sum()
+
+    (loss, _), gradients = problem.value_and_gradients(
+        teacher=problem.teacher, cross_entropy=0.0, forward_kl=1.0, chunk_tokens=16
+    )
+    expected, expected_gradients = jax.value_and_grad(whole)(problem.student)
+    close(loss, expected)
+    jax.tree.map(close, gradients, expected_gradients)
+
+
+def sharded(problem, config: Mesh, **options):
+    """The compiled gradient on a mesh of eight devices, and its arguments."""
+    mesh = make_mesh(config)
+    axes = PartitionSpec(BATCH_AXES)
+    table = PartitionSpec("tensor", "fsdp")
+
+    def place(x, spec):
+        return jax.device_put(x, NamedSharding(mesh, spec))
+
+    heads = [Head(place(h.hidden, axes), place(h.table, table)) for h in (problem.student, problem.teacher)]
+    numbers = place(problem.targets, axes), place(problem.weights, axes)
+
+    def loss(student, teacher, targets, weights):
+        return vocabulary_loss(student, targets, weights, teacher=teacher, vocab_size=VOCAB, **options)
+
+    with jax.set_mesh(mesh):
+        function = jax.jit(jax.value_and_grad(loss, has_aux=True)).lower(*heads, *numbers).compile()
+    return function, (*heads, *numbers)
+
+
+@pytest.mark.parametrize("mesh", [Mesh(8, 1, 1), Mesh(2, 4, 1), Mesh(1, 8, 1), Mesh(2, 2, 2)], ids=str)
+def test_eight_devices_equal_one(mesh):
+    problem = Problem()
+    options = MIXTURES["mixed"] | {"chunk_tokens": 4}
+    (expected, _), expected_gradients = problem.value_and_gradients(teacher=problem.teacher, **options)
+    function, arguments = sharded(problem, mesh, shards=8 // mesh.tensor, **options)
+    (loss, _), gradients = function(*arguments)
+    np.testing.assert_allclose(loss, expected, rtol=1e-6)
+    jax.tree.map(lambda a, e: close(a, e, 1e-6), gradients, expected_gradients)
+
+
+@pytest.mark.parametrize("mesh", [Mesh(8, 1, 1), Mesh(2, 4, 1)], ids=str)
+def test_no_chunk_waits_for_other_devices(mesh):
+    problem = Problem()
+    function, _ = sharded(problem, mesh, shards=8, chunk_tokens=4, **MIXTURES["mixed"])
+    body = bodies_of_loops(function.as_text())
+    assert "dot(" in body
+    assert not re.findall(r"(all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute)\S*\(", body)
+
+
+def bodies_of_loops(text: str) -> str:
+    """The text of every computation that a while loop's body reaches."""
+    computations = {
+        match[1]: match[0] for match in re.finditer(r"^(?:ENTRY )?%?([\w.-]+) \(.*?^}", text, re.S | re.M)
+    }
+    reached, waiting = set(), re.findall(r"body=%?([\w.-]+)", text)
+    while waiting:
+        name = waiting.pop()
+        if name not in reached:
+            reached.add(name)
+            waiting += re.findall(r"(?:calls|to_apply|body|condition)=%?([\w.-]+)", computations[name])
+    return "\n".join(computations[name] for name in reached)
+
+
+def test_memory_does_not_grow_with_the_scores():
+    """More tokens cost their hidden states, not their scores."""
+
+    def temporaries(batch):
+        problem = Problem(batch=batch, seq=32)
+        function = jax.jit(
+            jax.value_and_grad(
+                lambda s: problem.loss(s, teacher=problem.teacher, chunk_tokens=32, **MIXTURES["mixed"]),
+                has_aux=True,
+            )
+        )
+        return function.lower(problem.student).compile().memory_analysis().temp_size_in_bytes
+
+    small, large = temporaries(4), temporaries(32)
+    more_tokens = (32 - 4) * 32
+    assert large - small < more_tokens * 4 * 4 * (WIDTH + TEACHER_WIDTH)
+    assert large - small < more_tokens * 4 * VOCAB / 2

@@ -1,0 +1,62 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ragjax.models.attention import attend, causal_mask, within
+
+SHAPE = (2, 7, 3, 5)
+
+
+def some_heads(dtype=jnp.float32):
+    return tuple(jax.random.normal(jax.random.key(i), SHAPE, dtype) for i in range(3))
+
+
+def order(length):
+    return jnp.arange(length)[None]
+
+
+def test_attention_equals_torchs():
+    import torch
+
+    query, key, value = some_heads()
+    ours = attend(query, key, value, mask=causal_mask(order(7), order(7)), scale=0.3)
+    q, k, v = (torch.tensor(np.asarray(x)).transpose(1, 2) for x in (query, key, value))
+    theirs = torch.nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True, scale=0.3)
+    np.testing.assert_allclose(ours, theirs.transpose(1, 2), atol=2e-6)
+
+
+def test_large_scores_stay_finite():
+    query, key, value = some_heads()
+    out = attend(query * 1e4, key * 1e4, value, mask=causal_mask(order(7), order(7)), scale=1.0)
+    assert jnp.isfinite(out).all()
+
+
+def test_dropout_leaves_the_mean_where_it_was():
+    query, key, value = some_heads()
+    mask = causal_mask(order(7), order(7))
+    exact = attend(query, key, value, mask=mask, scale=0.5)
+
+    def dropped(seed):
+        return attend(query, key, value, mask=mask, scale=0.5, dropout_rate=0.3, dropout_key=seed)
+
+    drawn = jax.vmap(dropped)(jax.random.split(jax.random.key(0), 4000))
+    error = jnp.abs(drawn.mean(0) - exact) / (drawn.std(0) / 4000**0.5)
+    assert error.max() < 5
+    assert drawn.std(0).min() > 0
+
+
+def test_bfloat16_heads_give_a_bfloat16_result_near_the_exact_one():
+    heads, mask = some_heads(jnp.bfloat16), causal_mask(order(7), order(7))
+    rough = attend(*heads, mask=mask, scale=0.5)
+    exact = attend(*(x.astype(jnp.float32) for x in heads), mask=mask, scale=0.5)
+    assert rough.dtype == jnp.bfloat16
+    np.testing.assert_allclose(rough.astype(jnp.float32), exact, atol=0.03)
+
+
+@pytest.mark.parametrize("window", [0, 1, 3, 6, 99])
+def test_a_window_counts_the_query_itself(window):
+    seen = within(causal_mask(order(6), order(6)), order(6), order(6), window)[0]
+    for query in range(6):
+        first = max(0, query - window + 1) if window else 0
+        np.testing.assert_array_equal(np.flatnonzero(seen[query]), np.arange(first, query + 1))

@@ -1,0 +1,104 @@
+"""Two real processes, each with two devices, train as one process with four does."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+SCRIPT = """
+import io, json, sys
+import jax
+jax.config.update("jax_num_cpu_devices", int(sys.argv[2]))
+from ragjax.parallel import hosts
+hosts.start()
+import numpy as np
+from pathlib import Path
+from rich.console import Console
+from ragjax.config import Distill, Mesh, Sparsity, Train
+from ragjax.data.corpus import Corpus
+from ragjax.model import Model
+from ragjax.models.decoder import init_params
+from ragjax.models.decoder_config import DecoderConfig
+from ragjax.parallel.mesh import make_mesh
+from ragjax.training.fit import Place, Texts, fit
+from ragjax.training.interrupts import Interrupts
+
+rng = np.random.default_rng(0)
+tokens = rng.integers(0, 60, 2000).astype(np.uint16)
+corpus = Corpus(tokens, np.arange(0, 2000, 50), utf8_bytes=2000, words=500)
+config = DecoderConfig(vocab_size=300, positions=32, width=32, layers=2, heads=4, mlp_width=64)
+folder = Path(sys.argv[1])
+with Interrupts() as interrupts:
+    for steps in (4, 8):  # The second call goes on from the checkpoint of the first.
+        model = fit(
+            Model(config, init_params(config, 0)), stage="s", texts=Texts(corpus, corpus, 16), seed=1,
+            train=Train(steps=8, batch_size=8, accumulate=2, warmup=1, log_every=1, checkpoint_every=4),
+            sparsity=Sparsity(target=0.5, stop=4, every=1), distill=Distill(),
+            teacher=Model(config, init_params(config, 5)),
+            place_=Place(make_mesh(Mesh(data=2, fsdp=2)), folder, Console(file=io.StringIO()), interrupts),
+        )
+print(json.dumps({
+    "processes": jax.process_count(),
+    "total": float(sum(np.abs(x).sum(dtype=np.float64) for x in jax.tree.leaves(model.params))),
+}))
+"""
+
+
+def free_port():
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
+
+
+def start(folder, devices, process=None, processes=1, port=0):
+    environment = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
+    if process is not None:
+        environment |= {
+            "JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{port}",
+            "JAX_NUM_PROCESSES": str(processes),
+            "JAX_PROCESS_ID": str(process),
+        }
+    command = [sys.executable, "-c", SCRIPT, str(folder), str(devices)]
+    return subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+
+
+def finish(process):
+    out, err = process.communicate(timeout=300)
+    assert process.returncode == 0, err[-3000:]
+    return json.loads(out.splitlines()[-1])
+
+
+def losses(folder):
+    lines = (json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines())
+    return [line["loss"] for line in lines if "loss" in line]
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    one, two = tmp_path_factory.mktemp("one"), tmp_path_factory.mktemp("two")
+    alone = finish(start(one, 4))
+    port = free_port()
+    pair = [start(two, 2, process, 2, port) for process in (0, 1)]
+    return one, alone, two, [finish(process) for process in pair]
+
+
+def test_both_processes_took_part(runs):
+    assert [told["processes"] for told in runs[3]] == [2, 2]
+
+
+def test_two_hosts_have_the_losses_of_one(runs):
+    one, _, two, _ = runs
+    assert len(losses(two)) == 8
+    np.testing.assert_allclose(losses(two), losses(one), rtol=1e-5)
+
+
+def test_every_host_gets_the_same_parameters(runs):
+    _, alone, _, pair = runs
+    assert pair[0]["total"] == pair[1]["total"]
+    assert pair[0]["total"] == pytest.approx(alone["total"], rel=1e-4)

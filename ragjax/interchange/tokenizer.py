@@ -86,7 +86,8 @@ def load_tokenizer(model: str | Path) -> PreTrainedTokenizerBase:
     if not any((folder / name).is_file() for name in _FILES):
         folder = resolve(model)
     config = folder / "config.json"
-    tokenizer = read_tokenizer(folder, read_object(config)["model_type"] if config.is_file() else "gpt2")
+    values = read_object(config) if config.is_file() else {}
+    tokenizer = read_tokenizer(folder, str(values.get("model_type", "gpt2")))
     if tokenizer is None:
         raise InputError(f"{folder} has no tokenizer: one of {', '.join(_VOCABULARIES)} was expected there.")
     return tokenizer

@@ -50,6 +50,8 @@ def test_transformers_to_ragjax_and_back_keeps_every_bit(torch_gpt2, tmp_path, f
     save(model, tmp_path / "ours", dtype=dtype, **({"shard_bytes": 20_000} if shard else {}))
     back = open_in_torch(tmp_path / "ours")
     assert same_state(back, theirs)
+    assert back.config.dtype == theirs.dtype
+    assert json.loads((tmp_path / "ours" / "config.json").read_text())["dtype"] == dtype
 
     again = load(tmp_path / "ours")
     assert again.config == model.config
@@ -102,8 +104,8 @@ def test_transformers_opens_a_saved_model_without_a_warning(tiny_byte_model, tmp
 def test_a_model_on_disk_has_all_its_files(tiny_byte_model, tmp_path):
     folder = save(tiny_byte_model, tmp_path / "m")
     assert sorted(p.name for p in folder.iterdir()) == [
-        "config.json", "generation_config.json", "model.safetensors", "ragjax.json", "tokenizer.json",
-        "tokenizer_config.json",
+        "config.json", "generation_config.json", "merges.txt", "model.safetensors", "ragjax.json",
+        "tokenizer.json", "tokenizer_config.json", "vocab.json",
     ]  # fmt: skip
     assert sorted(p.name for p in tmp_path.iterdir()) == ["m"]
 

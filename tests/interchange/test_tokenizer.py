@@ -4,7 +4,7 @@ import json
 import pytest
 
 from ragjax.errors import InputError
-from ragjax.interchange.tokenizer import check_vocabulary, read_tokenizer
+from ragjax.interchange.tokenizer import check_vocabulary, load_tokenizer, read_tokenizer
 
 TEXT = "The naïve café — 日本 🙂\n\tend"
 
@@ -83,3 +83,17 @@ def test_a_tokenizer_of_another_model_is_refused_with_both_numbers(byte_tokenize
     check_vocabulary(byte_tokenizer, 514)
     with pytest.raises(InputError, match=r"257 tokens.*515"):
         check_vocabulary(byte_tokenizer, 515)
+
+
+@pytest.mark.parametrize("config", [None, "{}", '{"model_type": "gpt3"}', '{"kind": "Compress"}'])
+def test_a_folder_of_nothing_but_a_tokenizer_is_read(saved, byte_tokenizer, config):
+    (saved / "config.json").unlink()
+    if config is not None:
+        (saved / "config.json").write_text(config)
+    assert load_tokenizer(str(saved)).encode(TEXT) == byte_tokenizer.encode(TEXT)
+
+
+def test_a_model_without_a_tokenizer_has_none_to_load(tmp_path):
+    (tmp_path / "config.json").write_text('{"model_type": "gpt2"}')
+    with pytest.raises(InputError, match="has no tokenizer"):
+        load_tokenizer(tmp_path)

@@ -13,11 +13,11 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float, Int
 
 from ragjax.models.matmul import transposed, weight_gradient
 from ragjax.parallel.mesh import BATCH_AXES
+from ragjax.parallel.pin import pin
 
 VOCABULARY_AXES = ("tensor",)
 """Mesh axes that split the vocabulary."""
@@ -214,7 +214,7 @@ def _tables(student: Head, teacher: Head | None) -> tuple[jax.Array, jax.Array |
     """Both tables in the type of their model's hidden states, gathered once for all chunks."""
 
     def ready(head):
-        return _pin(head.table.astype(head.hidden.dtype), VOCABULARY_AXES, ())
+        return pin(head.table.astype(head.hidden.dtype), VOCABULARY_AXES, ())
 
     return ready(student), None if teacher is None else ready(teacher)
 
@@ -256,13 +256,4 @@ def _summed(plan: _Plan, losses: VocabularyTerms, weights: jax.Array) -> tuple[j
 
 def _pin_sums(plan: _Plan, sums: jax.Array) -> jax.Array:
     """Keeps each shard's sum of table gradients on its own devices."""
-    return _pin(sums, BATCH_AXES, VOCABULARY_AXES, ()) if plan.shards > 1 else sums
-
-
-def _pin(x: jax.Array, *axes: tuple[str, ...]) -> jax.Array:
-    """`x` split over those of the mesh axes that the mesh in use has; unchanged without one."""
-    mesh = jax.sharding.get_abstract_mesh()
-    if mesh.empty:
-        return x
-    present = [tuple(name for name in names if name in mesh.axis_names) or None for names in axes]
-    return jax.lax.with_sharding_constraint(x, PartitionSpec(*present))
+    return pin(sums, BATCH_AXES, VOCABULARY_AXES, ()) if plan.shards > 1 else sums

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from ragjax.models.matmul import transposed
+from ragjax.models.residuals import keep, kept
 
 _SMALLEST_BLOCK, _MOST_BLOCKS = 128, 8
 _LOWEST = -1e30
@@ -55,10 +56,13 @@ def _attend(query, key, value, mask, scale):
 
 def _forward(*inputs):
     out, log_sum = _by_platform(_forward_in_blocks, *inputs)
-    return out, _Saved(*inputs, out, log_sum)
+    query, key, value, mask, scale = inputs
+    return out, _Saved(keep(query), keep(key), keep(value), mask, scale, keep(out), log_sum)
 
 
 def _backward(saved: _Saved, gradient):
+    heads = {name: kept(getattr(saved, name), gradient.dtype) for name in ("query", "key", "value", "out")}
+    saved = saved._replace(**heads)
     return *_by_platform(_backward_in_blocks, saved, gradient), None, None
 
 

@@ -23,8 +23,9 @@ from ragjax.models.activations import ACTIVATIONS
 from ragjax.models.attention import attend, causal_mask, within
 from ragjax.models.causal_attention import causal_attend
 from ragjax.models.decoder_config import DecoderConfig
-from ragjax.models.matmul import matmul
+from ragjax.models.matmul import linear
 from ragjax.models.norm import layer_norm
+from ragjax.parallel.pin import pin, pin_batch
 
 Params = dict
 """A tree of arrays as described above."""
@@ -88,7 +89,7 @@ class Linear(nn.Module):
             "kernel", nn.initializers.normal(self.stddev), (x.shape[-1], self.features), jnp.float32
         )
         bias = self.param("bias", nn.initializers.zeros_init(), (self.features,), jnp.float32)
-        return matmul(self.activation(x), kernel) + bias.astype(x.dtype)
+        return pin_batch(linear(x, kernel, bias, self.activation))
 
 
 class Attention(nn.Module):
@@ -140,10 +141,8 @@ class MLP(nn.Module):
         config = self.config
         std = config.initializer_range
         x = Linear(config.mlp_width, std, name="up")(x)
-        # The widest array of a block is kept once, before the activation, which is computed again.
-        down = nn.remat(Linear, prevent_cse=False)
         activation = ACTIVATIONS[config.activation]
-        return down(config.width, std / (2 * config.layers) ** 0.5, activation, name="down")(x)
+        return Linear(config.width, std / (2 * config.layers) ** 0.5, activation, name="down")(x)
 
 
 class Norm(nn.Module):
@@ -175,6 +174,7 @@ class Block(nn.Module):
         x = x + drop(out)
         out = MLP(config, name="mlp")(Norm(config.norm_epsilon, name="mlp_norm")(x))
         x = x + drop(out)
+        x = pin_batch(x)
         return x, (x if self.capture else cache)
 
 
@@ -189,7 +189,9 @@ class Embedding(nn.Module):
         init = nn.initializers.normal(config.initializer_range)
         table = self.param("tokens", init, (config.padded_vocab_size, config.width), jnp.float32)
         places = self.param("positions", init, (config.positions, config.width), jnp.float32)
-        return table[tokens].astype(dtype) + places[positions].astype(dtype)
+        # Whole along the width: a lookup in a table split there copies the whole batch to every device.
+        table, places = pin(table, ("tensor",), ()), pin(places, (), ())
+        return pin_batch(table[tokens].astype(dtype) + places[positions].astype(dtype))
 
 
 _REMAT = {"dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable, "full": None}

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from ragjax.models.residuals import keep, kept
 
-@jax.custom_vjp
+
 def matmul(x: Float[Array, "... n"], kernel: Float[Array, "n m"]) -> Float[Array, "... m"]:
     """`x @ kernel`, accumulated in float32 and returned in the type of `x`.
 
@@ -19,25 +23,47 @@ def matmul(x: Float[Array, "... n"], kernel: Float[Array, "n m"]) -> Float[Array
       x: activations.
       kernel: weights [inputs, outputs], cast to the type of `x`.
     """
-    return _product(x, kernel.astype(x.dtype))
+    return linear(x, kernel, None, _identity)
 
 
-def _forward(x, kernel):
-    return matmul(x, kernel), (x, kernel)
+def _identity(x: jax.Array) -> jax.Array:
+    return x
 
 
-def _backward(saved, gradient):
-    x, kernel = saved
-    dx = _product(gradient, transposed(kernel.astype(x.dtype)))
-    rows, columns = x.reshape(-1, x.shape[-1]), gradient.reshape(-1, gradient.shape[-1])
-    return dx, weight_gradient(rows, columns).astype(kernel.dtype)
+@partial(jax.custom_vjp, nondiff_argnums=(3,))
+def linear(
+    x: Float[Array, "... n"],
+    kernel: Float[Array, "n m"],
+    bias: Float[Array, " m"] | None,
+    activation: Callable[[jax.Array], jax.Array] = _identity,
+) -> Float[Array, "... m"]:
+    """`matmul(activation(x), kernel) + bias`, rounded to the type of `x` once, at the end.
+
+    Args:
+      x: what is activated; the backward pass keeps it alone, and computes `activation(x)` again.
+      kernel: weights [inputs, outputs], cast to the type of `x`.
+      bias: is added in its own type; none: 0.
+      activation: an elementwise function.
+    """
+    product = jnp.dot(activation(x), kernel.astype(x.dtype), preferred_element_type=jnp.float32)
+    return (product if bias is None else product + bias).astype(x.dtype)
 
 
-matmul.defvjp(_forward, _backward)
+def _forward(x, kernel, bias, activation):
+    return linear(x, kernel, bias, activation), (keep(x), kernel, bias)
 
 
-def _product(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    return jnp.dot(x, kernel, preferred_element_type=jnp.float32).astype(x.dtype)
+def _backward(activation, saved, gradient):
+    bits, kernel, bias = saved
+    active, pull = jax.vjp(activation, kept(bits, gradient.dtype))
+    dx = jnp.dot(gradient, transposed(kernel.astype(gradient.dtype)), preferred_element_type=jnp.float32)
+    columns = gradient.reshape(-1, gradient.shape[-1])
+    dkernel = weight_gradient(active.reshape(-1, active.shape[-1]), columns).astype(kernel.dtype)
+    dbias = None if bias is None else columns.astype(bias.dtype).sum(0)
+    return *pull(dx.astype(gradient.dtype)), dkernel, dbias
+
+
+linear.defvjp(_forward, _backward)
 
 
 def weight_gradient(

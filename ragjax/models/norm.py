@@ -8,6 +8,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from ragjax.models.residuals import keep, kept
+
 
 @partial(jax.custom_vjp, nondiff_argnums=(3,))
 def layer_norm(
@@ -31,11 +33,12 @@ def _forward(x, scale, bias, epsilon):
     mean = centred.mean(-1, keepdims=True)
     centred = centred - mean
     inverse = jax.lax.rsqrt(jnp.square(centred).mean(-1, keepdims=True) + epsilon)
-    return (centred * inverse * scale + bias).astype(x.dtype), (x, mean, inverse, scale)
+    return (centred * inverse * scale + bias).astype(x.dtype), (keep(x), mean, inverse, scale)
 
 
 def _backward(epsilon, saved, gradient):
     x, mean, inverse, scale = saved
+    x = kept(x, gradient.dtype)
     gradient = gradient.astype(jnp.float32)
     normal = (x.astype(jnp.float32) - mean) * inverse
     scaled = gradient * scale

@@ -10,7 +10,7 @@ import optax
 from jaxtyping import Array, Int
 
 from ragjax.models.decoder import Params
-from ragjax.parallel.rules import shardings
+from ragjax.parallel.rules import place, shardings
 
 
 class TrainState(NamedTuple):
@@ -26,16 +26,21 @@ class TrainState(NamedTuple):
     """Of these, the ones since the last good step."""
 
 
+def initial_state(params: Params, optimizer: optax.GradientTransformation) -> TrainState:
+    """The state before the first step."""
+    zero = jnp.zeros((), jnp.int32)
+    return TrainState(zero, params, optimizer.init(params), zero, zero)
+
+
 def init_state(
     params: Params, optimizer: optax.GradientTransformation, mesh: jax.sharding.Mesh
 ) -> TrainState:
     """The state before the first step, split over the mesh; `params` are copied, never donated."""
 
     def init(params):
-        zero = jnp.zeros((), jnp.int32)
-        return TrainState(zero, params, optimizer.init(params), zero, zero)
+        return initial_state(params, optimizer)
 
-    placed = jax.tree.map(jnp.asarray, params)
+    placed = place(params, mesh)
     return jax.jit(init, out_shardings=shardings(jax.eval_shape(init, placed), mesh))(placed)
 
 

@@ -74,22 +74,23 @@ def make_step(
 
         (loss, terms), gradients = _summed(microbatch, batch)
         norm = optax.tree.norm(gradients)
-        if clip:
-            scale = jnp.minimum(1.0, clip / jnp.maximum(norm, 1e-12))
-            gradients = jax.tree.map(lambda g: g * scale, gradients)
-        updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
-
         good = jnp.isfinite(norm) & jnp.isfinite(loss)
 
-        def choose(new, old):
-            return jnp.where(good, new, old)
+        def update(params, opt_state):
+            clipped = gradients
+            if clip:
+                scale = jnp.minimum(1.0, clip / jnp.maximum(norm, 1e-12))
+                clipped = jax.tree.map(lambda g: g * scale, gradients)
+            updates, opt_state = optimizer.update(clipped, opt_state, params)
+            return optax.apply_updates(params, updates), opt_state
 
+        # A branch updates in place; choosing between new and old would hold both.
+        params, opt_state = jax.lax.cond(good, update, lambda *old: old, state.params, state.opt_state)
         bad = jnp.where(good, 0, state.bad_in_a_row + 1)
         new = TrainState(
             state.step + 1,
-            jax.tree.map(choose, params, state.params),
-            jax.tree.map(choose, opt_state, state.opt_state),
+            params,
+            opt_state,
             state.skipped + (1 - good.astype(jnp.int32)),
             bad,
         )

@@ -1,3 +1,4 @@
+import re
 from functools import partial
 
 import jax
@@ -5,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ragjax.models.matmul import matmul
+from ragjax.models.matmul import matmul, transposed, weight_gradient
 
 
 def factors(dtype, rows=(3, 5), n=19, m=7):
@@ -46,3 +47,37 @@ def test_it_may_be_mapped_and_scanned(dtype):
     scanned = jax.lax.scan(lambda c, k: (c, grad(x, k)), None, kernels)[1]
     np.testing.assert_allclose(mapped, jnp.stack([grad(x, k) for k in kernels]), rtol=1e-5)
     np.testing.assert_allclose(scanned, mapped, rtol=1e-5)
+
+
+def test_weight_gradients_of_shards_stay_apart():
+    x, _, gradient = factors(jnp.float32, rows=(3, 5))
+    np.testing.assert_allclose(
+        weight_gradient(x, gradient), np.einsum("srn,srm->snm", x, gradient), rtol=1e-5, atol=1e-5
+    )
+
+
+@pytest.mark.parametrize("shape", [(4, 6), (2, 4, 6), (2, 3, 4, 6)])
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_transposed_swaps_the_last_two_axes(shape, dtype):
+    x = jnp.arange(np.prod(shape)).reshape(shape).astype(dtype)
+    np.testing.assert_array_equal(jax.jit(transposed)(x), np.swapaxes(x, -1, -2))
+
+
+def test_16_bit_products_on_cpu_read_both_factors_row_by_row():
+    """Else XLA leaves its fast kernel: a factor's inner axis must be the one its layout ends with."""
+    x, kernel, gradient = factors(jnp.bfloat16, rows=(64,), n=256, m=128)
+    pulled = jax.jit(lambda x, k, g: jax.vjp(matmul, x, k)[1](g))
+    text = pulled.lower(x, kernel, gradient).compile().as_text()
+    dots = re.findall(r" dot\(.*?lhs_contracting_dims=\{(\d)\}, rhs_contracting_dims=\{(\d)\}", text)
+    assert dots == [("1", "0")] * 2
+
+
+def test_a_split_batch_is_not_gathered():
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+    x, kernel, gradient = factors(jnp.bfloat16, rows=(16, 4))
+    split = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data"))
+    x, gradient = jax.device_put((x, gradient), split)
+    pulled = jax.jit(lambda x, k, g: jax.vjp(matmul, x, k)[1](g))
+    text = pulled.lower(x, kernel, gradient).compile().as_text()
+    assert "all-reduce" in text
+    assert "all-gather" not in text

@@ -1,0 +1,33 @@
+"""How activations lie on the mesh, where GSPMD would have to guess."""
+
+from __future__ import annotations
+
+import math
+
+import jax
+from jax.sharding import PartitionSpec
+
+from ragjax.parallel.mesh import BATCH_AXES
+
+
+def pin(x: jax.Array, *axes: tuple[str, ...]) -> jax.Array:
+    """`x` split over those of the named axes that the mesh in use has; unchanged without a mesh."""
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty:
+        return x
+    present = [tuple(name for name in names if name in mesh.axis_names) or None for names in axes]
+    return jax.lax.with_sharding_constraint(x, PartitionSpec(*present))
+
+
+def pin_batch(x: jax.Array) -> jax.Array:
+    """`x` with its first axis, the batch, split over data and fsdp; the other axes are left to GSPMD.
+
+    Parameters are split over fsdp too, along the axis a product sums over. Left alone, GSPMD may keep
+    them where they are and copy the whole batch to every device instead.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    present = tuple(name for name in BATCH_AXES if not mesh.empty and name in mesh.axis_names)
+    if not present or x.shape[0] % math.prod(mesh.shape[name] for name in present):
+        return x
+    free = (PartitionSpec.UNCONSTRAINED,) * (x.ndim - 1)
+    return jax.lax.with_sharding_constraint(x, PartitionSpec(present, *free))

@@ -1,0 +1,48 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ragjax.models.norm import layer_norm
+
+EPSILON = 0.05
+
+
+def some_rows(dtype):
+    """Input far from zero, scale, bias, and the gradient of the output."""
+    keys = jax.random.split(jax.random.key(0), 4)
+    x = 3 * jax.random.normal(keys[0], (2, 5, 16)) + 2
+    gradient = jax.random.normal(keys[1], x.shape)
+    scale, bias = 1 + jax.random.normal(keys[2], (16,)), jax.random.normal(keys[3], (16,))
+    return x.astype(dtype), scale, bias, gradient.astype(dtype)
+
+
+@pytest.mark.parametrize(("dtype", "bound"), [(jnp.float32, 2e-6), (jnp.bfloat16, 1e-2)])
+def test_value_and_gradients_equal_torchs_in_float64(dtype, bound):
+    import torch
+
+    x, scale, bias, gradient = some_rows(dtype)
+    out, pull = jax.vjp(jax.jit(lambda *a: layer_norm(*a, EPSILON)), x, scale, bias)
+    leaves = [torch.tensor(np.asarray(a, np.float64), requires_grad=True) for a in (x, scale, bias)]
+    theirs = torch.nn.functional.layer_norm(leaves[0], (16,), *leaves[1:], EPSILON)
+    theirs.backward(torch.tensor(np.asarray(gradient, np.float64)))
+    for ours, expected in zip(
+        (out, *pull(gradient)), (theirs.detach(), *(leaf.grad for leaf in leaves)), strict=True
+    ):
+        expected = expected.numpy()
+        assert np.abs(np.asarray(ours, np.float64) - expected).max() < bound * np.abs(expected).max()
+
+
+def test_equal_features_become_the_bias():
+    bias = jnp.arange(4.0)
+    np.testing.assert_array_equal(
+        layer_norm(jnp.full((3, 4), 7.0), jnp.ones(4), bias, 1e-5), bias[None] + jnp.zeros((3, 1))
+    )
+
+
+def test_one_value_a_row_is_kept_besides_the_input():
+    x, scale, bias, _ = some_rows(jnp.bfloat16)
+    pull = jax.vjp(lambda *a: layer_norm(*a, EPSILON), x, scale, bias)[1]
+    bytes_kept = sum(leaf.nbytes for leaf in jax.tree.leaves(pull))
+    rows = x.size // 16
+    assert bytes_kept <= x.nbytes + 2 * 4 * rows + scale.nbytes

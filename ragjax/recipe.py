@@ -29,7 +29,7 @@ from ragjax.report import write_report
 from ragjax.run_folder import RunFolder, check_same_run
 from ragjax.sparsity.depth import choose_layers, keep_layers
 from ragjax.sparsity.figures import sparsity_figures
-from ragjax.training.fit import PLAIN, Place, Texts, fit
+from ragjax.training.fit import PLAIN, Place, Texts, check_training, fit
 from ragjax.training.interrupts import Interrupts
 from ragjax.training.metrics import duration
 
@@ -63,6 +63,7 @@ def compress(config: Compress, workdir: str | Path, *, console: Console | None =
       True
     """
     with _opened(config, workdir, console) as run:
+        _check_before_teaching(config, run)
         teacher = _teacher(config, run)
         texts = _texts(config.data, teacher.tokenizer)
         start = _student_start(config, teacher)
@@ -201,10 +202,28 @@ def _teacher(config: Compress, run: _Run) -> Model:
     return load(str(run.folder.model("teacher")))
 
 
+def _check_before_teaching(config: Compress, run: _Run) -> None:
+    """Refuses a student that cannot be trained before minutes are spent on its teacher."""
+    if config.teacher.model is not None:
+        return
+    shape = _shape(config.teacher.architecture, config.data.vocab_size)
+    kept = choose_layers(shape.layers, config.student.layers)
+    check_training(
+        replace(shape, layers=len(kept)), train=config.train, sparsity=config.sparsity, teacher=shape,
+        distill=config.distill, sequence_length=config.data.sequence_length, mesh=run.place.mesh,
+    )  # fmt: skip
+
+
 def _new_model(shape: Architecture, data: Data, run: _Run, seed: int) -> Model:
     tokenizer = _tokenizer(data, run)
-    config = DecoderConfig(
-        vocab_size=len(tokenizer),
+    ends = {"bos_token": tokenizer.bos_token_id, "eos_token": tokenizer.eos_token_id}
+    config = replace(_shape(shape, len(tokenizer)), **ends)
+    return Model(config, init_params(config, seed), tokenizer)
+
+
+def _shape(shape: Architecture, vocab_size: int) -> DecoderConfig:
+    return DecoderConfig(
+        vocab_size=vocab_size,
         positions=shape.positions,
         width=shape.width,
         layers=shape.layers,
@@ -214,10 +233,7 @@ def _new_model(shape: Architecture, data: Data, run: _Run, seed: int) -> Model:
         embedding_dropout=shape.dropout,
         attention_dropout=shape.dropout,
         residual_dropout=shape.dropout,
-        bos_token=tokenizer.bos_token_id,
-        eos_token=tokenizer.eos_token_id,
     )
-    return Model(config, init_params(config, seed), tokenizer)
 
 
 def _tokenizer(data: Data, run: _Run) -> PreTrainedTokenizerBase:

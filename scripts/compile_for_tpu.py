@@ -60,7 +60,9 @@ def main() -> None:
         print(json.dumps(found))
         return
     for name, value in found.items():
-        shown = f"{value / 1e9:.2f} GB" if "bytes" in name else f"{value:,}" if isinstance(value, int) else value
+        shown = (
+            f"{value / 1e9:.2f} GB" if "bytes" in name else f"{value:,}" if isinstance(value, int) else value
+        )
         print(f"{name:<28}{shown}")
 
 

@@ -17,7 +17,7 @@ from ragjax.data.corpus import Corpus
 from ragjax.distillation.objective import Objective
 from ragjax.errors import InputError
 from ragjax.model import Model
-from ragjax.models.decoder import Params
+from ragjax.models.decoder import Params, init_params
 from ragjax.models.decoder_config import DecoderConfig
 from ragjax.parallel.hosts import is_writer, to_host
 from ragjax.parallel.mesh import batch_shards
@@ -96,10 +96,11 @@ def fit(
       Interrupted: someone asked to stop; the state is saved.
       Diverged: too many steps in a row were not finite.
     """
-    sparsity = sparsity or Sparsity()
-    _check(start.config, teacher, distill, texts)
-    mesh = place_.mesh
-    check_divisible(start.config, mesh, batch_size=train.batch_size // train.accumulate)
+    sparsity, mesh = sparsity or Sparsity(), place_.mesh
+    check_training(
+        start.config, train=train, sparsity=sparsity, distill=distill, mesh=mesh,
+        sequence_length=texts.sequence_length, teacher=teacher.config if teacher else None,
+    )  # fmt: skip
     objective = Objective(
         student=start.config,
         teacher=teacher.config if teacher else None,
@@ -177,20 +178,39 @@ def _without_habits(train: Train) -> dict:
     return {name: value for name, value in asdict(train).items() if name not in habits}
 
 
-def _check(config: DecoderConfig, teacher: Model | None, distill: Distill, texts: Texts) -> None:
+def check_training(
+    config: DecoderConfig,
+    *,
+    train: Train,
+    sparsity: Sparsity,
+    distill: Distill,
+    sequence_length: int,
+    mesh: jax.sharding.Mesh,
+    teacher: DecoderConfig | None,
+) -> None:
+    """Refuses a training whose parts do not fit together, from shapes alone.
+
+    Args:
+      config: the model to be trained; the rest as in `fit`.
+      teacher: architecture of its teacher.
+
+    Raises:
+      InputError: says which parts, and what to change.
+    """
     found = []
-    longest = min([config.positions] + ([teacher.config.positions] if teacher else []))
-    if texts.sequence_length > longest:
-        found.append(f"data.sequence_length {texts.sequence_length} exceeds the model's {longest} positions")
-    if teacher and teacher.config.vocab_size != config.vocab_size:
+    longest = min(config.positions, teacher.positions if teacher else config.positions)
+    if sequence_length > longest:
+        found.append(f"data.sequence_length {sequence_length} exceeds the model's {longest} positions")
+    if teacher and teacher.vocab_size != config.vocab_size:
         found.append(
-            f"teacher and student differ in vocabulary: {teacher.config.vocab_size} and {config.vocab_size}"
+            f"teacher and student differ in vocabulary: {teacher.vocab_size} and {config.vocab_size} tokens"
         )
-    if distill.hidden_mse and teacher and teacher.config.width != config.width:
-        found.append(
-            f"distill.hidden_mse needs equal widths, found {teacher.config.width} and {config.width}"
-        )
-    if (distill.hidden_mse or distill.forward_kl) and teacher is None:
+    if teacher and distill.hidden_mse and teacher.width != config.width:
+        found.append(f"distill.hidden_mse needs equal widths, found {teacher.width} and {config.width}")
+    if teacher is None and (distill.hidden_mse or distill.forward_kl):
         found.append("distill.forward_kl and distill.hidden_mse need a teacher, found none")
     if found:
         raise InputError("Cannot train: " + "; ".join(found) + ".")
+    check_divisible(config, mesh, batch_size=train.batch_size // train.accumulate)
+    optimizer = sparsify(make_optimizer(train), sparsity, total_steps=train.steps, seed=0)
+    jax.eval_shape(lambda: optimizer.init(init_params(config, 0)))

@@ -6,6 +6,7 @@ import difflib
 import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
+from inspect import cleandoc
 from json import dumps
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
@@ -117,21 +118,22 @@ def _train(given: list[str]) -> None:
 
 def _run_command(verb: str, given: list[str], command: type, kind: type) -> tuple[Any, Path]:
     """The command with its config file read and overridden, and the run folder."""
-    file = Path(given[0]) if given and not given[0].startswith("-") else None
-    if file is None and not {"-h", "--help"} & set(given):
+    file = Path(given[0] if given and not given[0].startswith("-") else "")
+    asked = {"-h", "--help"} & set(given)
+    if not file.name and not asked:
         raise InputError(
             f"A config file comes first: ragjax {verb} CONFIG.py [options]; see ragjax {verb} --help."
         )
-    config, told = (kind(), "") if file is None else read_config(file)
+    config, told = read_config(file) if file.name else (kind(), "")
     if not isinstance(config, kind):
         other = "train" if kind is Compress else "compress"
         raise InputError(f"{file} holds a {type(config).__name__}: use `ragjax {other} {file}`.")
     parsed = tyro.cli(
         command,
         default=command(config=config),
-        args=given[1:] if file else given,
-        prog=f"ragjax {verb} {file or 'CONFIG.py'}",
-        description=f"{(command.__doc__ or '').strip()}\n\n{told}".strip(),
+        args=given[1:] if file.name else given,
+        prog=f"ragjax {verb} {file if file.name else 'CONFIG.py'}",
+        description="\n\n".join(filter(None, [cleandoc(command.__doc__ or ""), told])),
     )
     workdir = parsed.workdir
     if workdir is None:
@@ -176,7 +178,9 @@ def _eval(given: list[str]) -> None:
         from ragjax.evaluation.figures import evaluate as measure
         from ragjax.interchange.folder import load
         from ragjax.interchange.size import stored_bytes
+        from ragjax.parallel.process import prepare
 
+        prepare()
         figures = measure(
             load(model), data, sequence_length=sequence_length, stride=stride, max_tokens=max_tokens,
             batch_size=batch_size, stored_bytes=stored_bytes(model),
@@ -210,7 +214,9 @@ def _generate(given: list[str]) -> None:
         """
         from ragjax.generation import stream
         from ragjax.interchange.folder import load
+        from ragjax.parallel.process import prepare
 
+        prepare()
         loaded = load(model)
         print(prompt, end="", flush=True)
         for piece in stream(

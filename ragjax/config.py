@@ -288,8 +288,9 @@ class Evaluate(_Checked):
         for name, low in (("sequence_length", 2), ("stride", 1), ("max_tokens", 1)):
             if getattr(self, name) is not None:
                 found += _at_least(self, low, name)
-        if None not in (self.sequence_length, self.stride) and self.stride > self.sequence_length:
-            found.append(f"stride {self.stride} must not exceed sequence_length {self.sequence_length}")
+        length, stride = self.sequence_length, self.stride
+        if length is not None and stride is not None and stride > length:
+            found.append(f"stride {stride} must not exceed sequence_length {length}")
         return found
 
 
@@ -373,6 +374,6 @@ class Compress(_Checked):
         return found
 
 
-def to_dict(config: object) -> dict:
+def to_dict(config: Compress | Pretrain) -> dict:
     """The config as plain JSON values, with its type's name under `kind`."""
     return {"kind": type(config).__name__, **dataclasses.asdict(config)}

@@ -11,8 +11,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from ragjax.errors import InputError
-from ragjax.models.decoder import Decoder, Params, logits
+from ragjax.models.decoder import Params, logits
 from ragjax.models.decoder_config import DecoderConfig
+from ragjax.models.run import run_decoder
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -51,5 +52,4 @@ class Model:
 
 @partial(jax.jit, static_argnames="config")
 def _logits(params: Params, tokens: jax.Array, *, config: DecoderConfig) -> jax.Array:
-    hidden = Decoder(config).apply({"params": params}, tokens).hidden
-    return logits(params, hidden, config)
+    return logits(params, run_decoder(config, params, tokens).hidden, config)

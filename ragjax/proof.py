@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 from rich.console import Console
 
 from ragjax.config import Compress, to_dict
@@ -19,13 +18,13 @@ from ragjax.evaluation.figures import Figures, evaluate
 from ragjax.evaluation.speed import forward_speed
 from ragjax.evaluation.table import print_figures
 from ragjax.generation import generate
+from ragjax.generation.prompts import encode, tokenizer_of
 from ragjax.interchange.folder import load
+from ragjax.interchange.record import zeros
 from ragjax.interchange.size import stored_bytes
 from ragjax.model import Model
 from ragjax.parallel.hosts import is_writer
-from ragjax.parallel.rules import path_name
 from ragjax.run_folder import RunFolder, git_revision, processor_name, versions
-from ragjax.sparsity.masks import prunable
 
 _PROMPTS = 3
 _PROMPT_TOKENS = 24
@@ -122,12 +121,11 @@ def _seconds(models: dict[str, Model]) -> dict[str, float]:
 
 def _zeros(model: Model) -> list[dict[str, Any]]:
     """Zeros of each prunable matrix in each layer."""
-    found = []
-    for path, stacked in jax.tree_util.tree_leaves_with_path(prunable(model.params)):
-        for layer, matrix in enumerate(np.asarray(stacked)):
-            zeros = matrix.size - int(np.count_nonzero(matrix))
-            found.append({"name": path_name(path), "layer": layer, "size": matrix.size, "zeros": zeros})
-    return found
+    return [
+        {"name": name, "layer": layer, "size": matrix["size"], "zeros": count}
+        for name, matrix in zeros(model.params)["matrices"].items()
+        for layer, count in enumerate(matrix["zeros"])
+    ]
 
 
 def _samples(config: Compress, models: dict[str, Model]) -> list[dict[str, str]]:
@@ -135,7 +133,7 @@ def _samples(config: Compress, models: dict[str, Model]) -> list[dict[str, str]]
     teacher = models["teacher"]
     prompts = list(config.evaluate.prompts) or _beginnings(config, teacher)
     room = min(m.config.positions for m in models.values()) - config.evaluate.sample_tokens
-    tokenized = [teacher.tokenizer(p)["input_ids"] for p in prompts]
+    tokenized = encode(tokenizer_of(teacher), prompts)
     long = [p for p, tokens in zip(prompts, tokenized, strict=True) if len(tokens) > room]
     if long:
         raise InputError(
@@ -154,15 +152,15 @@ def _samples(config: Compress, models: dict[str, Model]) -> list[dict[str, str]]
 
 def _beginnings(config: Compress, teacher: Model) -> list[str]:
     """Beginnings of validation documents long enough to be continued."""
-    _, held_out = open_corpora(
-        config.data.train, config.data.validation, teacher.tokenizer, cache=config.data.cache
-    )
+    tokenizer, data = tokenizer_of(teacher), config.data
+    _, held_out = open_corpora(data.train, data.validation, tokenizer, cache=data.cache)
     room = min(_PROMPT_TOKENS, max(1, teacher.config.positions - config.evaluate.sample_tokens))
     found = []
     for number in range(held_out.documents):
         document = held_out.document(number)
         if len(document) >= 2 * room or number == held_out.documents - 1:
-            text = teacher.tokenizer.decode(document[:room])
+            text = tokenizer.decode(document[:room])
+            assert isinstance(text, str)
             found.append(text.rsplit(" ", 1)[0] if " " in text.strip() else text)
         if len(found) == _PROMPTS:
             break

@@ -14,6 +14,7 @@ from rich.table import Table
 
 from ragjax.config import Architecture, Compress, Data, Distill, Pretrain, Sparsity, Train, to_dict
 from ragjax.data import documents, open_corpora, save_tokenizer, train_tokenizer, training_split
+from ragjax.duration import duration
 from ragjax.errors import InputError
 from ragjax.evaluation.figures import Figures
 from ragjax.interchange.atomic import atomic_folder
@@ -24,6 +25,7 @@ from ragjax.models.decoder import init_params
 from ragjax.models.decoder_config import DecoderConfig
 from ragjax.parallel import hosts
 from ragjax.parallel.mesh import make_mesh
+from ragjax.parallel.process import prepare
 from ragjax.proof import prove
 from ragjax.report import write_report
 from ragjax.run_folder import RunFolder, check_same_run
@@ -31,7 +33,6 @@ from ragjax.sparsity.depth import choose_layers, keep_layers
 from ragjax.sparsity.figures import sparsity_figures
 from ragjax.training.fit import PLAIN, Place, Texts, check_training, fit
 from ragjax.training.interrupts import Interrupts
-from ragjax.training.metrics import duration
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -138,6 +139,7 @@ class _Run:
 @contextmanager
 def _opened(config: Compress | Pretrain, workdir: str | Path, console: Console | None) -> Iterator[_Run]:
     hosts.start()
+    prepare()
     folder = RunFolder(Path(workdir))
     check_same_run(folder, config)
     mesh = make_mesh(config.mesh)

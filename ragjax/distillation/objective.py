@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -12,8 +13,9 @@ from ragjax.config import Distill
 from ragjax.data.batches import Batch
 from ragjax.distillation.hidden import hidden_mse, uniform_pairs
 from ragjax.distillation.vocabulary import Head, vocabulary_loss
-from ragjax.models.decoder import Decoder, DecoderOutput, Params, output_table
+from ragjax.models.decoder import DecoderOutput, Params, output_table
 from ragjax.models.decoder_config import DecoderConfig
+from ragjax.models.run import run_decoder
 
 Terms = dict[str, Float[Array, ""]]
 """Loss terms of a batch by name, before their weights; each the mean over real tokens."""
@@ -63,23 +65,30 @@ class Objective:
         """
         weights = self.weights
         capture = bool(weights.hidden_mse)
-        student = self._run(self.student, params, batch, capture, dropout_key, self.remat)
+        run = partial(
+            run_decoder, tokens=batch.tokens, positions=batch.positions, segments=batch.segments,
+            dtype=self.dtype, capture=capture,
+        )  # fmt: skip
+        student = run(self.student, params, remat=self.remat, dropout_key=dropout_key)
         taught: DecoderOutput | None = None
+        teacher_head: Head | None = None
         if self.needs_teacher:
             assert self.teacher is not None
+            assert teacher_params is not None
             frozen = jax.lax.stop_gradient(teacher_params)
-            taught = self._run(self.teacher, frozen, batch, capture, None, "none")
-            taught = jax.lax.stop_gradient(taught)
+            taught = jax.lax.stop_gradient(run(self.teacher, frozen))
+            if weights.forward_kl:
+                teacher_head = Head(taught.hidden, output_table(frozen))
 
         loss, terms = vocabulary_loss(
             Head(student.hidden, output_table(params)),
-            batch.targets,
+            jnp.asarray(batch.targets),
             token_weights,
             vocab_size=self.student.vocab_size,
             cross_entropy=weights.cross_entropy,
             forward_kl=weights.forward_kl,
             temperature=weights.temperature,
-            teacher=Head(taught.hidden, output_table(frozen)) if taught and weights.forward_kl else None,
+            teacher=teacher_head,
             chunk_tokens=weights.chunk_tokens,
             shards=self.shards,
         )
@@ -87,15 +96,10 @@ class Objective:
         if weights.forward_kl:
             named["forward_kl"] = terms.forward_kl
         if capture:
-            assert taught is not None
-            pairs = uniform_pairs(self.student.layers, self.teacher.layers)
-            named["hidden_mse"] = hidden_mse(student.layers, taught.layers, token_weights, pairs=pairs)
+            own, others = student.layers, taught.layers if taught else None
+            assert own is not None
+            assert others is not None
+            pairs = uniform_pairs(len(own), len(others))
+            named["hidden_mse"] = hidden_mse(own, others, token_weights, pairs=pairs)
             loss = loss + weights.hidden_mse * named["hidden_mse"]
         return loss, jax.lax.stop_gradient(named)
-
-    def _run(self, config, params, batch, capture, dropout_key, remat) -> DecoderOutput:
-        network = Decoder(config, self.dtype, remat, deterministic=dropout_key is None, capture=capture)
-        rngs = None if dropout_key is None else {"dropout": dropout_key}
-        return network.apply(
-            {"params": params}, batch.tokens, positions=batch.positions, segments=batch.segments, rngs=rngs
-        )

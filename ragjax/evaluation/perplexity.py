@@ -16,8 +16,9 @@ from ragjax.distillation.vocabulary import Head, vocabulary_loss
 from ragjax.errors import InputError
 from ragjax.evaluation.windows import Windows, sliding_windows
 from ragjax.model import Model
-from ragjax.models.decoder import Decoder, Params, output_table
+from ragjax.models.decoder import Params, output_table
 from ragjax.models.decoder_config import DecoderConfig
+from ragjax.models.run import run_decoder
 from ragjax.parallel.hosts import global_array
 from ragjax.parallel.mesh import batch_shards
 
@@ -108,7 +109,7 @@ def perplexity(
 
 @partial(jax.jit, static_argnames=("config", "shards"))
 def _nats(params: Params, batch: _Batch, *, config: DecoderConfig, shards: int) -> Float[Array, "2"]:
-    hidden = Decoder(config).apply({"params": params}, batch.tokens).hidden
+    hidden = run_decoder(config, params, batch.tokens).hidden
     targets = jnp.roll(batch.tokens, -1, axis=1)
 
     def weighted_sum(weights):

@@ -15,8 +15,9 @@ from jaxtyping import Array, Int
 
 from ragjax.errors import InputError
 from ragjax.model import Model
-from ragjax.models.decoder import Decoder, Params, logits
+from ragjax.models.decoder import Params, logits
 from ragjax.models.decoder_config import DecoderConfig
+from ragjax.models.run import run_decoder
 
 
 class Speed(NamedTuple):
@@ -88,6 +89,6 @@ def summarize(seconds: Mapping[str, list[float]], *, tokens: int) -> dict[str, S
 def _next_tokens(
     params: Params, tokens: Int[Array, "batch seq"], *, config: DecoderConfig
 ) -> Int[Array, "batch seq"]:
-    hidden = Decoder(config).apply({"params": params}, tokens).hidden
+    hidden = run_decoder(config, params, tokens).hidden
     # A sequence at a time, so that a large vocabulary's scores are never held for the whole batch.
     return jax.lax.map(lambda row: logits(params, row, config).argmax(-1), hidden)

@@ -27,6 +27,7 @@ from ragjax.models.decoder import (
     logits,
 )
 from ragjax.models.decoder_config import DecoderConfig
+from ragjax.models.run import apply
 
 
 class Settings(NamedTuple):
@@ -109,7 +110,7 @@ def read(
 
     def layer(x, scanned):
         weights, data = scanned
-        return Block(config).apply({"params": weights}, x, data, span, KeyValues(empty, empty))
+        return apply(Block(config), weights, x, data, span, KeyValues(empty, empty))
 
     x = _embed(params, prompts, positions, config)
     # Scanned, unlike a decoding step: it runs once, and compiles as fast for any depth.
@@ -165,7 +166,7 @@ def advance(
     data, caches = layer_data(config), []
     for i, (weights, cache) in enumerate(zip(layers, state.cache, strict=True)):
         one = LayerData(data.scale[i], data.window[i])
-        x, cache = Block(config).apply({"params": weights}, x, one, span, cache)
+        x, cache = apply(Block(config), weights, x, one, span, cache)
         caches.append(cache)
     return _scores(params, x[:, 0], config), tuple(caches)
 
@@ -184,9 +185,9 @@ def _add(state: State, scores: jax.Array, settings: Settings) -> State:
 
 
 def _embed(params: Params, tokens: jax.Array, positions: jax.Array, config: DecoderConfig) -> jax.Array:
-    return Embedding(config).apply({"params": params["embedding"]}, tokens, positions, jnp.float32)
+    return apply(Embedding(config), params["embedding"], tokens, positions, jnp.float32)
 
 
 def _scores(params: Params, x: jax.Array, config: DecoderConfig) -> jax.Array:
-    hidden = Norm(config.norm_epsilon).apply({"params": params["final_norm"]}, x)
+    hidden = apply(Norm(config.norm_epsilon), params["final_norm"], x)
     return logits(params, hidden, config)

@@ -12,7 +12,8 @@ import numpy as np
 from ragjax.errors import InputError
 from ragjax.interchange.json_file import read_object, write_object
 from ragjax.models.decoder import Params
-from ragjax.sparsity.masks import path_name, prunable
+from ragjax.models.names import path_name
+from ragjax.sparsity.masks import prunable
 
 RECORD = "ragjax.json"
 FORMAT = 1

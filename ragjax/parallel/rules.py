@@ -14,6 +14,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from ragjax.errors import InputError
 from ragjax.models.decoder_config import DecoderConfig
+from ragjax.models.names import path_name
 
 RULES: tuple[tuple[str, tuple[str | None, ...]], ...] = (
     (r"embedding/tokens$", ("tensor", "fsdp")),
@@ -29,11 +30,6 @@ RULES: tuple[tuple[str, tuple[str | None, ...]], ...] = (
     (r"layers/(attention/out|mlp/down)/bias$", ()),
     (r"(norm|attention_norm|mlp_norm)/(scale|bias)$", ()),
 )
-
-
-def path_name(path: tuple[Any, ...]) -> str:
-    """A tree path as 'layers/mlp/up/kernel'."""
-    return jax.tree_util.keystr(path, simple=True, separator="/")
 
 
 def partition(name: str, shape: tuple[int, ...], mesh: jax.sharding.Mesh) -> PartitionSpec:

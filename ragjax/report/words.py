@@ -6,6 +6,8 @@ import math
 import re
 from collections.abc import Sequence
 
+from ragjax.duration import duration as plain_duration
+
 NONE = "–"
 """Stands where a figure is missing or not finite."""
 SPACE = "\u00a0"
@@ -100,12 +102,7 @@ def duration(seconds: float | None) -> str:
         return NONE
     if seconds < 9.95:
         return f"{seconds:.1f}{SPACE}s"
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole}{SPACE}s"
-    if whole < 3600:
-        return f"{whole // 60}{SPACE}min {whole % 60}{SPACE}s"
-    return f"{whole // 3600}{SPACE}h {whole % 3600 // 60}{SPACE}min"
+    return plain_duration(seconds, space=SPACE)
 
 
 def change(new: float | None, old: float | None) -> float | None:

@@ -11,7 +11,8 @@ import numpy as np
 
 from ragjax.models.decoder import Params
 from ragjax.models.decoder_config import DecoderConfig
-from ragjax.sparsity.masks import PRUNABLE, path_name, prunable
+from ragjax.models.names import path_name
+from ragjax.sparsity.masks import PRUNABLE, prunable
 
 _VOCABULARY_ROWS = ("embedding/tokens", "head")
 

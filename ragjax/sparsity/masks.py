@@ -11,17 +11,13 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, PyTree
 
 from ragjax.errors import InputError, listing
+from ragjax.models.names import path_name
 
 Masks: TypeAlias = PyTree[Bool[Array, "..."]]
 """A tree shaped like the parameters: True where a weight is kept, None where it may not be pruned."""
 
 PRUNABLE = ("layers/*/kernel",)
 """The matrices of the blocks: all but embeddings, norms, biases and the head."""
-
-
-def path_name(path: tuple) -> str:
-    """The '/'-joined name of a parameter, such as layers/mlp/up/kernel."""
-    return jax.tree_util.keystr(path, simple=True, separator="/")
 
 
 def prunable(params: PyTree, patterns: Sequence[str] = PRUNABLE) -> PyTree:

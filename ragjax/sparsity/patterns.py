@@ -16,7 +16,8 @@ from jaxtyping import Array, Float, PyTree, UInt32
 
 from ragjax.config import Sparsity
 from ragjax.errors import InputError, listing
-from ragjax.sparsity.masks import Masks, path_name
+from ragjax.models.names import path_name
+from ragjax.sparsity.masks import Masks
 from ragjax.sparsity.threshold import lowest, ordered_bits
 
 Scores: TypeAlias = PyTree[Float[Array, "..."]]

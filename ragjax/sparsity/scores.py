@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key, PyTree
 
-from ragjax.sparsity.masks import path_name
+from ragjax.models.names import path_name
 
 Score = Callable[[PyTree[Float[Array, "..."]], Key[Array, ""]], PyTree[Float[Array, "..."]]]
 """From the prunable weights and a random key to scores of the same shapes."""

@@ -24,9 +24,11 @@ def batch_on_mesh(batches: Batches, step: int, mesh: jax.sharding.Mesh, *, accum
         return made[start, stop]
 
     shape = (accumulate, micro, batches.sequence_length)
-    present = [name for name, value in rows(slice(0, micro))._asdict().items() if value is not None]
-    fields = {
-        name: global_array(shape, lambda wanted, name=name: getattr(rows(wanted), name), mesh, axis=1)
-        for name in present
-    }
-    return Batch(**{name: fields.get(name) for name in Batch._fields})
+
+    def whole(name: str) -> jax.Array:
+        return global_array(shape, lambda wanted: getattr(rows(wanted), name), mesh, axis=1)
+
+    empty = rows(slice(0, 0))
+    return empty._replace(
+        **{name: whole(name) for name, value in empty._asdict().items() if value is not None}
+    )

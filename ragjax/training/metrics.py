@@ -10,6 +10,8 @@ from typing import Any
 
 from rich.console import Console
 
+from ragjax.duration import duration
+
 
 class MetricsLog:
     """Appends JSON lines to `metrics.jsonl`.
@@ -92,18 +94,3 @@ class Progress:
     def validation(self, step: int, loss: float) -> None:
         """One line of validation loss, in nats a token."""
         self.console.print(f"  step {step}: validation loss {loss:.4f}", highlight=False)
-
-
-def duration(seconds: float) -> str:
-    """Seconds as a person says them.
-
-    Example:
-      >>> duration(8), duration(192), duration(7500)
-      ('8 s', '3 min 12 s', '2 h 5 min')
-    """
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60} s"
-    return f"{whole // 3600} h {whole % 3600 // 60} min"

@@ -8,8 +8,9 @@ from ragjax.config import Mesh, Sparsity
 from ragjax.errors import InputError
 from ragjax.models.decoder import init_params
 from ragjax.models.decoder_config import DecoderConfig
+from ragjax.models.names import path_name
 from ragjax.parallel.mesh import make_mesh
-from ragjax.parallel.rules import RULES, check_divisible, partition, path_name, place, shardings
+from ragjax.parallel.rules import RULES, check_divisible, partition, place, shardings
 from ragjax.sparsity import sparsify
 
 GPT2_XL = DecoderConfig(vocab_size=50257, positions=1024, width=1600, layers=48, heads=25, mlp_width=6400)

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 
 from ragjax.errors import InputError
+from ragjax.models.names import path_name
 from ragjax.sparsity.masks import (
     apply_masks,
     dense_masks,
     mask_sparsity,
     masks_from_zeros,
-    path_name,
     prunable,
 )
 

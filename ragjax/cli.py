@@ -178,9 +178,9 @@ def _eval(given: list[str]) -> None:
         from ragjax.evaluation.figures import evaluate as measure
         from ragjax.interchange.folder import load
         from ragjax.interchange.size import stored_bytes
-        from ragjax.parallel.process import prepare
+        from ragjax.parallel.compile_cache import keep_compiled_programs
 
-        prepare()
+        keep_compiled_programs()
         figures = measure(
             load(model), data, sequence_length=sequence_length, stride=stride, max_tokens=max_tokens,
             batch_size=batch_size, stored_bytes=stored_bytes(model),
@@ -214,9 +214,9 @@ def _generate(given: list[str]) -> None:
         """
         from ragjax.generation import stream
         from ragjax.interchange.folder import load
-        from ragjax.parallel.process import prepare
+        from ragjax.parallel.compile_cache import keep_compiled_programs
 
-        prepare()
+        keep_compiled_programs()
         loaded = load(model)
         print(prompt, end="", flush=True)
         for piece in stream(

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from rich.console import Console
 from rich.table import Table
 
+from ragjax.cache_folder import cache_folder
 from ragjax.run_folder import processor_name, versions
 
 _MATMUL = 2048
@@ -28,7 +29,7 @@ def examine() -> dict[str, Any]:
             f"There is an accelerator ({cards[0]}) that JAX does not use: "
             "pip install 'ragjax[tpu]' or 'ragjax[cuda]', whichever it is."
         )
-    cache = Path(os.environ.get("RAGJAX_CACHE", Path.home() / ".cache" / "ragjax"))
+    cache = cache_folder()
     there = next(p for p in (cache, *cache.parents) if p.exists())
     free = shutil.disk_usage(there).free
     if not os.access(there, os.W_OK):

@@ -24,8 +24,8 @@ from ragjax.model import Model
 from ragjax.models.decoder import init_params
 from ragjax.models.decoder_config import DecoderConfig
 from ragjax.parallel import hosts
+from ragjax.parallel.compile_cache import keep_compiled_programs
 from ragjax.parallel.mesh import make_mesh
-from ragjax.parallel.process import prepare
 from ragjax.proof import prove
 from ragjax.report import write_report
 from ragjax.run_folder import RunFolder, check_same_run
@@ -139,7 +139,7 @@ class _Run:
 @contextmanager
 def _opened(config: Compress | Pretrain, workdir: str | Path, console: Console | None) -> Iterator[_Run]:
     hosts.start()
-    prepare()
+    keep_compiled_programs()
     folder = RunFolder(Path(workdir))
     check_same_run(folder, config)
     mesh = make_mesh(config.mesh)

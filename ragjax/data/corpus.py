@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import uuid
 from collections.abc import Callable, Iterable, Iterator
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from jaxtyping import Int, UInt
 
+from ragjax.cache_folder import cache_folder
 from ragjax.data.array_file import ArrayFile
 from ragjax.data.sources import Split, digest, documents, side, training_split
 from ragjax.data.tokenizer import fingerprint
@@ -106,7 +106,7 @@ def open_corpus(
         side(source, split),
         fingerprint(tokenizer),
     ]
-    entry = _cache_folder(cache) / sha256(json.dumps(identity).encode()).hexdigest()
+    entry = cache_folder(cache) / "corpora" / sha256(json.dumps(identity).encode()).hexdigest()
     corpus = _read(entry)
     if corpus is None:
         with _folder_to_fill(entry) as folder:
@@ -136,11 +136,6 @@ def open_corpora(
     split = training_split(train, hold_out=validation is None)
     held_out = opened(train, "validation") if validation is None else opened(validation, None)
     return opened(train, split), held_out
-
-
-def _cache_folder(cache: str | Path | None) -> Path:
-    chosen = cache or os.environ.get("RAGJAX_CACHE") or "~/.cache/ragjax"
-    return Path(chosen).expanduser() / "corpora"
 
 
 @contextmanager

@@ -65,6 +65,7 @@ def forward_kl(scores: Scores) -> Float[Array, "*tokens"]:
 
     Hinton et al., "Distilling the Knowledge in a Neural Network", https://arxiv.org/abs/1503.02531
     """
+    assert scores.teacher is not None
     student, teacher = scores.student / scores.temperature, scores.teacher / scores.temperature
     teacher_log_sum = _log_sum_exp(teacher)
     likely = jnp.exp(teacher - teacher_log_sum[..., None])
@@ -230,7 +231,10 @@ def _scores(plan: _Plan, hidden: jax.Array, table: jax.Array) -> jax.Array:
 
 def _chunk_loss(plan: _Plan, student: jax.Array, chunk: _Chunk, teacher_table: jax.Array | None):
     """The weighted sum of the losses that have a coefficient, and each loss of each token."""
-    teacher = None if teacher_table is None else _scores(plan, chunk.teacher, teacher_table)
+    teacher = None
+    if teacher_table is not None:
+        assert chunk.teacher is not None
+        teacher = _scores(plan, chunk.teacher, teacher_table)
     scores = Scores(student, teacher, chunk.targets, plan.temperature)
     total, losses = jnp.zeros(()), {}
     for name, coefficient in plan.coefficients:
@@ -242,7 +246,7 @@ def _chunk_loss(plan: _Plan, student: jax.Array, chunk: _Chunk, teacher_table: j
     return total, VocabularyTerms(**losses)
 
 
-def _joined(parts: jax.Array, shape: tuple[int, int]) -> jax.Array:
+def _joined(parts: jax.Array, shape: tuple[int, ...]) -> jax.Array:
     """The sequences put together again, without what filled the last part."""
     batch, seq = shape
     return jnp.moveaxis(parts, 0, 1).reshape(batch, -1, *parts.shape[3:])[:, :seq]

@@ -106,7 +106,7 @@ def _backward_in_blocks(saved: _Saved, gradient, *, block):
     query, key, value, mask, scale, out, log_sum = saved
     # The sum over keys of weight times its gradient, which the softmax takes off.
     shared = (gradient.astype(jnp.float32) * out.astype(jnp.float32)).sum(-1, keepdims=True)
-    dquery, dkey, dvalue = [], 0.0, 0.0
+    dquery, dkey, dvalue = [], jnp.zeros((), jnp.float32), jnp.zeros((), jnp.float32)
     for rows, seen in _blocks(query.shape[2], block):
         scores = _scores(query[:, :, rows], key[:, :, seen], mask[:, rows, seen], scale)
         weights = jnp.exp(scores - log_sum[:, :, rows])

@@ -109,6 +109,7 @@ class Attention(nn.Module):
 
         query, key, value = heads("query"), heads("key"), heads("value")
         if cache is not None:
+            assert span.write_at is not None
             start = (0, span.write_at, 0, 0)
             cache = KeyValues(
                 jax.lax.dynamic_update_slice(cache.key, key.astype(cache.key.dtype), start),

@@ -63,7 +63,12 @@ def global_array(
       axis: the axis that is split.
     """
     sharding = NamedSharding(mesh, PartitionSpec(*(None,) * axis, BATCH_AXES))
-    return jax.make_array_from_callback(shape, sharding, lambda index: rows(index[axis]))
+
+    def part(index: tuple[slice, ...] | None) -> np.ndarray:
+        assert index is not None
+        return rows(index[axis])
+
+    return jax.make_array_from_callback(shape, sharding, part)
 
 
 def to_host(tree: Any) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
@@ -43,6 +44,8 @@ MODEL is a Hugging Face folder, a hub id (openai-community/gpt2), or a ragjax ru
 
 def main(arguments: list[str] | None = None) -> None:
     """Runs one command and exits: 0 done, 2 bad input, 3 diverged, 75 stopped and saved."""
+    # Only tokenizers are asked of transformers, which would complain that torch is not there.
+    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
     given = sys.argv[1:] if arguments is None else arguments
     if not given or given[0] in ("-h", "--help", "help"):
         print(_OVERVIEW, end="")

@@ -56,11 +56,18 @@ def compress(config: Compress, workdir: str | Path, *, console: Console | None =
       Interrupted: SIGINT or SIGTERM; everything is saved.
 
     Example:
-      >>> import ragjax
-      >>> from ragjax.config_file import read_config
-      >>> config, _ = read_config(Path("configs/quickstart.py"))    # doctest: +SKIP
-      >>> figures = ragjax.compress(config, "runs/quickstart")      # doctest: +SKIP
-      >>> figures["student"].perplexity < figures["control"].perplexity  # doctest: +SKIP
+      >>> from tempfile import mkdtemp
+      >>> from ragjax.config import Architecture, Compress, Data, Evaluate, Student, Teacher, Train
+      >>> brief = Train(steps=2, warmup=1, batch_size=8)
+      >>> config = Compress(
+      ...     teacher=Teacher(architecture=Architecture(layers=2, width=32, heads=2), train=brief),
+      ...     student=Student(layers=1, control=False),
+      ...     data=Data(train="builtin:python", sequence_length=32, vocab_size=300),
+      ...     train=brief,
+      ...     evaluate=Evaluate(max_tokens=200, speed_rounds=1, sample_tokens=2),
+      ... )
+      >>> figures = compress(config, mkdtemp(), console=Console(quiet=True))
+      >>> figures["student"].parameters < figures["teacher"].parameters
       True
     """
     with _opened(config, workdir, console) as run:

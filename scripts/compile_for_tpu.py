@@ -96,9 +96,8 @@ def compiled(config: Compress, topology: str) -> dict:
         step = make_step(objective, optimizer, clip=train.clip)
         began = time.monotonic()
         program = step.lower(state, frozen, batch).compile()
-    memory, cost = program.memory_analysis(), program.cost_analysis()
+    memory = program.memory_analysis()
     held = memory.argument_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes
-    text = program.as_text()
     return {
         "topology": topology,
         "chips": len(chips),
@@ -108,10 +107,6 @@ def compiled(config: Compress, topology: str) -> dict:
         "state_and_teacher_bytes": held,
         "temporary_bytes": memory.temp_size_in_bytes,
         "bytes_per_chip": held + memory.temp_size_in_bytes,
-        "compiler_flops_per_chip": int(cost.get("flops", 0)),
-        "all_gathers": text.count(" all-gather(") + text.count(" all-gather-start("),
-        "all_reduces": text.count(" all-reduce(") + text.count(" all-reduce-start("),
-        "reduce_scatters": text.count("reduce-scatter("),
         "compile_seconds": round(time.monotonic() - began, 1),
     }
 

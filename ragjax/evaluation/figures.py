@@ -102,8 +102,15 @@ def evaluate(
         fit the model.
 
     Example:
-      >>> evaluate(load("runs/quickstart/student")).perplexity  # doctest: +SKIP
-      32.1
+      >>> from ragjax.data import train_tokenizer
+      >>> from ragjax.models.decoder import init_params
+      >>> from ragjax.models.decoder_config import DecoderConfig
+      >>> config = DecoderConfig(vocab_size=300, positions=32, width=16, layers=1, heads=2, mlp_width=32)
+      >>> tokenizer = train_tokenizer(["some text to learn from"], vocab_size=300)
+      >>> model = Model(config, init_params(config, seed=0), tokenizer)
+      >>> figures = evaluate(model, "builtin:python", max_tokens=500)
+      >>> figures.tokens, 250 < figures.perplexity < 350  # it knows nothing yet
+      (500, True)
     """
     if model.tokenizer is None:
         raise InputError(

@@ -35,6 +35,16 @@ def load(model: str | Path, *, dtype: Any = jnp.float32) -> Model:
 
     Raises:
       InputError: the model is not there, not of a known family, or damaged.
+
+    Example:
+      >>> from tempfile import mkdtemp
+      >>> from ragjax.models.decoder import init_params
+      >>> from ragjax.models.decoder_config import DecoderConfig
+      >>> config = DecoderConfig(vocab_size=300, positions=32, width=16, layers=1, heads=2, mlp_width=32)
+      >>> folder = save(Model(config, init_params(config, seed=0)), mkdtemp())
+      >>> model = load(folder)
+      >>> model(jnp.array([[1, 2, 3]])).shape
+      (1, 3, 300)
     """
     folder = resolve(model)
     values = read_object(folder / "config.json")
@@ -82,6 +92,15 @@ def save(
     Raises:
       InputError: the folder exists or cannot be written, the tokenizer is of another model, or weights
         are not finite.
+
+    Example:
+      >>> from tempfile import mkdtemp
+      >>> from ragjax.models.decoder import init_params
+      >>> from ragjax.models.decoder_config import DecoderConfig
+      >>> config = DecoderConfig(vocab_size=300, positions=32, width=16, layers=1, heads=2, mlp_width=32)
+      >>> folder = save(Model(config, init_params(config, seed=0)), mkdtemp(), dtype="bfloat16")
+      >>> sorted(file.name for file in folder.iterdir())
+      ['config.json', 'generation_config.json', 'model.safetensors', 'ragjax.json']
     """
     config = model.config
     check_params(model.params, config)

@@ -135,17 +135,18 @@ class Training:
         if not self._due(done, self.train.log_every):
             return
         figures = {name: float(value) for name, value in values.terms.items()}
-        seconds = self.progress.seconds
+        rate = self.progress.steps_per_second(done)
         figures |= {
             "loss": float(values.loss),
             "gradient_norm": float(values.gradient_norm),
             "learning_rate": float(self.schedule(done - 1 - int(values.skipped))),
             "sparsity": 0.0 if sparsity is None else float(sparsity),
             "skipped": int(values.skipped),
-            "tokens_per_second": float(values.tokens) * (done - self.progress.start_step) / seconds,
+            "tokens_per_second": float(values.tokens) * rate,
         }
-        self.log.write(self.stage, done, time=seconds, tokens=done * float(values.tokens), **figures)
-        self.progress.line(done, figures)
+        tokens = done * float(values.tokens)
+        self.log.write(self.stage, done, time=self.progress.seconds, tokens=tokens, **figures)
+        self.progress.line(done, figures, steps_per_second=rate)
 
 
 def _sparsity(state: TrainState) -> jax.Array | None:

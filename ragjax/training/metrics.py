@@ -63,23 +63,30 @@ class Progress:
 
     def __init__(self, stage: str, steps: int, console: Console):
         self.stage, self.steps, self.console = stage, steps, console
-        self.start_time, self.start_step = time.monotonic(), 0
+        self.begin_time = self.mark_time = time.monotonic()
+        self.mark_step = 0
 
     def begin(self, step: int) -> None:
         """Starts the clock at `step`."""
-        self.start_time, self.start_step = time.monotonic(), step
+        self.begin_time = self.mark_time = time.monotonic()
+        self.mark_step = step
         came = f", resumed at step {step}" if step else ""
         self.console.print(f"[bold]{self.stage}[/bold]: {self.steps} steps{came}", highlight=False)
 
     @property
     def seconds(self) -> float:
         """Since `begin`."""
-        return time.monotonic() - self.start_time
+        return time.monotonic() - self.begin_time
 
-    def line(self, step: int, values: dict[str, float]) -> None:
+    def steps_per_second(self, step: int) -> float:
+        """The rate since it was last asked for, so that compiling slows the first figure alone."""
+        now, before = time.monotonic(), self.mark_time
+        steps, self.mark_time, self.mark_step = step - self.mark_step, now, step
+        return steps / max(now - before, 1e-9)
+
+    def line(self, step: int, values: dict[str, float], *, steps_per_second: float) -> None:
         """One line of figures, those of `values` that are there."""
-        done = step - self.start_step
-        left = self.seconds / done * (self.steps - step) if done else 0.0
+        left = (self.steps - step) / max(steps_per_second, 1e-9)
         shown = [f"step {step:>{len(str(self.steps))}}/{self.steps}", f"loss {values['loss']:.4f}"]
         names = {"cross_entropy": "ce", "forward_kl": "kl", "hidden_mse": "hidden"}
         shown += [f"{short} {values[name]:.4f}" for name, short in names.items() if name in values]

@@ -21,6 +21,7 @@ from ragjax.errors import InputError
 
 EXIT_BAD_INPUT = 2
 EXIT_DIVERGED = 3
+EXIT_STOPPED = 130
 
 _OVERVIEW = """\
 ragjax takes a GPT and hands back a smaller, faster one, with the proof that it kept its quality.
@@ -43,7 +44,7 @@ MODEL is a Hugging Face folder, a hub id (openai-community/gpt2), or a ragjax ru
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Runs one command and exits: 0 done, 2 bad input, 3 diverged, 75 stopped and saved."""
+    """Runs one command and exits: 0 done, 2 bad input, 3 diverged, 75 stopped and saved, 130 stopped."""
     # Only tokenizers are asked of transformers, which would complain that torch is not there.
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
     given = sys.argv[1:] if arguments is None else arguments
@@ -68,6 +69,8 @@ def main(arguments: list[str] | None = None) -> None:
         _fail(str(error))
     except BrokenPipeError:
         sys.stderr.close()
+    except KeyboardInterrupt:
+        _fail("stopped at once; what was saved before is still there.", EXIT_STOPPED)
 
 
 def _fail(message: str, code: int = EXIT_BAD_INPUT) -> NoReturn:
@@ -165,6 +168,7 @@ def _eval(given: list[str]) -> None:
         stride: int | None = None,
         max_tokens: int | None = None,
         batch_size: int = 8,
+        teacher: str | None = None,
         json: FlagCreatePairsOff[bool] = False,
     ) -> None:
         """Measure a model: perplexity on a text, size, sparsity and speed.
@@ -176,17 +180,24 @@ def _eval(given: list[str]) -> None:
             stride: Tokens the window moves; none: half of the sequence length.
             max_tokens: Tokens that are scored at most; none: all.
             batch_size: Windows evaluated at once.
+            teacher: MODEL whose forward speed is measured in turns with this one's, for the ratio.
             json: Print one JSON object.
         """
         from ragjax.evaluation.figures import evaluate as measure
+        from ragjax.evaluation.speed import forward_speed
         from ragjax.interchange.folder import load
         from ragjax.interchange.size import stored_bytes
         from ragjax.parallel.compile_cache import keep_compiled_programs
 
         keep_compiled_programs()
+        loaded, speed = load(model), None
+        if teacher is not None:
+            both = {"teacher": load(teacher), "model": loaded}
+            length = min(m.config.positions for m in both.values())
+            speed = forward_speed(both, batch=1, length=length)["model"]
         figures = measure(
-            load(model), data, sequence_length=sequence_length, stride=stride, max_tokens=max_tokens,
-            batch_size=batch_size, stored_bytes=stored_bytes(model),
+            loaded, data, sequence_length=sequence_length, stride=stride, max_tokens=max_tokens,
+            batch_size=batch_size, stored_bytes=stored_bytes(model), speed=speed,
         )  # fmt: skip
         if json:
             print(dumps(asdict(figures)))
@@ -221,10 +232,9 @@ def _generate(given: list[str]) -> None:
 
         keep_compiled_programs()
         loaded = load(model)
+        pieces = stream(loaded, prompt, max_new_tokens=max_new_tokens, temperature=temperature, seed=seed)
         print(prompt, end="", flush=True)
-        for piece in stream(
-            loaded, prompt, max_new_tokens=max_new_tokens, temperature=temperature, seed=seed
-        ):
+        for piece in pieces:
             print(piece, end="", flush=True)
         print()
 

@@ -329,8 +329,6 @@ class Pretrain(_Checked):
     """Training."""
     sparsity: Sparsity = field(default_factory=Sparsity)
     """Pruning while training."""
-    evaluate: Evaluate = field(default_factory=Evaluate)
-    """Measurement at the end."""
     mesh: Mesh = field(default_factory=Mesh)
     """Device layout."""
 

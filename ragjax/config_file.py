@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import json
+import re
 import runpy
 import types
 import typing
@@ -41,7 +42,16 @@ def read_config(path: Path) -> tuple[Run, str]:
         return _from_json(path), ""
     if path.suffix != ".py":
         raise InputError(f"A config file ends in .py or .json, found {path.name}.")
-    bound = runpy.run_path(str(path))
+    try:
+        bound = runpy.run_path(str(path))
+    except TypeError as error:
+        unknown = re.search(r"(\w+)\.__init__\(\) got an unexpected keyword argument '(\w+)'", str(error))
+        if unknown is None or not hasattr(schema, unknown[1]):
+            raise
+        names = [f.name for f in dataclasses.fields(getattr(schema, unknown[1]))]
+        near = difflib.get_close_matches(unknown[2], names, 1)
+        meant = f"did you mean {near[0]}?" if near else f"there are {', '.join(names)}."
+        raise InputError(f"{path}: {unknown[1]} has no field {unknown[2]}; {meant}") from None
     found = bound.get("config")
     if not isinstance(found, Run):
         raise InputError(
@@ -57,7 +67,7 @@ def _from_json(path: Path) -> Run:
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise InputError(f"{path} is not JSON: {error}") from None
     kind = values.pop("kind", None) if isinstance(values, dict) else None
-    if kind not in KINDS:
+    if not isinstance(kind, str) or kind not in KINDS:
         raise InputError(
             f"{path} must be a JSON object with a `kind` of {' or '.join(KINDS)}, found {kind!r}."
         )

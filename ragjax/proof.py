@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Callable
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,12 @@ _PROMPT_TOKENS = 24
 
 
 def prove(
-    config: Compress, folder: RunFolder, models: dict[str, str | Path], console: Console
+    config: Compress,
+    folder: RunFolder,
+    models: dict[str, str | Path],
+    console: Console,
+    *,
+    stop_if_asked: Callable[[str], None],
 ) -> dict[str, Figures]:
     """Measures the models of a run and writes `summary.json`, `masks.json` and `samples.json`.
 
@@ -43,13 +49,14 @@ def prove(
       folder: the run folder.
       models: MODEL of `teacher`, `student`, and those it is compared with.
       console: where the table is printed.
+      stop_if_asked: called between measurements; raises where someone asked to stop.
 
     Returns:
       The figures by name.
     """
     identity = _identity(config, models)
     known = folder.read_json("summary.json")
-    if known and known.get("identity") == identity:
+    if known and known.get("identity") == identity and known.keys() >= models.keys():
         names = [field.name for field in fields(Figures)]
         figures = {name: Figures(**{key: known[name][key] for key in names}) for name in models}
         print_figures(figures, console)
@@ -63,6 +70,7 @@ def prove(
     speeds = forward_speed(loaded, batch=wanted.batch_size, length=length, rounds=wanted.speed_rounds)
     figures = {}
     for name, model in loaded.items():
+        stop_if_asked(f"the {name} was measured")
         figures[name] = evaluate(
             model,
             config.data.validation or config.data.train,
@@ -75,6 +83,7 @@ def prove(
             speed=speeds[name],
             cache=config.data.cache,
         )
+    stop_if_asked("the samples were written")
     samples = _samples(config, loaded)
     if is_writer():
         folder.write_json("masks.json", {n: _zeros(m) for n, m in loaded.items() if n != "teacher"})

@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,6 +25,7 @@ from ragjax.model import Model
 from ragjax.models.decoder import init_params
 from ragjax.models.decoder_config import DecoderConfig
 from ragjax.parallel import hosts
+from ragjax.parallel.agreement import from_writer
 from ragjax.parallel.compile_cache import keep_compiled_programs
 from ragjax.parallel.mesh import make_mesh
 from ragjax.proof import prove
@@ -33,6 +35,7 @@ from ragjax.sparsity.depth import choose_layers, keep_layers
 from ragjax.sparsity.figures import sparsity_figures
 from ragjax.training.fit import PLAIN, Place, Texts, check_training, fit
 from ragjax.training.interrupts import Interrupts
+from ragjax.training.loop import Interrupted
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -90,7 +93,7 @@ def compress(config: Compress, workdir: str | Path, *, console: Console | None =
             "teacher": run.folder.model("teacher") if config.teacher.model is None else config.teacher.model
         }
         models |= {stage: run.folder.model(stage) for stage in stages}
-        figures = prove(config, run.folder, models, run.console)
+        figures = prove(config, run.folder, models, run.console, stop_if_asked=run.stop_if_asked)
         if hosts.is_writer():
             page = write_report(run.folder.path)
             run.console.print(
@@ -136,11 +139,21 @@ class _Run:
         return self.place.console
 
     def done(self, stage: str) -> bool:
-        """Whether `stage` has left its model; says so."""
-        done = self.folder.has_model(stage)
+        """Whether `stage` has left its model; says so.
+
+        Raises:
+          Interrupted: someone asked to stop.
+        """
+        self.stop_if_asked(stage)
+        done = from_writer(lambda: self.folder.has_model(stage))
         if done:
             self.console.print(f"[bold]{stage}[/bold]: done, {self.folder.model(stage)}", highlight=False)
         return done
+
+    def stop_if_asked(self, before: str) -> None:
+        """Raises Interrupted where someone asked to stop while no step was running."""
+        if self.place.interrupts.requested():
+            raise Interrupted(f"Stopped before {before}; what was done is saved")
 
 
 @contextmanager
@@ -148,17 +161,24 @@ def _opened(config: Compress | Pretrain, workdir: str | Path, console: Console |
     hosts.start()
     keep_compiled_programs()
     folder = RunFolder(Path(workdir))
-    check_same_run(folder, config)
     mesh = make_mesh(config.mesh)
-    if hosts.is_writer():
-        folder.path.mkdir(parents=True, exist_ok=True)
-        folder.write_json("config.json", to_dict(config))
-    hosts.barrier("run folder")
+    from_writer(partial(_claim, folder, config))
     console = console or Console(highlight=False)
     if not hosts.is_writer():
         console = Console(quiet=True)
     with Interrupts() as interrupts:
         yield _Run(folder, Place(mesh, folder.path, console, interrupts))
+
+
+def _claim(folder: RunFolder, config: Compress | Pretrain) -> None:
+    """Makes the run folder and writes the config into it, unless it belongs to another run."""
+    check_same_run(folder, config)
+    try:
+        folder.path.mkdir(parents=True, exist_ok=True)
+        folder.write_json("config.json", to_dict(config))
+    except OSError as error:
+        reason = f"{folder.path} cannot be written ({error.strerror})"
+        raise InputError(f"{reason}: choose another --workdir.") from None
 
 
 @dataclass(frozen=True)
@@ -195,9 +215,8 @@ def _train(
         "losses": asdict(work.distill),
         "seconds": round(seconds, 1),
     }
-    if hosts.is_writer():
-        save(replace(model, history=(*model.history, done)), run.folder.model(stage))
-    hosts.barrier(stage)
+    finished = replace(model, history=(*model.history, done))
+    from_writer(lambda: str(save(finished, run.folder.model(stage))))
     run.console.print(f"  saved {run.folder.model(stage)} after {duration(seconds)}", highlight=False)
 
 
@@ -250,16 +269,19 @@ def _tokenizer(data: Data, run: _Run) -> PreTrainedTokenizerBase:
     if data.tokenizer is not None:
         return load_tokenizer(data.tokenizer)
     kept = run.folder.model("tokenizer")
-    if not kept.is_dir():
+
+    def make() -> None:
+        if kept.is_dir():
+            return
         run.console.print(
             f"[bold]tokenizer[/bold]: {data.vocab_size} tokens from {data.train}", highlight=False
         )
-        if hosts.is_writer():
-            split = training_split(data.train, hold_out=data.validation is None)
-            made = train_tokenizer(documents(data.train, split), data.vocab_size)
-            with atomic_folder(kept) as folder:
-                save_tokenizer(made, folder)
-        hosts.barrier("tokenizer")
+        split = training_split(data.train, hold_out=data.validation is None)
+        made = train_tokenizer(documents(data.train, split), data.vocab_size)
+        with atomic_folder(kept) as folder:
+            save_tokenizer(made, folder)
+
+    from_writer(make)
     return load_tokenizer(str(kept))
 
 

@@ -22,6 +22,10 @@ _FREE = (
 """Fields (and groups) that may change between two calls with one folder: they alter no trained model."""
 
 
+_WORK = ("tokenizer", "checkpoints", "teacher", "student", "control", "scratch", "model")
+"""What a run makes that belongs to its config."""
+
+
 @dataclass(frozen=True)
 class RunFolder:
     """The paths inside a run folder."""
@@ -47,9 +51,13 @@ class RunFolder:
         return (self.model(stage) / "ragjax.json").is_file()
 
     def read_json(self, name: str) -> Any:
-        """The JSON file `name`, or None where there is none."""
+        """The JSON object in the file `name`, or None where there is none that can be read."""
         file = self.path / name
-        return json.loads(file.read_text()) if file.is_file() else None
+        try:
+            value = json.loads(file.read_text()) if file.is_file() else None
+        except ValueError:
+            return None
+        return value if isinstance(value, dict) else None
 
     def write_json(self, name: str, value: Any) -> None:
         """Writes the JSON file `name` whole or not at all."""
@@ -66,17 +74,17 @@ def check_same_run(folder: RunFolder, config: Run) -> None:
     """
     if folder.path.exists() and not folder.path.is_dir():
         raise InputError(f"A run folder was expected, {folder.path} is a file: choose another --workdir.")
-    try:
-        before = folder.read_json("config.json")
-    except json.JSONDecodeError as error:
-        raise InputError(f"{folder.config} is not JSON ({error}): choose another --workdir.") from None
+    before = folder.read_json("config.json")
     if before is None:
         strangers = sorted(p.name for p in folder.path.iterdir()) if folder.path.is_dir() else []
         if strangers:
             raise InputError(
-                f"{folder.path} is not empty and holds no config.json, found {', '.join(strangers[:5])}: "
-                "choose a new or empty --workdir."
+                f"{folder.path} is not empty and holds no config.json that can be read, found "
+                f"{', '.join(strangers[:5])}: choose a new or empty --workdir."
             )
+        return
+    # A run that never got to work, perhaps for a misspelt field, binds nobody.
+    if not any((folder.path / name).exists() for name in _WORK):
         return
     now = json.loads(json.dumps(to_dict(config)))
     changed = {
@@ -85,10 +93,11 @@ def check_same_run(folder: RunFolder, config: Run) -> None:
         if not any(name.startswith(free) or name.endswith(f".{free}") for free in _FREE)
     }
     if changed:
+        verb = "train" if before.get("kind") == "Pretrain" else "compress"
         lines = [f"{name}: {old!r} there, {new!r} now" for name, (old, new) in changed.items()]
         raise InputError(
             f"{folder.path} belongs to another config:\n{listing(lines)}\n"
-            f"Choose another --workdir, or go on with `ragjax compress {folder.config}`."
+            f"Choose another --workdir, or go on with `ragjax {verb} {folder.config}`."
         )
 
 

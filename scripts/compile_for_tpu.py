@@ -55,7 +55,7 @@ def main() -> None:
     options = parser.parse_args()
     config, _ = read_config(options.config)
     found = compiled(config, options.topology)
-    found["fits"] = found["bytes_per_chip"] < options.hbm * 1e9
+    found["fits"] = "yes" if found["bytes_per_chip"] < options.hbm * 1e9 else "no"
     if options.json:
         print(json.dumps(found))
         return

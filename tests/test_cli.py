@@ -163,3 +163,27 @@ def test_a_signal_saves_and_the_same_command_goes_on(environment, tmp_path, numb
     running.kill()
     running.communicate()
     assert f"resumed at step {max(saved)}" in told
+
+
+@pytest.mark.parametrize(
+    "wrong", [("--stride", "0"), ("--batch-size", "0"), ("--max-tokens", "-3"), ("--sequence-length", "0")]
+)
+def test_eval_refuses_numbers_below_one(tiny_byte_model, tmp_path, capsys, wrong):
+    save(tiny_byte_model, tmp_path / "model")
+    code, told = fails(capsys, "eval", tmp_path / "model", *wrong)
+    assert code == 2
+    assert "must be at least 1" in told.err
+
+
+def test_a_run_folder_that_cannot_be_made_is_one_message(tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    code, told = fails(capsys, "compress", "configs/quickstart.py", "--workdir", tmp_path / "file" / "run")
+    assert code == 2
+    assert "choose another --workdir" in told.err
+
+
+def test_a_misspelt_field_in_a_config_file_is_named(tmp_path, capsys):
+    (tmp_path / "c.py").write_text("from ragjax.config import *\nconfig = Compress(train=Train(stepz=3))")
+    code, told = fails(capsys, "compress", tmp_path / "c.py")
+    assert code == 2
+    assert "Train has no field stepz; did you mean steps?" in told.err

@@ -196,3 +196,20 @@ def test_pretraining_leaves_a_model_any_door_opens(text, tmp_path, monkeypatch_m
     onward = dataclasses.replace(config, model=str(tmp_path / "r" / "model"))
     further = ragjax.pretrain(onward, tmp_path / "s", console=silent())
     assert [entry["did"] for entry in further.history] == ["model", "model"]
+
+
+def test_a_misspelt_source_does_not_bind_the_folder(config, tmp_path):
+    wrong = dataclasses.replace(config, data=dataclasses.replace(config.data, train="builtin:pyhton"))
+    with pytest.raises(InputError, match="pyhton"):
+        ragjax.compress(wrong, tmp_path / "r", console=silent())
+    other = dataclasses.replace(config, sparsity=Sparsity(target=0.5, prunable=("no/such",)))
+    with pytest.raises(InputError, match="no parameter is named by"):
+        ragjax.compress(other, tmp_path / "r", console=silent())
+
+
+def test_half_written_figures_are_measured_again(run, config):
+    folder, _, _ = run
+    whole = (folder / "summary.json").read_text()
+    (folder / "summary.json").write_text(whole[: len(whole) // 2])
+    ragjax.compress(config, folder, console=silent())
+    assert json.loads((folder / "summary.json").read_text()).keys() >= {"teacher", "student", "control"}

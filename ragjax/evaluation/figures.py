@@ -116,8 +116,13 @@ def evaluate(
         raise InputError(
             "Evaluation needs a model with a tokenizer, found one without: load one that has tokenizer files."
         )
-    length = sequence_length or model.config.positions
-    stride = stride or max(1, length // 2)
+    given = {"sequence_length": sequence_length, "stride": stride, "max_tokens": max_tokens}
+    given["batch_size"] = batch_size
+    wrong = [f"{name} must be at least 1, found {n}" for name, n in given.items() if n is not None and n < 1]
+    if wrong:
+        raise InputError(f"Cannot evaluate: {'; '.join(wrong)}.")
+    length = model.config.positions if sequence_length is None else sequence_length
+    stride = max(1, length // 2) if stride is None else stride
     corpus = open_corpus(data, split, model.tokenizer, cache=cache)
     tokens = corpus.tokens if max_tokens is None else corpus.tokens[: max_tokens + 1]
     separators = (model.tokenizer.eos_token_id,)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -35,7 +37,7 @@ def start() -> None:
         jax.distributed.initialize(
             address, int(os.environ["JAX_NUM_PROCESSES"]), int(os.environ["JAX_PROCESS_ID"])
         )
-    elif _many_hosts():
+    elif _many_hosts() or _on_tpu():
         jax.distributed.initialize()
 
 
@@ -44,6 +46,12 @@ def _many_hosts() -> bool:
     return "," in hosts or any(
         os.environ.get(name) for name in _CLUSTER_VARIABLES if name != "TPU_WORKER_HOSTNAMES"
     )
+
+
+def _on_tpu() -> bool:
+    """Whether this is a TPU VM; whether it is one of several, JAX asks the metadata server."""
+    devices = any(Path(name).exists() for name in ("/dev/accel0", "/dev/vfio/0"))
+    return devices and importlib.util.find_spec("libtpu") is not None
 
 
 def is_writer() -> bool:

@@ -10,6 +10,7 @@ import re
 from typing import Any
 
 import jax
+import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
 from ragjax.errors import InputError
@@ -57,8 +58,16 @@ def shardings(tree: Any, mesh: jax.sharding.Mesh) -> Any:
 
 
 def place(tree: Any, mesh: jax.sharding.Mesh) -> Any:
-    """`tree` on the mesh, split by the rules."""
-    return jax.device_put(tree, shardings(tree, mesh))
+    """`tree` on the mesh, split by the rules; every host has the same values."""
+    if jax.process_count() == 1:
+        return jax.device_put(tree, shardings(tree, mesh))
+
+    def parts(leaf, sharding):
+        # Not device_put, which first sends every array whole to every device to see that hosts agree.
+        host = np.asarray(leaf)
+        return jax.make_array_from_callback(host.shape, sharding, lambda index: host[index])
+
+    return jax.tree.map(parts, tree, shardings(tree, mesh))
 
 
 def check_divisible(config: DecoderConfig, mesh: jax.sharding.Mesh, *, batch_size: int) -> None:

@@ -7,6 +7,7 @@ import hashlib
 from pathlib import Path
 from string import Template
 
+from ragjax.errors import InputError
 from ragjax.report import method, sections
 from ragjax.report.markup import Markup, escaped, joined, tag
 from ragjax.report.read import Run, read_run
@@ -34,6 +35,8 @@ def write_report(run: Path, destination: Path | None = None) -> Path:
     """
     text = page(read_run(Path(run)))
     destination = Path(destination or Path(run) / "report.html")
+    if destination.is_dir():
+        raise InputError(f"A file was expected to write to, {destination} is a folder.")
     destination.parent.mkdir(parents=True, exist_ok=True)
     unfinished = destination.with_name(f".{destination.name}.unfinished")
     unfinished.write_text(text, encoding="utf-8", newline="\n")

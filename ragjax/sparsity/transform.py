@@ -10,7 +10,7 @@ import optax
 from jaxtyping import Array, Int, PyTree
 
 from ragjax.config import Sparsity
-from ragjax.sparsity.masks import Masks, apply_masks, dense_masks
+from ragjax.sparsity.masks import Masks, apply_masks, masks_from_zeros
 from ragjax.sparsity.patterns import PATTERNS
 from ragjax.sparsity.schedules import schedule
 from ragjax.sparsity.scores import SCORES
@@ -47,7 +47,7 @@ def prune(
       config: which weights, and when.
       total_steps: steps of the training.
       seed: seed of random scores.
-      masks: masks to begin with; none: all weights are kept.
+      masks: masks to begin with; none: weights that are exactly 0 are gone already, all others kept.
 
     Raises:
       InputError: if the schedule does not end within the training; and from `init`, if the names or
@@ -62,7 +62,7 @@ def prune(
         return jax.tree.map(jnp.logical_and, masks, pattern(scores, config.target, when.share(step)))
 
     def init(params: PyTree) -> PruneState:
-        chosen = dense_masks(params, config.prunable) if masks is None else jax.tree.map(jnp.copy, masks)
+        chosen = masks_from_zeros(params, config.prunable) if masks is None else jax.tree.map(jnp.copy, masks)
         # Shapes that the pattern refuses are refused before the training begins.
         jax.eval_shape(pruned, chosen, _prunable(params, chosen), jnp.int32(0))
         return PruneState(jnp.int32(0), chosen)
@@ -103,7 +103,8 @@ def sparsify(
       config: which weights, and when; a target of 0 leaves the optimizer as it is.
       total_steps: steps of the training.
       seed: seed of random scores.
-      masks: masks to begin with, kept also at a target of 0; none: all weights are kept.
+      masks: masks to begin with, kept also at a target of 0; none: weights that are exactly 0 are gone
+        already, all others kept.
 
     Raises:
       InputError: as `prune`.

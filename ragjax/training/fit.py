@@ -22,7 +22,7 @@ from ragjax.models.decoder_config import DecoderConfig
 from ragjax.parallel.hosts import is_writer, to_host
 from ragjax.parallel.mesh import batch_shards
 from ragjax.parallel.rules import check_divisible, place
-from ragjax.sparsity import sparsify
+from ragjax.sparsity import masks_from_zeros, sparsify, sparsity_figures
 from ragjax.training.checkpoints import Checkpoints
 from ragjax.training.feed import batch_on_mesh
 from ragjax.training.interrupts import Interrupts
@@ -36,6 +36,8 @@ PLAIN = Distill(forward_kl=0.0, cross_entropy=1.0, hidden_mse=0.0)
 """Learning from the text alone."""
 
 _VALIDATION_TOKENS = 16_384
+_PRUNED = 0.01
+"""Share of exact zeros above which a model was pruned; a dense one has next to none."""
 
 
 @dataclass(frozen=True)
@@ -109,7 +111,11 @@ def fit(
         remat=train.remat,
         shards=batch_shards(mesh),
     )
-    optimizer = sparsify(make_optimizer(train), sparsity, total_steps=train.steps, seed=seed)
+    masks = None
+    if not sparsity.target and sparsity_figures(start.params, start.config).sparsity_prunable > _PRUNED:
+        # A model that was pruned before stays pruned, whatever it is trained on.
+        masks = masks_from_zeros(start.params)
+    optimizer = sparsify(make_optimizer(train), sparsity, total_steps=train.steps, seed=seed, masks=masks)
     batches = Batches(
         corpus=texts.train,
         batch_size=train.batch_size,
@@ -144,6 +150,12 @@ def fit(
         frozen = place(teacher.params, mesh) if teacher and objective.needs_teacher else None
         state = training.run(init_state(start.params, optimizer, mesh), frozen)
         params = to_host(state.params)
+    reached = sparsity_figures(params, start.config, sparsity.prunable).sparsity_prunable
+    if reached < sparsity.target - 0.001:
+        place_.warn(
+            f"{stage}: {reached:.1%} of the prunable weights are zero, not {sparsity.target:.1%}: "
+            "steps were skipped near the end of the schedule. Set sparsity.stop earlier."
+        )
     return replace(start, params=params)
 
 

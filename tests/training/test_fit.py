@@ -206,3 +206,16 @@ def test_a_teacher_of_another_vocabulary_is_refused(tiny_model, texts, tmp_path)
             tiny_model, stage="s", train=TRAIN, texts=texts, seed=0, distill=MIXED,
             teacher=Model(other, init_params(other, 0)), place_=place_in(tmp_path),
         )  # fmt: skip
+
+
+def test_a_model_that_was_pruned_stays_pruned_whatever_follows(uninterrupted, texts, tmp_path):
+    _, pruned, _ = uninterrupted
+    further = fit(pruned, stage="s", train=TRAIN, texts=texts, seed=0, place_=place_in(tmp_path))
+    for old, new in zip(
+        jax.tree.leaves(pruned.params["layers"]["mlp"]),
+        jax.tree.leaves(further.params["layers"]["mlp"]),
+        strict=True,
+    ):
+        if old.ndim == 3:
+            np.testing.assert_array_equal(np.asarray(old) == 0, np.asarray(new) == 0)
+            assert not np.array_equal(old, new)

@@ -10,7 +10,8 @@ Runs the same on every host of the slice, in a shared folder that all of them ca
 
     python scripts/compile_for_tpu.py configs/gpt2_xl_tpu.py --topology v5e:4x4
 
-Neither its speed nor its quality has been measured.
+Not run yet. The step fits, but loading and the final measurement still put whole models on the first chip of
+each host, about 13 GB for the three, which may not fit. Neither speed nor quality has been measured.
 """
 
 from ragjax.config import Compress, Data, Distill, Evaluate, Mesh, Sparsity, Student, Teacher, Train

@@ -10,8 +10,8 @@ Runs the same on every host of the slice, in a shared folder that all of them ca
 
     python scripts/compile_for_tpu.py configs/gpt2_xl_tpu.py --topology v5e:4x4
 
-Not run yet. The step fits, but loading and the final measurement still put whole models on the first chip of
-each host, about 13 GB for the three, which may not fit. Neither speed nor quality has been measured.
+Models are read onto the chips tensor by tensor and measured there, split as in training. Not run yet: neither
+speed nor quality has been measured.
 """
 
 from ragjax.config import Compress, Data, Distill, Evaluate, Mesh, Sparsity, Student, Teacher, Train
@@ -34,6 +34,6 @@ config = Compress(
     ),
     sparsity=Sparsity(target=0.5, start=1000, stop=25_000, every=100),
     distill=Distill(forward_kl=1.0, cross_entropy=0.25),
-    evaluate=Evaluate(stride=512, max_tokens=500_000),
+    evaluate=Evaluate(stride=512, max_tokens=500_000, batch_size=16),
     mesh=Mesh(data=1, fsdp=-1, tensor=1),
 )

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-from rich.console import Console
 
 from ragjax.config import Compress, to_dict
 from ragjax.data import open_corpora
@@ -26,6 +25,7 @@ from ragjax.interchange.size import stored_bytes
 from ragjax.model import Model
 from ragjax.parallel.hosts import is_writer
 from ragjax.run_folder import RunFolder, git_revision, processor_name, versions
+from ragjax.training.fit import Place
 
 _PROMPTS = 3
 _PROMPT_TOKENS = 24
@@ -35,7 +35,7 @@ def prove(
     config: Compress,
     folder: RunFolder,
     models: dict[str, str | Path],
-    console: Console,
+    place: Place,
     *,
     stop_if_asked: Callable[[str], None],
 ) -> dict[str, Figures]:
@@ -48,12 +48,13 @@ def prove(
       config: the run's.
       folder: the run folder.
       models: MODEL of `teacher`, `student`, and those it is compared with.
-      console: where the table is printed.
+      place: the devices that hold the models, and the terminal that shows the table.
       stop_if_asked: called between measurements; raises where someone asked to stop.
 
     Returns:
       The figures by name.
     """
+    console, mesh = place.console, place.mesh
     identity = _identity(config, models)
     known = folder.read_json("summary.json")
     if known and known.get("identity") == identity and known.keys() >= models.keys():
@@ -64,10 +65,11 @@ def prove(
 
     console.print("[bold]evaluate[/bold]", highlight=False)
     began = time.monotonic()
-    loaded = {name: load(model) for name, model in models.items()}
+    loaded = {name: load(model, mesh=mesh) for name, model in models.items()}
     wanted = config.evaluate
     length = wanted.sequence_length or min(m.config.positions for m in loaded.values())
-    speeds = forward_speed(loaded, batch=wanted.batch_size, length=length, rounds=wanted.speed_rounds)
+    with jax.set_mesh(mesh):
+        speeds = forward_speed(loaded, batch=wanted.batch_size, length=length, rounds=wanted.speed_rounds)
     figures = {}
     for name, model in loaded.items():
         stop_if_asked(f"the {name} was measured")
@@ -82,11 +84,14 @@ def prove(
             stored_bytes=stored_bytes(models[name]),
             speed=speeds[name],
             cache=config.data.cache,
+            mesh=mesh,
         )
     stop_if_asked("the samples were written")
-    samples = _samples(config, loaded)
+    with jax.set_mesh(mesh):
+        samples = _samples(config, loaded)
+    masks = {name: _zeros(model) for name, model in loaded.items() if name != "teacher"}
     if is_writer():
-        folder.write_json("masks.json", {n: _zeros(m) for n, m in loaded.items() if n != "teacher"})
+        folder.write_json("masks.json", masks)
         folder.write_json("samples.json", samples)
         folder.write_json(
             "summary.json",

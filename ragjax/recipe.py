@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import jax
 from rich.console import Console
 from rich.table import Table
 
@@ -22,12 +23,13 @@ from ragjax.interchange.atomic import atomic_folder
 from ragjax.interchange.folder import load, save
 from ragjax.interchange.tokenizer import load_tokenizer
 from ragjax.model import Model
-from ragjax.models.decoder import init_params
+from ragjax.models.decoder import Params, init_params
 from ragjax.models.decoder_config import DecoderConfig
 from ragjax.parallel import hosts
 from ragjax.parallel.agreement import from_writer
 from ragjax.parallel.compile_cache import keep_compiled_programs
 from ragjax.parallel.mesh import make_mesh
+from ragjax.parallel.rules import place, shardings
 from ragjax.proof import prove
 from ragjax.report import write_report
 from ragjax.run_folder import RunFolder, check_same_run
@@ -77,7 +79,7 @@ def compress(config: Compress, workdir: str | Path, *, console: Console | None =
         _check_before_teaching(config, run)
         teacher = _teacher(config, run)
         texts = _texts(config.data, teacher.tokenizer)
-        start = _student_start(config, teacher)
+        start = _student_start(config, teacher, run.place.mesh)
         _say_shapes(run.console, teacher, start)
         stages = ["student"]
         stages += ["control"] if config.student.control else []
@@ -86,14 +88,17 @@ def compress(config: Compress, workdir: str | Path, *, console: Console | None =
             if run.done(stage):
                 continue
             alone = stage != "student"
-            begins = _random_start(start, config.seed) if stage == "scratch" else start
+            begins = start
+            if stage == "scratch":
+                begins = _random_start(start, config.seed, run.place.mesh)
             work = _Work(config.train, config.sparsity, PLAIN if alone else config.distill)
             _train(run, stage, begins, work, texts, config, teacher=None if alone else teacher)
         models = {
             "teacher": run.folder.model("teacher") if config.teacher.model is None else config.teacher.model
         }
         models |= {stage: run.folder.model(stage) for stage in stages}
-        figures = prove(config, run.folder, models, run.console, stop_if_asked=run.stop_if_asked)
+        del teacher, start
+        figures = prove(config, run.folder, models, run.place, stop_if_asked=run.stop_if_asked)
         if hosts.is_writer():
             page = write_report(run.folder.path)
             run.console.print(
@@ -117,7 +122,7 @@ def pretrain(config: Pretrain, workdir: str | Path, *, console: Console | None =
     with _opened(config, workdir, console) as run:
         if not run.done("model"):
             start = (
-                load(config.model)
+                load(config.model, mesh=run.place.mesh)
                 if config.model
                 else _new_model(config.architecture, config.data, run, config.seed)
             )
@@ -222,12 +227,12 @@ def _train(
 
 def _teacher(config: Compress, run: _Run) -> Model:
     if config.teacher.model is not None:
-        return load(config.teacher.model)
+        return load(config.teacher.model, mesh=run.place.mesh)
     if not run.done("teacher"):
         start = _new_model(config.teacher.architecture, config.data, run, config.seed)
         texts = _texts(config.data, start.tokenizer)
         _train(run, "teacher", start, _Work(config.teacher.train, Sparsity(), PLAIN), texts, config)
-    return load(str(run.folder.model("teacher")))
+    return load(str(run.folder.model("teacher")), mesh=run.place.mesh)
 
 
 def _check_before_teaching(config: Compress, run: _Run) -> None:
@@ -246,7 +251,7 @@ def _new_model(shape: Architecture, data: Data, run: _Run, seed: int) -> Model:
     tokenizer = _tokenizer(data, run)
     ends = {"bos_token": tokenizer.bos_token_id, "eos_token": tokenizer.eos_token_id}
     config = replace(_shape(shape, len(tokenizer)), **ends)
-    return Model(config, init_params(config, seed), tokenizer)
+    return Model(config, _random_params(config, seed, run.place.mesh), tokenizer)
 
 
 def _shape(shape: Architecture, vocab_size: int) -> DecoderConfig:
@@ -292,17 +297,24 @@ def _texts(data: Data, tokenizer: PreTrainedTokenizerBase | None) -> Texts:
     return Texts(train, validation, data.sequence_length, data.isolate_documents)
 
 
-def _student_start(config: Compress, teacher: Model) -> Model:
+def _student_start(config: Compress, teacher: Model, mesh: jax.sharding.Mesh) -> Model:
     layers = choose_layers(teacher.config.layers, config.student.layers)
     params, shape = keep_layers(teacher.params, teacher.config, layers)
+    params = place(params, mesh)
     history = teacher.history
     if len(layers) < teacher.config.layers:
         history = (*history, {"did": "keep layers", "of": teacher.config.layers, "layers": list(layers)})
     return replace(teacher, config=shape, params=params, history=history)
 
 
-def _random_start(model: Model, seed: int) -> Model:
-    return replace(model, params=init_params(model.config, seed), history=())
+def _random_start(model: Model, seed: int, mesh: jax.sharding.Mesh) -> Model:
+    return replace(model, params=_random_params(model.config, seed, mesh), history=())
+
+
+def _random_params(config: DecoderConfig, seed: int, mesh: jax.sharding.Mesh) -> Params:
+    """New parameters, each made on the devices that hold it."""
+    make = partial(init_params, config)
+    return jax.jit(make, out_shardings=shardings(jax.eval_shape(make, seed), mesh))(seed)
 
 
 def _say_shapes(console: Console, teacher: Model, student: Model) -> None:

@@ -90,5 +90,10 @@ def _next_tokens(
     params: Params, tokens: Int[Array, "batch seq"], *, config: DecoderConfig
 ) -> Int[Array, "batch seq"]:
     hidden = run_decoder(config, params, tokens).hidden
-    # A sequence at a time, so that a large vocabulary's scores are never held for the whole batch.
-    return jax.lax.map(lambda row: logits(params, row, config).argmax(-1), hidden)
+    # As many tokens at a time as a sequence has, so that a large vocabulary's scores are never held for
+    # the whole batch; of every sequence the same ones, since these may lie on different devices.
+    rows = max(1, hidden.shape[1] // hidden.shape[0])
+    by_place = jax.lax.map(
+        lambda row: logits(params, row, config).argmax(-1), hidden.swapaxes(0, 1), batch_size=rows
+    )
+    return by_place.swapaxes(0, 1)

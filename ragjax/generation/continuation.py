@@ -13,6 +13,7 @@ from ragjax.generation.decoding import Settings, State, decode, prefill, unstack
 from ragjax.generation.detokenize import text_pieces
 from ragjax.generation.prompts import align, bucket, complete, encode, end_tokens, tokenizer_of
 from ragjax.model import Model
+from ragjax.parallel.hosts import to_host
 
 
 def generate(
@@ -83,8 +84,8 @@ def generate_tokens(
     state = _begin(model, ready, max_new_tokens, settings)
     layers = unstack(model.params, config=model.config)
     state = decode(model.params, layers, state, jnp.int32(max_new_tokens), settings, config=model.config)
-    tokens = np.asarray(state.tokens)[:, : int(state.step)]
-    return [_to_end(row, ends) for row in tokens]
+    tokens, step = to_host((state.tokens, state.step))
+    return [_to_end(row, ends) for row in tokens[:, : int(step)]]
 
 
 def stream(
@@ -118,7 +119,7 @@ def stream(
         layers = unstack(model.params, config=model.config)
         for step in range(1, max_new_tokens + 1):
             state = decode(model.params, layers, state, jnp.int32(step), settings, config=model.config)
-            token = int(state.tokens[0, step - 1])
+            token = int(to_host(state.tokens)[0, step - 1])
             yield token
             if token in ends:
                 return

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import jax.numpy as jnp
+from jax.sharding import Mesh
 
 from ragjax.data.tokenizer import save_tokenizer
 from ragjax.interchange.atomic import atomic_folder
@@ -22,12 +23,13 @@ from ragjax.model import Model
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
-def load(model: str | Path, *, dtype: Any = jnp.float32) -> Model:
-    """Reads a model.
+def load(model: str | Path, *, dtype: Any = jnp.float32, mesh: Mesh | None = None) -> Model:
+    """Reads a model, tensor by tensor, onto its devices.
 
     Args:
       model: MODEL: a Hugging Face folder, a ragjax run folder, or a hub id.
       dtype: type of the parameters in memory; training wants float32.
+      mesh: devices over which the parameters are split; none: all on JAX's default device.
 
     Returns:
       The model, with its tokenizer where the folder has one, and its history, which for a model that
@@ -54,8 +56,7 @@ def load(model: str | Path, *, dtype: Any = jnp.float32) -> Model:
     tokenizer = read_tokenizer(folder, values["model_type"])
     if tokenizer is not None:
         check_vocabulary(tokenizer, config.vocab_size)
-    with open_tensors(folder) as tensors:
-        params = read_params(tensors, family.layout(config), config, dtype)
+    params = read_params(open_tensors(folder), family.layout(config), config, dtype, mesh)
     return Model(config, params, tokenizer, _imported(model, folder) if history is None else history)
 
 

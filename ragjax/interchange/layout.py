@@ -7,14 +7,16 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
+from jax.sharding import Mesh, NamedSharding
 
 from ragjax.errors import InputError, listing
+from ragjax.interchange.assembly import Assembly
 from ragjax.interchange.tensors import READ_DTYPES, Tensors, is_finite
 from ragjax.models.decoder import Params, init_params
 from ragjax.models.decoder_config import DecoderConfig
+from ragjax.parallel.rules import partition
 
 _NAMED = 1000
 """Offending tensors that are named at most."""
@@ -49,7 +51,9 @@ def parameter_shapes(config: DecoderConfig) -> dict[str, tuple[int, ...]]:
     return {path: leaf.shape for path, leaf in shapes.items()}
 
 
-def read_params(tensors: Tensors, layout: Layout, config: DecoderConfig, dtype: Any) -> Params:
+def read_params(
+    tensors: Tensors, layout: Layout, config: DecoderConfig, dtype: Any, mesh: Mesh | None = None
+) -> Params:
     """Parameters of a decoder, filled tensor by tensor; rows that pad the vocabulary are zero.
 
     Args:
@@ -57,31 +61,36 @@ def read_params(tensors: Tensors, layout: Layout, config: DecoderConfig, dtype: 
       layout: where their tensors belong.
       config: the architecture.
       dtype: type of the parameters.
+      mesh: devices over which they are split; none: all on the default device.
 
     Raises:
       InputError: tensors are missing, left over, of another shape or type, or not finite; names them all.
     """
     names = _match(tensors, layout)
-    flat = {path: np.zeros(shape, dtype) for path, shape in parameter_shapes(config).items()}
+    shapes = parameter_shapes(config)
+    split = {} if mesh is None else {n: NamedSharding(mesh, partition(n, s, mesh)) for n, s in shapes.items()}
+    made = {path: Assembly(shape, dtype, split.get(path)) for path, shape in shapes.items()}
     bad = []
     for stored in layout.stored:
-        values = tensors.read(names[stored.name]).astype(dtype)
+        values = tensors.read(names[stored.name])
         if not is_finite(values):
             bad.append(names[stored.name])
         for path, part in zip(stored.targets, np.split(values, len(stored.targets), axis=-1), strict=True):
-            _window(flat[path], stored, part.shape)[...] = part
+            made[path].write(part, stored.layer)
     if bad:
         raise InputError(f"Weights must be finite, these hold NaN or infinity:\n{listing(bad, limit=_NAMED)}")
-    by_name = {stored.name: stored for stored in layout.stored}
     for copy, original in layout.copies:
-        stored = by_name[original]
-        held = _window(flat[stored.targets[0]], stored, stored.shape)
-        if copy in names and not np.array_equal(tensors.read(names[copy]).astype(dtype), held):
+        if copy in names and not _equal(tensors.read(names[copy]), tensors.read(names[original])):
             raise InputError(
                 f"{names[copy]} must equal {names[original]}, since config.json ties them "
                 "(tie_word_embeddings): set it to false, or drop one of the two."
             )
-    return unflatten_dict({path: jnp.asarray(flat.pop(path)) for path in list(flat)}, sep="/")
+    return unflatten_dict({path: made.pop(path).finish() for path in list(made)}, sep="/")
+
+
+def _equal(one: np.ndarray, other: np.ndarray) -> bool:
+    """Whether two tables are equal, row by row, so that neither is ever whole in memory."""
+    return all(np.array_equal(a, b) for a, b in zip(one, other, strict=True))
 
 
 def tensor_reader(params: Params, layout: Layout) -> Callable[[str], np.ndarray]:

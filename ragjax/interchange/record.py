@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 
 from ragjax.errors import InputError
 from ragjax.interchange.json_file import read_object, write_object
 from ragjax.models.decoder import Params
 from ragjax.models.names import path_name
+from ragjax.sparsity.figures import count_nonzeros
 from ragjax.sparsity.masks import prunable
 
 RECORD = "ragjax.json"
@@ -69,9 +69,12 @@ def zeros(params: Params) -> dict[str, Any]:
     """Exact zeros among the prunable weights: in all, and of each matrix in each layer."""
     matrices = {}
     removed = size = 0
-    for path, leaf in jax.tree_util.tree_leaves_with_path(prunable(params)):
-        counts = [int(np.count_nonzero(layer == 0)) for layer in np.asarray(leaf)]
-        matrices[path_name(path)] = {"size": leaf.size // len(counts), "zeros": counts}
+    chosen = prunable(params)
+    nonzeros = count_nonzeros(chosen)
+    for path, leaf in jax.tree_util.tree_leaves_with_path(chosen):
+        matrix = leaf.size // len(leaf)
+        counts = [matrix - int(count) for count in nonzeros[path_name(path)]]
+        matrices[path_name(path)] = {"size": matrix, "zeros": counts}
         removed += sum(counts)
         size += leaf.size
     return {"sparsity": removed / size, "zeros": removed, "size": size, "matrices": matrices}

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
 import ml_dtypes
 import numpy as np
@@ -21,6 +20,7 @@ STORED_DTYPES = {"float32": np.float32, "float16": np.float16, "bfloat16": ml_dt
 """Types a model can be stored in."""
 READ_DTYPES = ("F32", "F16", "BF16")
 """Types of weights that are read, by safetensors' names."""
+_NUMPY_DTYPES = {"F32": np.float32, "F16": np.float16, "BF16": ml_dtypes.bfloat16}
 
 _SHARD = re.compile(r"[\w-][\w.-]*\.safetensors")
 _CONVERT = (
@@ -43,47 +43,69 @@ class Tensors:
       dtypes: type of each, as safetensors calls it.
     """
 
-    def __init__(self, files: Mapping[str, Any]):
+    def __init__(self, files: Mapping[str, WeightFile]):
         self._files = files
-        views = {name: file.get_slice(name) for name, file in files.items()}
-        self.shapes = {name: tuple(view.get_shape()) for name, view in views.items()}
-        self.dtypes = {name: view.get_dtype() for name, view in views.items()}
+        headers = {name: file.header[name] for name, file in files.items()}
+        self.shapes = {name: tuple(header["shape"]) for name, header in headers.items()}
+        self.dtypes = {name: header["dtype"] for name, header in headers.items()}
 
     def read(self, name: str) -> np.ndarray:
-        """The values of one tensor, in the type they are stored in."""
-        return self._files[name].get_tensor(name)
+        """The values of one tensor, in the type they are stored in; read from the file as they are used."""
+        return self._files[name].read(name)
 
 
-@contextmanager
-def open_tensors(folder: Path) -> Iterator[Tensors]:
+class WeightFile:
+    """One safetensors file, mapped into memory.
+
+    Attributes:
+      header: of each tensor by name, as the file states it: `dtype`, `shape`, `data_offsets`.
+    """
+
+    def __init__(self, path: Path):
+        """Opens a file that safetensors has found whole."""
+        with path.open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            self.header = json.loads(file.read(length))
+        self.header.pop("__metadata__", None)
+        self._begin = 8 + length
+        self._bytes = np.memmap(path, np.uint8, mode="r")
+
+    def read(self, name: str) -> np.ndarray:
+        """The values of one tensor, not yet in memory."""
+        stated = self.header[name]
+        begin, end = (self._begin + offset for offset in stated["data_offsets"])
+        return self._bytes[begin:end].view(_NUMPY_DTYPES[stated["dtype"]]).reshape(stated["shape"])
+
+
+def open_tensors(folder: Path) -> Tensors:
     """The weights in a Hugging Face folder.
 
     Raises:
       InputError: there are none, they are of another format, cut off, or spread over files that are not
         there.
     """
-    with ExitStack() as stack:
-        if (folder / SINGLE).is_file():
-            file = stack.enter_context(_open(folder / SINGLE))
-            yield Tensors(dict.fromkeys(file.keys(), file))
-        elif (folder / INDEX).is_file():
-            yield Tensors(_open_shards(folder, stack))
-        else:
-            raise InputError(_no_weights(folder))
+    if (folder / SINGLE).is_file():
+        file = _open(folder / SINGLE)
+        return Tensors(dict.fromkeys(file.header, file))
+    if (folder / INDEX).is_file():
+        return Tensors(_open_shards(folder))
+    raise InputError(_no_weights(folder))
 
 
-def _open(path: Path) -> Any:
+def _open(path: Path) -> WeightFile:
     try:
-        return safe_open(path, framework="np")
+        with safe_open(path, framework="np"):
+            pass
     except (SafetensorError, OSError) as error:
         hint = "copy or download it again"
         with path.open("rb") as file:
             if file.read(24) == b"version https://git-lfs.":
                 hint = "it is a pointer of Git LFS: fetch the file itself with `git lfs pull`"
         raise InputError(f"{path} is not a whole safetensors file ({error}): {hint}.") from None
+    return WeightFile(path)
 
 
-def _open_shards(folder: Path, stack: ExitStack) -> dict[str, Any]:
+def _open_shards(folder: Path) -> dict[str, WeightFile]:
     index = folder / INDEX
     places = read_object(index).get("weight_map")
     if not isinstance(places, dict) or not places:
@@ -98,9 +120,8 @@ def _open_shards(folder: Path, stack: ExitStack) -> dict[str, Any]:
             f"{index}: names of safetensors files in the same folder were expected:\n{listing(wrong)}\n"
             "Copy or download the model again."
         )
-    shards = {name: stack.enter_context(_open(folder / name)) for name in names}
-    held = {name: set(shard.keys()) for name, shard in shards.items()}
-    absent = [f"{name}: not in {place}" for name, place in places.items() if name not in held[place]]
+    shards = {name: _open(folder / name) for name in names}
+    absent = [f"{name}: not in {place}" for name, place in places.items() if name not in shards[place].header]
     if absent:
         raise InputError(f"{index}: tensors are not where it says:\n{listing(absent)}")
     return {name: shards[place] for name, place in places.items()}
@@ -182,4 +203,6 @@ def _write(tensors: dict[str, np.ndarray], file: Path) -> None:
 
 def is_finite(values: np.ndarray) -> bool:
     """Whether no value is infinite or not a number."""
-    return bool(np.isfinite(values).all())
+    with np.errstate(over="ignore", invalid="ignore"):
+        # Nothing that is not finite leaves a sum finite, and a sum needs no array of answers.
+        return bool(np.isfinite(values.sum(dtype=np.float32)) or np.isfinite(values).all())

@@ -63,6 +63,8 @@ def place(tree: Any, mesh: jax.sharding.Mesh) -> Any:
         return jax.device_put(tree, shardings(tree, mesh))
 
     def parts(leaf, sharding):
+        if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
+            return jax.jit(lambda x: x, out_shardings=sharding)(leaf)
         # Not device_put, which first sends every array whole to every device to see that hosts agree.
         host = np.asarray(leaf)
         return jax.make_array_from_callback(host.shape, sharding, lambda index: host[index])

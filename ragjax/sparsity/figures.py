@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Int
 
 from ragjax.models.decoder import Params
 from ragjax.models.decoder_config import DecoderConfig
 from ragjax.models.names import path_name
+from ragjax.parallel.hosts import to_host
 from ragjax.sparsity.masks import PRUNABLE, prunable
 
 _VOCABULARY_ROWS = ("embedding/tokens", "head")
@@ -33,6 +36,28 @@ class SparsityFigures:
     """Share of zeros of each prunable parameter, by name: one figure a layer."""
 
 
+def count_nonzeros(params: Params, vocab_size: int | None = None) -> dict[str, Int[np.ndarray, " matrices"]]:
+    """Values that are not 0 in each parameter, by name: one count a matrix, wherever the arrays lie.
+
+    Args:
+      params: a tree of parameters.
+      vocab_size: rows of the tables of tokens that are counted; none: all.
+    """
+
+    def count(path, weights):
+        if path_name(path) in _VOCABULARY_ROWS:
+            weights = weights[:vocab_size]
+        # By their bits: devices may take a denormal number for 0.
+        bits = jax.lax.bitcast_convert_type(weights, jnp.dtype(f"uint{8 * weights.dtype.itemsize}"))
+        return jnp.count_nonzero(bits << 1, axis=tuple(range(max(weights.ndim - 2, 0), weights.ndim)))
+
+    counts = to_host(jax.jit(partial(jax.tree_util.tree_map_with_path, count))(params))
+    return {
+        path_name(path): np.atleast_1d(np.asarray(n, np.int64))
+        for path, n in jax.tree_util.tree_leaves_with_path(counts)
+    }
+
+
 def sparsity_figures(
     params: Params, config: DecoderConfig, patterns: Sequence[str] = PRUNABLE
 ) -> SparsityFigures:
@@ -47,14 +72,13 @@ def sparsity_figures(
       InputError: if a pattern matches no parameter.
     """
     chosen = {path_name(p) for p, _ in jax.tree_util.tree_leaves_with_path(prunable(params, patterns))}
-    sizes, nonzeros = {}, {}
-    for path, weights in jax.tree_util.tree_leaves_with_path(params):
-        name = path_name(path)
-        if name in _VOCABULARY_ROWS:
-            weights = weights[: config.vocab_size]
-        matrix = tuple(range(weights.ndim - min(weights.ndim, 2), weights.ndim))
-        sizes[name] = weights.size
-        nonzeros[name] = np.atleast_1d(np.asarray(jnp.count_nonzero(weights, axis=matrix), np.int64))
+    nonzeros = count_nonzeros(params, config.vocab_size)
+    sizes = {
+        path_name(path): leaf.size // len(leaf) * config.vocab_size
+        if path_name(path) in _VOCABULARY_ROWS
+        else leaf.size
+        for path, leaf in jax.tree_util.tree_leaves_with_path(params)
+    }
     total, kept = sum(sizes.values()), sum(int(n.sum()) for n in nonzeros.values())
     total_chosen = sum(sizes[name] for name in chosen)
     kept_chosen = sum(int(nonzeros[name].sum()) for name in chosen)

@@ -59,11 +59,19 @@ class Schedule:
         due = self.curve(jnp.clip(time, 0, 1))
         return jnp.where(step < self.start, 0.0, jnp.where(step >= self.stop, 1.0, due))
 
-    def is_update(self, step: Int[Array, ""] | int) -> Bool[Array, ""]:
-        """Whether masks are updated at `step`: every so often from the start, and at the stop."""
-        step = jnp.asarray(step, jnp.int32)
-        due = ((step - self.start) % self.every == 0) | (step == self.stop)
-        return due & (self.start <= step) & (step <= self.stop)
+    def is_update(
+        self, step: Int[Array, ""] | int, since: Int[Array, ""] | int | None = None
+    ) -> Bool[Array, ""]:
+        """Whether masks are updated at `step`: every so often from the start, and at the stop.
+
+        Args:
+          step: the step.
+          since: the first of the steps to answer for, where those before `step` were skipped; none: `step`.
+        """
+        last = jnp.minimum(jnp.asarray(step, jnp.int32), self.stop)
+        first = jnp.maximum(jnp.asarray(step if since is None else since, jnp.int32), self.start)
+        passed = (last - self.start) // self.every > (first - 1 - self.start) // self.every
+        return (first <= last) & (passed | (last == self.stop))
 
 
 def schedule(config: Sparsity, total_steps: int) -> Schedule:

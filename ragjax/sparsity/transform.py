@@ -20,7 +20,7 @@ class PruneState(NamedTuple):
     """State of `prune`; `optax.tree.get(state, "masks")` reads the masks out of any chain."""
 
     count: Int[Array, ""]  # type: ignore[assignment]
-    """Steps taken."""
+    """The step that comes next."""
     masks: Masks
     """True where a weight is kept; None where it may not be pruned."""
 
@@ -42,6 +42,9 @@ def prune(
     Scores the weights the update would lead to, and changes the update so that params + update is
     exactly 0 where a weight is masked. A weight that was removed stays removed. Between updates of
     the masks nothing is scored.
+
+    `update` takes the number of the step as `step`, for a trainer that skips some: what would have been
+    removed in those is removed in the next. Without it, its calls are counted.
 
     Args:
       config: which weights, and when.
@@ -68,19 +71,19 @@ def prune(
         return PruneState(jnp.int32(0), chosen)
 
     def update(updates: PyTree, state: PruneState, params: PyTree | None = None, **extra_args: object):
-        del extra_args
+        step = jnp.asarray(extra_args.get("step", state.count), jnp.int32)
         if params is None:
             raise ValueError("prune needs the parameters: call update(updates, state, params)")
         weights = _prunable(optax.apply_updates(params, updates), state.masks)
         masks = jax.lax.cond(
-            when.is_update(state.count),
-            lambda: pruned(state.masks, weights, state.count),
+            when.is_update(step, since=state.count),
+            lambda: pruned(state.masks, weights, step),
             lambda: state.masks,
         )
         updates = jax.tree.map(
             lambda u, p, mask: u if mask is None else jnp.where(mask, u, -p), updates, params, masks
         )
-        return updates, PruneState(optax.safe_increment(state.count), masks)
+        return updates, PruneState(optax.safe_increment(step), masks)
 
     return optax.GradientTransformationExtraArgs(init, update)
 
@@ -120,7 +123,7 @@ def sparsify(
     def update(updates: PyTree, state: SparsifyState, params: PyTree | None = None, **extra_args: object):
         updates = apply_masks(updates, state.pruning.masks)
         updates, memory = inner.update(updates, state.optimizer, params, **extra_args)
-        updates, pruned = pruning.update(updates, state.pruning, params)
+        updates, pruned = pruning.update(updates, state.pruning, params, **extra_args)
         return updates, SparsifyState(zero_where_masked(memory, pruned.masks), pruned)
 
     return optax.GradientTransformationExtraArgs(init, update)

@@ -154,7 +154,7 @@ def fit(
     if reached < sparsity.target - 0.001:
         place_.warn(
             f"{stage}: {reached:.1%} of the prunable weights are zero, not {sparsity.target:.1%}: "
-            "steps were skipped near the end of the schedule. Set sparsity.stop earlier."
+            "every step from sparsity.stop on was skipped. Set it earlier."
         )
     return replace(start, params=params)
 

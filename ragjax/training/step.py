@@ -47,7 +47,7 @@ def make_step(
 
     Args:
       objective: the loss.
-      optimizer: the update rule, pruning included.
+      optimizer: the update rule, pruning included; told the number of the step as `step`.
       clip: largest global norm of the gradient; 0: no clipping.
       seed: of dropout; each step draws from (seed, step).
 
@@ -62,6 +62,8 @@ def make_step(
             objective.student.residual_dropout,
         )
     )
+
+    rule = optax.with_extra_args_support(optimizer)
 
     def step(state: TrainState, teacher: Params | None, batch: Batch) -> tuple[TrainState, Metrics]:
         tokens = jnp.sum(batch.weights, dtype=jnp.float32)
@@ -81,7 +83,7 @@ def make_step(
             if clip:
                 scale = jnp.minimum(1.0, clip / jnp.maximum(norm, 1e-12))
                 clipped = jax.tree.map(lambda g: g * scale, gradients)
-            updates, opt_state = optimizer.update(clipped, opt_state, params)
+            updates, opt_state = rule.update(clipped, opt_state, params, step=state.step)
             return optax.apply_updates(params, updates), opt_state
 
         # A branch updates in place; choosing between new and old would hold both.

@@ -58,3 +58,12 @@ def test_stop_at_the_start_prunes_once():
 def test_a_target_beyond_the_training_is_refused(config):
     with pytest.raises(InputError, match="step 100, but the training has 100 steps"):
         schedule(config, 100)
+
+
+@pytest.mark.parametrize(("start", "stop", "every"), [(3, 17, 5), (0, 20, 4), (7, 7, 1), (2, 9, 30)])
+def test_an_update_missed_in_skipped_steps_is_due_at_the_next(start, stop, every):
+    when = schedule(Sparsity(target=0.5, start=start, stop=stop, every=every), 25)
+    at = set(updates(when, 25))
+    for since in range(25):
+        for step in range(since, 25):
+            assert bool(when.is_update(step, since)) == any(s in at for s in range(since, step + 1))

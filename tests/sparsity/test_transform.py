@@ -165,6 +165,23 @@ def test_masks_stand_still_between_updates_and_after_the_stop():
         assert same == (i not in (10, 15, 20, 25, 30)), i
 
 
+@pytest.mark.parametrize("skipped", [{5, 6}, {10}, range(12, 29), range(29, 35), {30, 31}, range(6, 49)])
+def test_a_trainer_that_skips_steps_loses_none_of_the_pruning(skipped):
+    optimizer = sparsify(OPTIMIZERS["adamw"](), CUBIC, total_steps=STEPS, seed=0)
+    params, state = weights(), optimizer.init(weights())
+    update = jax.jit(optimizer.update)
+    last = -1
+    for step in (step for step in range(STEPS) if step not in skipped):
+        before = optax.tree.get(state, "masks")
+        updates, state = update(noise(step), state, params, step=jnp.int32(step))
+        params = optax.apply_updates(params, updates)
+        masks = optax.tree.get(state, "masks")
+        due = step > 5 and any(last < at <= step for at in (5, 10, 15, 20, 25, 30))
+        assert due == (not jax.tree.all(jax.tree.map(np.array_equal, before, masks))), step
+        last = step
+    assert density(masks) == 0.25
+
+
 def test_given_masks_only_lose_weights():
     given = jax.tree.map(lambda w: jnp.abs(w) > 1.0, prunable(weights()))
     optimizer = sparsify(optax.sgd(1e-3), CUBIC, total_steps=STEPS, seed=0, masks=given)

@@ -18,13 +18,14 @@ from ragjax.models.attention import causal_mask
 from ragjax.models.decoder import (
     Block,
     Embedding,
+    Final,
     KeyValues,
     LayerData,
-    Norm,
     Params,
     Span,
     layer_data,
     logits,
+    rotary_angles,
 )
 from ragjax.models.decoder_config import DecoderConfig
 from ragjax.models.run import apply
@@ -105,8 +106,8 @@ def read(
     places = jnp.arange(length)[None]
     positions = jnp.maximum(places - padding[:, None], 0)
     mask = causal_mask(places, places) & (places >= padding[:, None])[:, None, :]
-    span = Span(positions, positions, mask, jnp.int32(0))
-    empty = jnp.zeros((batch, length, config.heads, config.head_width), jnp.float32)
+    span = Span(positions, positions, mask, rotary_angles(config, positions), jnp.int32(0))
+    empty = jnp.zeros((batch, length, config.key_value_heads, config.head_width), jnp.float32)
 
     def layer(x, scanned):
         weights, data = scanned
@@ -159,7 +160,7 @@ def advance(
     positions = jnp.maximum(places - state.padding[:, None], 0)
     query = place - state.padding[:, None]
     mask = (places <= place) & (places >= state.padding[:, None])
-    span = Span(query, positions, mask[:, None, :], place)
+    span = Span(query, positions, mask[:, None, :], rotary_angles(config, query), place)
 
     last = jax.lax.dynamic_slice_in_dim(state.tokens, state.step - 1, 1, axis=1)
     x = _embed(params, last, query, config)
@@ -189,5 +190,4 @@ def _embed(params: Params, tokens: jax.Array, positions: jax.Array, config: Deco
 
 
 def _scores(params: Params, x: jax.Array, config: DecoderConfig) -> jax.Array:
-    hidden = apply(Norm(config.norm_epsilon), params["final_norm"], x)
-    return logits(params, hidden, config)
+    return logits(params, apply(Final(config), params, x), config)

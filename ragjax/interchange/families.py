@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 from ragjax.errors import InputError
@@ -17,16 +18,27 @@ class Family(NamedTuple):
     config_from: Callable[[dict[str, Any]], DecoderConfig]
     """config.json to architecture."""
     config_to: Callable[[DecoderConfig], dict[str, Any]]
-    """Architecture to config.json."""
+    """Architecture to config.json; what the family has no field for is left out."""
     layout: Callable[[DecoderConfig], Layout]
     """Where the tensors belong, in both directions."""
-    expresses: Callable[[DecoderConfig], bool]
-    """Whether this family can say all that an architecture computes."""
+
+    def expresses(self, config: DecoderConfig) -> bool:
+        """Whether this family's config.json says all that an architecture computes."""
+        try:
+            return _spelled_out(self.config_from(self.config_to(config))) == _spelled_out(config)
+        except InputError:
+            return False
+
+
+def _spelled_out(config: DecoderConfig) -> DecoderConfig:
+    """The same architecture with nothing left to defaults that follow from other fields."""
+    windows = config.layer_windows if any(config.layer_windows) else ()
+    return replace(config, windows=windows, head_size=config.head_width, kv_heads=config.key_value_heads)
 
 
 FAMILIES: dict[str, Family] = {
-    "gpt2": Family(gpt2.gpt2_from, gpt2.gpt2_to, gpt2.layout, gpt2.is_dense),
-    "gpt3": Family(gpt2.gpt3_from, gpt2.gpt3_to, gpt2.layout, lambda config: True),
+    "gpt2": Family(gpt2.gpt2_from, gpt2.gpt2_to, gpt2.layout),
+    "gpt3": Family(gpt2.gpt3_from, gpt2.gpt3_to, gpt2.layout),
 }
 """By the `model_type` of config.json; the first that expresses an architecture writes it."""
 
@@ -44,5 +56,15 @@ def family_of(config_json: dict[str, Any]) -> Family:
 
 
 def family_for(config: DecoderConfig) -> Family:
-    """The family that writes an architecture."""
-    return next(family for family in FAMILIES.values() if family.expresses(config))
+    """The family that writes an architecture.
+
+    Raises:
+      InputError: none has a field for all that it computes.
+    """
+    for family in FAMILIES.values():
+        if family.expresses(config):
+            return family
+    raise InputError(
+        f"No family of models ({', '.join(FAMILIES)}) has fields for all of this architecture, so that it "
+        f"cannot be saved: {config}."
+    )

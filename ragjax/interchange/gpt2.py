@@ -7,68 +7,54 @@ something different without a word.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any
 
-from ragjax.errors import InputError, listing
+from ragjax.errors import InputError
+from ragjax.interchange.fields import (
+    ACTIVATION,
+    BOOKKEEPING,
+    COUNT,
+    COUNT_OR_NONE,
+    FLAG,
+    SHARE,
+    SIZE,
+    TOKEN,
+    TOKENS,
+    Field,
+    Kind,
+    is_whole,
+    read_fields,
+    token_values,
+)
 from ragjax.interchange.layout import Layout, Stored
-from ragjax.models.activations import ACTIVATIONS
 from ragjax.models.decoder_config import DecoderConfig
 
-
-def _whole(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _real(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-class _Kind(NamedTuple):
-    """What a field of config.json may hold."""
-
-    expected: str
-    accepts: Callable[[Any], bool]
-
-
-_COUNT = _Kind("a whole number of at least 1", lambda v: _whole(v) and v >= 1)
-_COUNT_OR_NONE = _Kind(f"{_COUNT.expected}, or null", lambda v: v is None or _COUNT.accepts(v))
-_FLAG = _Kind("true or false", lambda v: isinstance(v, bool))
-_SHARE = _Kind("a number of at least 0 and below 1", lambda v: _real(v) and 0 <= v < 1)
-_SIZE = _Kind("a number of at least 0", lambda v: _real(v) and 0 <= v < float("inf"))
-_ACTIVATION = _Kind(f"one of {', '.join(ACTIVATIONS)}", lambda v: isinstance(v, str) and v in ACTIVATIONS)
-_TOKEN = _Kind("a token id, or null", lambda v: v is None or (_whole(v) and v >= 0))
-_TOKENS = _Kind(
-    "a token id, a list of them, or null",
-    lambda v: all(map(_TOKEN.accepts, v)) if isinstance(v, list) else _TOKEN.accepts(v),
-)
-_WINDOWS = _Kind(
+_WINDOWS = Kind(
     "a list of window sizes in tokens, 0 for dense attention",
-    lambda v: isinstance(v, list) and bool(v) and all(_whole(w) and w >= 0 for w in v),
+    lambda v: isinstance(v, list) and bool(v) and all(is_whole(w) and w >= 0 for w in v),
 )
 
-_FIELDS: dict[str, tuple[str, _Kind, Any]] = {
-    "vocab_size": ("vocab_size", _COUNT, 50257),
-    "n_positions": ("positions", _COUNT, 1024),
-    "n_embd": ("width", _COUNT, 768),
-    "n_layer": ("layers", _COUNT, 12),
-    "n_head": ("heads", _COUNT, 12),
-    "n_inner": ("mlp_width", _COUNT_OR_NONE, None),
-    "activation_function": ("activation", _ACTIVATION, "gelu_new"),
-    "layer_norm_epsilon": ("norm_epsilon", _SIZE, 1e-5),
-    "tie_word_embeddings": ("tied", _FLAG, True),
-    "scale_attn_weights": ("scale_attention", _FLAG, True),
-    "scale_attn_by_inverse_layer_idx": ("scale_attention_by_layer", _FLAG, False),
-    "reorder_and_upcast_attn": ("upcast_attention", _FLAG, False),
-    "embd_pdrop": ("embedding_dropout", _SHARE, 0.1),
-    "attn_pdrop": ("attention_dropout", _SHARE, 0.1),
-    "resid_pdrop": ("residual_dropout", _SHARE, 0.1),
-    "initializer_range": ("initializer_range", _SIZE, 0.02),
-    "bos_token_id": ("bos_token", _TOKEN, 50256),
-    "eos_token_id": ("eos_token", _TOKENS, 50256),
+_FIELDS = {
+    "vocab_size": Field("vocab_size", COUNT, 50257),
+    "n_positions": Field("positions", COUNT, 1024),
+    "n_embd": Field("width", COUNT, 768),
+    "n_layer": Field("layers", COUNT, 12),
+    "n_head": Field("heads", COUNT, 12),
+    "n_inner": Field("mlp_width", COUNT_OR_NONE, None),
+    "activation_function": Field("activation", ACTIVATION, "gelu_new"),
+    "layer_norm_epsilon": Field("norm_epsilon", SIZE, 1e-5),
+    "tie_word_embeddings": Field("tied", FLAG, True),
+    "scale_attn_weights": Field("scale_attention", FLAG, True),
+    "scale_attn_by_inverse_layer_idx": Field("scale_attention_by_layer", FLAG, False),
+    "reorder_and_upcast_attn": Field("upcast_attention", FLAG, False),
+    "embd_pdrop": Field("embedding_dropout", SHARE, 0.1),
+    "attn_pdrop": Field("attention_dropout", SHARE, 0.1),
+    "resid_pdrop": Field("residual_dropout", SHARE, 0.1),
+    "initializer_range": Field("initializer_range", SIZE, 0.02),
+    "bos_token_id": Field("bos_token", TOKEN, 50256),
+    "eos_token_id": Field("eos_token", TOKENS, 50256),
 }
-"""Fields of config.json: their name here, what they may hold, and GPT2Config's default."""
 
 _SYNONYMS = {
     "hidden_size": "n_embd",
@@ -86,25 +72,6 @@ _REFUSED = {
 }
 """Fields that are fine while empty or false."""
 
-_BOOKKEEPING = frozenset({
-    "_attn_implementation_autoset", "_commit_hash", "_name_or_path", "_num_labels", "architectures",
-    "attn_implementation", "auto_map", "bad_words_ids", "begin_suppress_tokens",
-    "chunk_size_feed_forward", "cross_attention_hidden_size", "decoder_start_token_id",
-    "diversity_penalty", "do_sample", "dtype", "early_stopping", "encoder_no_repeat_ngram_size",
-    "exponential_decay_length_penalty", "finetuning_task", "forced_bos_token_id", "forced_eos_token_id",
-    "gradient_checkpointing", "id2label", "is_decoder", "keys_to_ignore_at_inference", "label2id",
-    "length_penalty", "max_length", "min_length", "model_type", "n_ctx", "n_special", "name_or_path",
-    "no_repeat_ngram_size", "num_beam_groups", "num_beams", "num_labels", "num_return_sequences",
-    "output_attentions", "output_hidden_states", "output_past", "output_scores", "pad_token_id",
-    "predict_special_tokens", "prefix", "problem_type", "remove_invalid_values", "repetition_penalty",
-    "return_dict", "return_dict_in_generate", "sep_token_id", "summary_activation",
-    "summary_first_dropout", "summary_proj_to_labels", "summary_type", "summary_use_proj",
-    "suppress_tokens", "task_specific_params", "temperature", "tf_legacy_loss", "tie_encoder_decoder",
-    "tokenizer_class", "top_k", "top_p", "torch_dtype", "torchscript", "transformers_version",
-    "typical_p", "use_bfloat16", "use_cache",
-})  # fmt: skip
-"""Fields that transformers writes and that change no logit."""
-
 
 def gpt2_from(values: dict[str, Any]) -> DecoderConfig:
     """The architecture that a GPT-2's config.json describes.
@@ -115,7 +82,7 @@ def gpt2_from(values: dict[str, Any]) -> DecoderConfig:
     Raises:
       InputError: names every field that is wrong, unknown, or asks for what is not supported.
     """
-    return _from(values, _BOOKKEEPING)
+    return _from(values, BOOKKEEPING)
 
 
 def gpt3_from(values: dict[str, Any]) -> DecoderConfig:
@@ -127,51 +94,30 @@ def gpt3_from(values: dict[str, Any]) -> DecoderConfig:
     windows: Any = values.get("attention_windows")
     if not _WINDOWS.accepts(windows):
         raise InputError(f"config.json: attention_windows must be {_WINDOWS.expected}, found {windows!r}.")
-    return replace(_from(values, _BOOKKEEPING | {"attention_windows"}), windows=tuple(windows))
+    return replace(_from(values, BOOKKEEPING | {"attention_windows"}), windows=tuple(windows))
 
 
 def _from(values: dict[str, Any], ignored: frozenset[str]) -> DecoderConfig:
-    problems = [f"{n} {values[n]!r}: {why}" for n, why in _REFUSED.items() if values.get(n)]
-    given: dict[str, Any] = {}
-    for name, value in values.items():
-        field = _SYNONYMS.get(name, name)
-        if field in _FIELDS:
-            if given.setdefault(field, value) != value:
-                problems.append(f"{name}: {field} says {given[field]!r}, this says {value!r}")
-        elif name not in ignored and name not in _REFUSED:
-            problems.append(f"{name}: not known; remove it if it does not change what the model computes")
-    fields = {}
-    for field, (ours, kind, default) in _FIELDS.items():
-        value = given.get(field, default)
-        if not kind.accepts(value):
-            problems.append(f"{field}: expected {kind.expected}, found {value!r}")
-        fields[ours] = value
-    shaped = _COUNT.accepts(fields["width"]) and _COUNT.accepts(fields["heads"])
-    if shaped and fields["width"] % fields["heads"]:
-        problems.append(f"n_embd {fields['width']} must be divisible by n_head {fields['heads']}")
-    if problems:
-        raise InputError(f"config.json describes no model that can be computed here:\n{listing(problems)}")
+    found = read_fields(
+        values, _FIELDS, synonyms=_SYNONYMS, refused=_REFUSED, ignored=ignored, check=_shape_problems
+    )
+    if found["mlp_width"] is None:
+        found["mlp_width"] = 4 * found["width"]
+    return DecoderConfig(**found)
 
-    if fields["mlp_width"] is None:
-        fields["mlp_width"] = 4 * fields["width"]
-    known = fields["vocab_size"]
-    ends = fields["eos_token"]
-    if isinstance(ends, list):
-        fields["eos_token"] = tuple(end for end in ends if end is not None and end < known) or None
-    elif ends is not None and ends >= known:
-        fields["eos_token"] = None
-    if fields["bos_token"] is not None and fields["bos_token"] >= known:
-        fields["bos_token"] = None
-    return DecoderConfig(**fields)
+
+def _shape_problems(found: dict[str, Any]) -> list[str]:
+    width, heads = found.get("width"), found.get("heads")
+    if width and heads and width % heads:
+        return [f"n_embd {width} must be divisible by n_head {heads}"]
+    return []
 
 
 def gpt2_to(config: DecoderConfig) -> dict[str, Any]:
     """The config.json of a GPT-2."""
-    values = {field: getattr(config, ours) for field, (ours, _, _) in _FIELDS.items()}
+    values = {field: getattr(config, ours) for field, (ours, _, _) in _FIELDS.items()} | token_values(config)
     if config.mlp_width == 4 * config.width:
         values["n_inner"] = None
-    if isinstance(config.eos_token, tuple):
-        values["eos_token_id"] = list(config.eos_token)
     # Not read by transformers, but by converters to other formats.
     values["n_ctx"] = config.positions
     return {"model_type": "gpt2", "architectures": ["GPT2LMHeadModel"], **values}
@@ -181,11 +127,6 @@ def gpt3_to(config: DecoderConfig) -> dict[str, Any]:
     """The config.json of a GPT-2 with banded attention."""
     own = {"model_type": "gpt3", "architectures": ["GPT3LMHeadModel"]}
     return {**gpt2_to(config), **own, "attention_windows": list(config.windows)}
-
-
-def is_dense(config: DecoderConfig) -> bool:
-    """Whether every layer sees all earlier positions, as GPT-2's do."""
-    return not any(config.layer_windows)
 
 
 def layout(config: DecoderConfig) -> Layout:

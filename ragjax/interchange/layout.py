@@ -22,15 +22,37 @@ _NAMED = 1000
 """Offending tensors that are named at most."""
 
 
+class Packing(NamedTuple):
+    """How the parameters that one tensor holds stand in it."""
+
+    unpack: Callable[[np.ndarray, int], list[np.ndarray]]
+    """From the tensor and their number to the parameters."""
+    pack: Callable[[list[np.ndarray]], np.ndarray]
+    """From the parameters to the tensor."""
+
+
+SIDE_BY_SIDE = Packing(
+    lambda tensor, count: np.split(tensor, count, axis=-1), lambda parts: np.concatenate(parts, axis=-1)
+)
+"""Along the last axis, [inputs, outputs]."""
+TRANSPOSED = Packing(
+    lambda tensor, count: [part.T for part in np.split(tensor, count)],
+    lambda parts: np.concatenate([part.T for part in parts]),
+)
+"""Along the first axis, each [outputs, inputs]: the weights of `torch.nn.Linear`."""
+
+
 class Stored(NamedTuple):
     """One tensor of a file."""
 
     name: str
     shape: tuple[int, ...]
     targets: tuple[str, ...]
-    """Parameters it holds, side by side along its last axis."""
+    """Parameters it holds."""
     layer: int | None = None
     """Where on the parameters' leading axis; none: they have no such axis."""
+    packing: Packing = SIDE_BY_SIDE
+    """How they stand in it."""
 
 
 class Layout(NamedTuple):
@@ -75,7 +97,8 @@ def read_params(
         values = tensors.read(names[stored.name])
         if not is_finite(values):
             bad.append(names[stored.name])
-        for path, part in zip(stored.targets, np.split(values, len(stored.targets), axis=-1), strict=True):
+        parts = stored.packing.unpack(values, len(stored.targets))
+        for path, part in zip(stored.targets, parts, strict=True):
             made[path].write(part, stored.layer)
     if bad:
         raise InputError(f"Weights must be finite, these hold NaN or infinity:\n{listing(bad, limit=_NAMED)}")
@@ -100,9 +123,13 @@ def tensor_reader(params: Params, layout: Layout) -> Callable[[str], np.ndarray]
 
     def read(name: str) -> np.ndarray:
         stored = by_name[name]
-        part = (*stored.shape[:-1], stored.shape[-1] // len(stored.targets))
-        parts = [_window(flat[path], stored, part) for path in stored.targets]
-        return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=-1)
+        # Of which shape the parts are, an empty tensor tells.
+        empty = np.broadcast_to(np.float32(0), stored.shape)
+        shapes = [part.shape for part in stored.packing.unpack(empty, len(stored.targets))]
+        parts = [
+            _window(flat[path], stored, shape) for path, shape in zip(stored.targets, shapes, strict=True)
+        ]
+        return stored.packing.pack(parts)
 
     return read
 

@@ -9,8 +9,8 @@ from jaxtyping import Array, Bool, Float, Int
 
 def attend(
     query: Float[Array, "batch queries heads head"],
-    key: Float[Array, "batch keys heads head"],
-    value: Float[Array, "batch keys heads head"],
+    key: Float[Array, "batch keys kv_heads head"],
+    value: Float[Array, "batch keys kv_heads head"],
     *,
     mask: Bool[Array, "#batch queries keys"],
     scale: float | Float[Array, ""],
@@ -20,21 +20,26 @@ def attend(
     """softmax(scale * QK' + mask) V, the softmax in float32.
 
     Args:
+      query: heads of queries; each group of heads / kv_heads, one after another, shares a head of keys.
+      key: keys.
+      value: values.
       mask: True where a query may see a key.
       scale: multiplies the scores.
       dropout_rate: share of the attention weights set to 0; needs `dropout_key`.
       dropout_key: random key of the dropout.
     """
-    scores = jnp.einsum("bqhd,bkhd->bhqk", query, key, preferred_element_type=jnp.float32) * scale
-    scores = jnp.where(mask[:, None], scores, jnp.finfo(jnp.float32).min)
+    shape = query.shape
+    query = query.reshape(*shape[:2], key.shape[2], -1, shape[3])
+    scores = jnp.einsum("bqhgd,bkhd->bhgqk", query, key, preferred_element_type=jnp.float32) * scale
+    scores = jnp.where(mask[:, None, None], scores, jnp.finfo(jnp.float32).min)
     weights = jax.nn.softmax(scores, axis=-1)
     if dropout_rate and dropout_key is not None:
         kept = jax.random.bernoulli(dropout_key, 1 - dropout_rate, weights.shape)
         weights = jnp.where(kept, weights / (1 - dropout_rate), 0.0)
     out = jnp.einsum(
-        "bhqk,bkhd->bqhd", weights.astype(value.dtype), value, preferred_element_type=jnp.float32
+        "bhgqk,bkhd->bqhgd", weights.astype(value.dtype), value, preferred_element_type=jnp.float32
     )
-    return out.astype(value.dtype)
+    return out.astype(value.dtype).reshape(shape)
 
 
 def causal_mask(

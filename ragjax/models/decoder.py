@@ -1,4 +1,4 @@
-"""GPT-2 and GPT-3: one block, stacked under a scan, described by `DecoderConfig`.
+"""GPT-2 and its kin: one block, stacked under a scan, described by `DecoderConfig`.
 
 Parameters are a plain dict. Those of the blocks are stacked on a leading layer axis:
 
@@ -6,7 +6,10 @@ Parameters are a plain dict. Those of the blocks are stacked on a leading layer 
     embedding/positions   [positions, width]        head (untied only)      [padded_vocab, width]
     layers/attention_norm, layers/mlp_norm          scale, bias             [layers, width]
     layers/attention/{query,key,value,out}          kernel [layers, in, out], bias [layers, out]
-    layers/mlp/{up,down}                            kernel [layers, in, out], bias [layers, out]
+    layers/mlp/{up,down} and gate (gated only)      kernel [layers, in, out], bias [layers, out]
+
+Where `embedding_width` is set, tables of tokens have that width, and `embedding/projection/kernel` and
+`output_projection/kernel` lead to `width` and back. What a config does without is not there.
 """
 
 from __future__ import annotations
@@ -24,7 +27,8 @@ from ragjax.models.attention import attend, causal_mask, within
 from ragjax.models.causal_attention import causal_attend
 from ragjax.models.decoder_config import DecoderConfig
 from ragjax.models.matmul import linear
-from ragjax.models.norm import layer_norm
+from ragjax.models.norm import layer_norm, rms_norm
+from ragjax.models.rotary import Angles, angles, rotate
 from ragjax.parallel.pin import pin, pin_batch
 
 Params = dict
@@ -34,8 +38,8 @@ Params = dict
 class DecoderOutput(NamedTuple):
     """What the blocks computed; `logits` turns `hidden` into scores over the vocabulary."""
 
-    hidden: Float[Array, "batch seq width"]
-    """Output of the last LayerNorm."""
+    hidden: Float[Array, "batch seq token_width"]
+    """Output of the last norm."""
     layers: Float[Array, "layers batch seq width"] | None
     """Output of each block, where asked for."""
 
@@ -43,8 +47,8 @@ class DecoderOutput(NamedTuple):
 class KeyValues(NamedTuple):
     """Keys and values of one layer, in a buffer of fixed length."""
 
-    key: Float[Array, "batch length heads head"]
-    value: Float[Array, "batch length heads head"]
+    key: Float[Array, "batch length kv_heads head"]
+    value: Float[Array, "batch length kv_heads head"]
 
 
 class Span(NamedTuple):
@@ -56,6 +60,8 @@ class Span(NamedTuple):
     """Positions of the keys."""
     mask: Bool[Array, "#batch seq keys"]
     """True where a token may see a key, windows apart."""
+    angles: Angles | None = None
+    """Rotary angles of the tokens, where the model turns queries and keys."""
     write_at: Int[Array, ""] | None = None
     """Index in the key-value buffer at which the tokens' own keys are written."""
 
@@ -76,11 +82,17 @@ def layer_data(config: DecoderConfig) -> LayerData:
     )
 
 
+def rotary_angles(config: DecoderConfig, positions: Int[Array, "#batch seq"]) -> Angles | None:
+    """The angles of tokens at `positions`; none where the model has no rotary positions."""
+    return None if config.rotary is None else angles(positions, config.rotary, config.head_width)
+
+
 class Linear(nn.Module):
     """x @ kernel + bias, or activation(x) @ kernel + bias."""
 
     features: int
     stddev: float
+    use_bias: bool = True
     activation: Callable[[jax.Array], jax.Array] = ACTIVATIONS["linear"]
 
     @nn.compact
@@ -88,7 +100,9 @@ class Linear(nn.Module):
         kernel = self.param(
             "kernel", nn.initializers.normal(self.stddev), (x.shape[-1], self.features), jnp.float32
         )
-        bias = self.param("bias", nn.initializers.zeros_init(), (self.features,), jnp.float32)
+        bias = None
+        if self.use_bias:
+            bias = self.param("bias", nn.initializers.zeros_init(), (self.features,), jnp.float32)
         return pin_batch(linear(x, kernel, bias, self.activation))
 
 
@@ -102,12 +116,14 @@ class Attention(nn.Module):
         config = self.config
         std = config.initializer_range
 
-        def heads(name):
-            return Linear(config.width, std, name=name)(x).reshape(
-                *x.shape[:-1], config.heads, config.head_width
-            )
+        def heads(name, count):
+            made = Linear(count * config.head_width, std, config.attention_bias, name=name)(x)
+            return made.reshape(*x.shape[:-1], count, config.head_width)
 
-        query, key, value = heads("query"), heads("key"), heads("value")
+        query, shared = heads("query", config.heads), config.key_value_heads
+        key, value = heads("key", shared), heads("value", shared)
+        if span.angles is not None:
+            query, key = rotate(query, span.angles), rotate(key, span.angles)
         if cache is not None:
             assert span.write_at is not None
             start = (0, span.write_at, 0, 0)
@@ -121,6 +137,7 @@ class Attention(nn.Module):
             mask = within(mask, span.queries, span.keys, layer.window)
         rate = 0.0 if deterministic else config.attention_dropout
         if cache is None and not rate:
+            key, value = (jnp.repeat(each, config.heads // shared, axis=2) for each in (key, value))
             out = causal_attend(query, key, value, mask=mask, scale=layer.scale)
         else:
             out = attend(
@@ -129,11 +146,12 @@ class Attention(nn.Module):
             )  # fmt: skip
         # GPT-2 scales what is added to the residual stream by the number of additions.
         out_std = std / (2 * config.layers) ** 0.5
-        return Linear(config.width, out_std, name="out")(out.reshape(x.shape)), cache
+        flat = out.reshape(*x.shape[:-1], config.heads * config.head_width)
+        return Linear(config.width, out_std, config.attention_out_bias, name="out")(flat), cache
 
 
 class MLP(nn.Module):
-    """Two projections with a nonlinearity between them."""
+    """Two projections with a nonlinearity between them, which a third may gate."""
 
     config: DecoderConfig
 
@@ -141,25 +159,31 @@ class MLP(nn.Module):
     def __call__(self, x):
         config = self.config
         std = config.initializer_range
-        x = Linear(config.mlp_width, std, name="up")(x)
         activation = ACTIVATIONS[config.activation]
-        return Linear(config.width, std / (2 * config.layers) ** 0.5, activation, name="down")(x)
+        up = Linear(config.mlp_width, std, config.mlp_bias, name="up")(x)
+        if config.gated:
+            gate = Linear(config.mlp_width, std, config.mlp_bias, name="gate")(x)
+            up, activation = activation(gate) * up, ACTIVATIONS["linear"]
+        out_std = std / (2 * config.layers) ** 0.5
+        return Linear(config.width, out_std, config.mlp_bias, activation, name="down")(up)
 
 
 class Norm(nn.Module):
-    """LayerNorm, computed in float32."""
+    """LayerNorm or RMSNorm, computed in float32."""
 
-    epsilon: float
+    config: DecoderConfig
 
     @nn.compact
     def __call__(self, x: Float[Array, "... width"]) -> Float[Array, "... width"]:
         scale = self.param("scale", nn.initializers.ones_init(), x.shape[-1:], jnp.float32)
+        if self.config.norm == "rms":
+            return rms_norm(x, scale, self.config.norm_epsilon)
         bias = self.param("bias", nn.initializers.zeros_init(), x.shape[-1:], jnp.float32)
-        return layer_norm(x, scale, bias, self.epsilon)
+        return layer_norm(x, scale, bias, self.config.norm_epsilon)
 
 
 class Block(nn.Module):
-    """x + attention(norm(x)), then x + mlp(norm(x))."""
+    """Attention and MLP, added to the residual stream in the order `residual` says."""
 
     config: DecoderConfig
     deterministic: bool = True
@@ -170,17 +194,24 @@ class Block(nn.Module):
         """Returns the block's output, and its new cache, or its output again where captured."""
         config = self.config
         drop = nn.Dropout(config.residual_dropout, deterministic=self.deterministic)
-        normed = Norm(config.norm_epsilon, name="attention_norm")(x)
-        out, cache = Attention(config, name="attention")(normed, layer, span, cache, self.deterministic)
-        x = x + drop(out)
-        out = MLP(config, name="mlp")(Norm(config.norm_epsilon, name="mlp_norm")(x))
-        x = x + drop(out)
+        attention, mlp = Attention(config, name="attention"), MLP(config, name="mlp")
+        attention_norm, mlp_norm = Norm(config, name="attention_norm"), Norm(config, name="mlp_norm")
+        after = config.residual == "post_norm"
+        out, cache = attention(x if after else attention_norm(x), layer, span, cache, self.deterministic)
+        if config.residual == "parallel":
+            x = x + drop(out) + drop(mlp(mlp_norm(x)))
+        elif after:
+            x = attention_norm(x + drop(out))
+            x = mlp_norm(x + drop(mlp(x)))
+        else:
+            x = x + drop(out)
+            x = x + drop(mlp(mlp_norm(x)))
         x = pin_batch(x)
         return x, (x if self.capture else cache)
 
 
 class Embedding(nn.Module):
-    """Token plus position embedding."""
+    """Token embedding, plus that of the position where positions are learned."""
 
     config: DecoderConfig
 
@@ -188,18 +219,41 @@ class Embedding(nn.Module):
     def __call__(self, tokens: Int[Array, "batch seq"], positions: Int[Array, "#batch seq"], dtype):
         config = self.config
         init = nn.initializers.normal(config.initializer_range)
-        table = self.param("tokens", init, (config.padded_vocab_size, config.width), jnp.float32)
-        places = self.param("positions", init, (config.positions, config.width), jnp.float32)
+        table = self.param("tokens", init, (config.padded_vocab_size, config.token_width), jnp.float32)
         # Whole along the width: a lookup in a table split there copies the whole batch to every device.
-        table, places = pin(table, ("tensor",), ()), pin(places, (), ())
-        return pin_batch(table[tokens].astype(dtype) + places[positions].astype(dtype))
+        x = pin(table, ("tensor",), ())[tokens].astype(dtype)
+        if config.embedding_width:
+            x = Linear(config.width, config.initializer_range, False, name="projection")(x)
+        if config.learned_positions:
+            rows = config.position_offset + config.positions
+            places = self.param("positions", init, (rows, config.width), jnp.float32)
+            x = x + pin(places, (), ())[config.position_offset + positions].astype(dtype)
+        return pin_batch(x)
+
+
+class Final(nn.Module):
+    """What stands between the last block and the scores: the last norm and the output projection."""
+
+    config: DecoderConfig
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "... width"]) -> Float[Array, "... token_width"]:
+        return _final(self.config, x)
+
+
+def _final(config: DecoderConfig, x: Float[Array, "... width"]) -> Float[Array, "... token_width"]:
+    if config.final_norm:
+        x = Norm(config, name="final_norm")(x)
+    if config.embedding_width:
+        x = Linear(config.embedding_width, config.initializer_range, False, name="output_projection")(x)
+    return x
 
 
 _REMAT = {"dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable, "full": None}
 
 
 class Decoder(nn.Module):
-    """Embedding, blocks, last LayerNorm.
+    """Embedding, blocks, last norm.
 
     Attributes:
       config: the architecture.
@@ -232,12 +286,13 @@ class Decoder(nn.Module):
         """
         config = self.config
         order = jnp.arange(tokens.shape[1])[None]
+        positions = order if positions is None else positions
         mask = causal_mask(order, order)
         if segments is not None:
             mask = mask & (segments[:, :, None] == segments[:, None, :])
-        span = Span(order, order, mask)
+        span = Span(order, order, mask, rotary_angles(config, positions))
 
-        x = Embedding(config, name="embedding")(tokens, order if positions is None else positions, self.dtype)
+        x = Embedding(config, name="embedding")(tokens, positions, self.dtype)
         x = nn.Dropout(config.embedding_dropout, deterministic=self.deterministic)(x)
         block = Block
         if self.remat != "none":
@@ -252,21 +307,21 @@ class Decoder(nn.Module):
         x, captured = layers(config, self.deterministic, self.capture, name="layers")(
             x, layer_data(config), span
         )
-        hidden = Norm(config.norm_epsilon, name="final_norm")(x)
+        hidden = _final(config, x)
         if not config.tied:
             # Held here, read by `logits` and by the fused losses.
             init = nn.initializers.normal(config.initializer_range)
-            self.param("head", init, (config.padded_vocab_size, config.width), jnp.float32)
+            self.param("head", init, (config.padded_vocab_size, config.token_width), jnp.float32)
         return DecoderOutput(hidden, captured)
 
 
-def output_table(params: Params) -> Float[Array, "padded_vocab width"]:
+def output_table(params: Params) -> Float[Array, "padded_vocab token_width"]:
     """The output projection: the head's own, or the token embedding it is tied to."""
     return params["head"] if "head" in params else params["embedding"]["tokens"]
 
 
 def logits(
-    params: Params, hidden: Float[Array, "... width"], config: DecoderConfig
+    params: Params, hidden: Float[Array, "... token_width"], config: DecoderConfig
 ) -> Float[Array, "... vocab"]:
     """Float32 scores of the next token, without the rows that only pad the vocabulary."""
     scores = jnp.einsum(

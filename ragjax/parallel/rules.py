@@ -25,11 +25,12 @@ RULES: tuple[tuple[str, tuple[str | None, ...]], ...] = (
     (r"layers/attention/(query|key|value)/kernel$", (None, "fsdp", "tensor")),
     (r"layers/attention/(query|key|value)/bias$", (None, "tensor")),
     (r"layers/attention/out/kernel$", (None, "tensor", "fsdp")),
-    (r"layers/mlp/up/kernel$", (None, "fsdp", "tensor")),
-    (r"layers/mlp/up/bias$", (None, "tensor")),
+    (r"layers/mlp/(up|gate)/kernel$", (None, "fsdp", "tensor")),
+    (r"layers/mlp/(up|gate)/bias$", (None, "tensor")),
     (r"layers/mlp/down/kernel$", (None, "tensor", "fsdp")),
     (r"layers/(attention/out|mlp/down)/bias$", ()),
     (r"(norm|attention_norm|mlp_norm)/(scale|bias)$", ()),
+    (r"(embedding/|output_)projection/kernel$", ("fsdp", None)),
 )
 
 
@@ -87,6 +88,8 @@ def check_divisible(config: DecoderConfig, mesh: jax.sharding.Mesh, *, batch_siz
     found = []
     if config.heads % tensor:
         found.append(f"{config.heads} attention heads over mesh.tensor {tensor}")
+    if config.kv_heads and config.kv_heads % tensor:
+        found.append(f"{config.kv_heads} heads of keys and values over mesh.tensor {tensor}")
     if config.mlp_width % tensor:
         found.append(f"{config.mlp_width} MLP neurons over mesh.tensor {tensor}")
     if batch_size % split:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import errno
 import os
 import sys
 from collections.abc import Callable
@@ -158,6 +159,10 @@ def _long_work(work: Callable[[], object], again: str) -> None:
         _fail(f"{stopped}. Go on with: {again}", EXIT_INTERRUPTED)
     except Diverged as error:
         _fail(str(error), EXIT_DIVERGED)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        _fail(f"{error.strerror}: free some space and go on with: {again}")
 
 
 def _eval(given: list[str]) -> None:

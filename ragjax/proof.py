@@ -21,8 +21,9 @@ from ragjax.generation import generate
 from ragjax.generation.prompts import encode, tokenizer_of
 from ragjax.interchange.folder import load
 from ragjax.interchange.record import zeros
-from ragjax.interchange.size import stored_bytes
+from ragjax.interchange.size import stored_bytes, weight_files
 from ragjax.model import Model
+from ragjax.parallel.agreement import from_writer
 from ragjax.parallel.hosts import is_writer
 from ragjax.run_folder import RunFolder, git_revision, processor_name, versions
 from ragjax.training.fit import Place
@@ -55,10 +56,9 @@ def prove(
       The figures by name.
     """
     console, mesh = place.console, place.mesh
-    identity = _identity(config, models)
-    known = folder.read_json("summary.json")
-    if known and known.get("identity") == identity and known.keys() >= models.keys():
-        names = [field.name for field in fields(Figures)]
+    identity, known = from_writer(lambda: [_identity(config, models), folder.read_json("summary.json")])
+    names = [field.name for field in fields(Figures)]
+    if known and known.get("identity") == identity and all(known[n].keys() >= set(names) for n in models):
         figures = {name: Figures(**{key: known[name][key] for key in names}) for name in models}
         print_figures(figures, console)
         return figures
@@ -121,10 +121,12 @@ def prove(
 
 
 def _identity(config: Compress, models: dict[str, str | Path]) -> dict[str, Any]:
-    """What the figures depend on: the config, and which models there are."""
-    return json.loads(
-        json.dumps({"config": to_dict(config), "models": {n: str(m) for n, m in models.items()}})
-    )
+    """What the figures depend on: the config, and the files of weights; not where the run folder lies."""
+    files = {
+        name: [[file.name, file.stat().st_size, file.stat().st_mtime_ns] for file in weight_files(model)]
+        for name, model in models.items()
+    }
+    return json.loads(json.dumps({"config": to_dict(config), "models": files}))
 
 
 def _seconds(models: dict[str, Model]) -> dict[str, float]:

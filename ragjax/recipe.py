@@ -16,6 +16,7 @@ from rich.table import Table
 
 from ragjax.config import Architecture, Compress, Data, Distill, Pretrain, Sparsity, Train, to_dict
 from ragjax.data import documents, open_corpora, save_tokenizer, train_tokenizer, training_split
+from ragjax.data.uri import parse_uri
 from ragjax.duration import duration
 from ragjax.errors import InputError
 from ragjax.evaluation.figures import Figures
@@ -38,6 +39,7 @@ from ragjax.sparsity.figures import sparsity_figures
 from ragjax.training.fit import PLAIN, Place, Texts, check_training, fit
 from ragjax.training.interrupts import Interrupts
 from ragjax.training.loop import Interrupted
+from ragjax.training.metrics import MetricsLog
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -163,6 +165,8 @@ class _Run:
 
 @contextmanager
 def _opened(config: Compress | Pretrain, workdir: str | Path, console: Console | None) -> Iterator[_Run]:
+    for uri in filter(None, (config.data.train, config.data.validation)):
+        parse_uri(uri)
     hosts.start()
     keep_compiled_programs()
     folder = RunFolder(Path(workdir))
@@ -205,12 +209,12 @@ def _train(
     teacher: Model | None = None,
 ) -> None:
     """Trains `start` and saves it as the model of `stage`, with a line of history."""
-    began = time.monotonic()
+    began, earlier = time.monotonic(), MetricsLog(run.folder.path / "metrics.jsonl").seconds(stage)
     model = fit(
         start, stage=stage, train=work.train, texts=texts, place_=run.place, seed=config.seed,
         sparsity=work.sparsity, distill=work.distill, teacher=teacher,
     )  # fmt: skip
-    seconds = time.monotonic() - began
+    seconds = earlier + time.monotonic() - began
     done = {
         "did": stage,
         "data": config.data.train,

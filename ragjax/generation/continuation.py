@@ -45,8 +45,15 @@ def generate(
       InputError: no tokenizer, or prompts that do not fit the model's positions.
 
     Example:
-      >>> generate(load("runs/quickstart/student"), ["Return the"])  # doctest: +SKIP
-      [' number of bytes written.']
+      >>> from ragjax.data import train_tokenizer
+      >>> from ragjax.models.decoder import init_params
+      >>> from ragjax.models.decoder_config import DecoderConfig
+      >>> config = DecoderConfig(vocab_size=300, positions=32, width=16, layers=1, heads=2, mlp_width=32)
+      >>> tokenizer = train_tokenizer(["some text to learn from"], vocab_size=300)
+      >>> model = Model(config, init_params(config, seed=0), tokenizer)
+      >>> [text] = generate(model, ["some text"], max_new_tokens=4, stop_at_eos=False)
+      >>> text == generate(model, ["some text"], max_new_tokens=4, stop_at_eos=False)[0]
+      True
     """
     tokenizer = tokenizer_of(model)
     ids = encode(tokenizer, prompts)

@@ -1,4 +1,4 @@
-"""How many bytes a model takes on disk."""
+"""Which files hold a model's weights, and how many bytes they take."""
 
 from __future__ import annotations
 
@@ -13,4 +13,13 @@ def stored_bytes(model: str | Path) -> int:
     Raises:
       InputError: there is no such model.
     """
-    return sum(file.stat().st_size for file in resolve(model).glob("*.safetensors"))
+    return sum(file.stat().st_size for file in weight_files(model))
+
+
+def weight_files(model: str | Path) -> list[Path]:
+    """The safetensors files of MODEL, by name.
+
+    Raises:
+      InputError: there is no such model.
+    """
+    return sorted(resolve(model).glob("*.safetensors"))

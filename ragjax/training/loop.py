@@ -82,8 +82,7 @@ class Training:
         if restored is not None:
             _, state = restored
         start = int(state.step)
-        self.log.resume(self.stage, start)
-        self.progress.begin(start)
+        self.progress.begin(start, seconds=self.log.resume(self.stage, start))
 
         pending: _Pending | None = None
         for done in range(start + 1, self.train.steps + 1):
@@ -127,6 +126,7 @@ class Training:
         if values.bad_in_a_row >= self.train.max_bad_steps:
             self.checkpoints.save(int(state.step), state, loss=None)
             self.checkpoints.wait()
+            self.log.write(self.stage, done, time=self.progress.seconds, skipped=int(values.skipped))
             raise Diverged(
                 f"{self.stage}: {values.bad_in_a_row} steps in a row up to step {done} had a loss "
                 "or gradient that was not finite. The parameters were left as before them and are saved. "

@@ -23,18 +23,26 @@ class MetricsLog:
     def __init__(self, path: Path, *, writes: bool = True):
         self.path, self.writes = path, writes
 
-    def resume(self, stage: str, step: int) -> None:
-        """Forgets what `stage` wrote after `step`."""
-        if not self.writes or not self.path.exists():
-            return
-        kept = [
-            line
-            for line in self.path.read_text().splitlines()
-            if (entry := _parsed(line)) and not (entry["stage"] == stage and entry["step"] > step)
-        ]
-        partial = self.path.with_suffix(".partial")
-        partial.write_text("".join(line + "\n" for line in kept))
-        partial.replace(self.path)
+    def resume(self, stage: str, step: int) -> float:
+        """Forgets what `stage` wrote after `step`; returns the seconds it had taken until then."""
+        entries = [entry for line in self._lines() if (entry := _parsed(line)) is not None]
+        kept = [entry for entry in entries if entry["stage"] != stage or entry["step"] <= step]
+        if self.writes and self.path.exists():
+            partial = self.path.with_suffix(".partial")
+            partial.write_text("".join(json.dumps(entry) + "\n" for entry in kept))
+            partial.replace(self.path)
+        return self._seconds(kept, stage)
+
+    def seconds(self, stage: str) -> float:
+        """The seconds that `stage` has taken, over all its sessions, up to the last line it wrote."""
+        return self._seconds([entry for line in self._lines() if (entry := _parsed(line))], stage)
+
+    def _lines(self) -> list[str]:
+        return self.path.read_text().splitlines() if self.path.exists() else []
+
+    def _seconds(self, entries: list[dict], stage: str) -> float:
+        times = [e["time"] for e in entries if e["stage"] == stage and isinstance(e.get("time"), int | float)]
+        return max(times, default=0.0)
 
     def write(self, stage: str, step: int, **values: Any) -> None:
         """Adds one line; numbers that are not finite are written as null."""
@@ -46,10 +54,13 @@ class MetricsLog:
 
 
 def _parsed(line: str) -> dict | None:
+    """The entry in a line; none where it is cut off or no entry."""
     try:
-        return json.loads(line)
+        entry = json.loads(line)
     except json.JSONDecodeError:
         return None
+    whole = isinstance(entry, dict) and "stage" in entry and isinstance(entry.get("step"), int)
+    return entry if whole else None
 
 
 def _plain(value: Any) -> Any:
@@ -65,18 +76,20 @@ class Progress:
         self.stage, self.steps, self.console = stage, steps, console
         self.begin_time = self.mark_time = time.monotonic()
         self.mark_step = 0
+        self.earlier = 0.0
 
-    def begin(self, step: int) -> None:
-        """Starts the clock at `step`."""
+    def begin(self, step: int, *, seconds: float = 0.0) -> None:
+        """Starts the clock at `step`, which earlier sessions took `seconds` to reach."""
         self.begin_time = self.mark_time = time.monotonic()
+        self.earlier = seconds
         self.mark_step = step
         came = f", resumed at step {step}" if step else ""
         self.console.print(f"[bold]{self.stage}[/bold]: {self.steps} steps{came}", highlight=False)
 
     @property
     def seconds(self) -> float:
-        """Since `begin`."""
-        return time.monotonic() - self.begin_time
+        """Of training, over all sessions."""
+        return self.earlier + time.monotonic() - self.begin_time
 
     def steps_per_second(self, step: int) -> float:
         """The rate since it was last asked for, so that compiling slows the first figure alone."""

@@ -1,6 +1,8 @@
 """Shared fixtures: tiny models, and eight simulated devices to shard them over."""
 
+import json
 import os
+import re
 import tempfile
 from pathlib import Path
 
@@ -33,6 +35,22 @@ def tiny_config() -> DecoderConfig:
 def tiny_model(tiny_config) -> Model:
     """A random model of `tiny_config` without a tokenizer."""
     return Model(tiny_config, init_params(tiny_config, seed=0))
+
+
+@pytest.fixture(scope="session")
+def types_of_products():
+    """Tells the types of both factors and of the result of each matrix product a function asks XLA for."""
+    import jax
+
+    product = r"dot_general .*: \(tensor<\S*?(\w+)>, tensor<\S*?(\w+)>\) -> tensor<\S*?(\w+)>"
+
+    def find(function, *arguments) -> list[tuple[str, str, str]]:
+        text = jax.jit(function).lower(*arguments).as_text()
+        types = [tuple(re.sub(r".*x", "", shape) for shape in found) for found in re.findall(product, text)]
+        assert len(types) == text.count("dot_general ")
+        return types
+
+    return find
 
 
 @pytest.fixture(scope="session")
@@ -101,6 +119,24 @@ def byte_tokenizer():
 
 
 @pytest.fixture(scope="session")
+def sentencepiece_tokenizer():
+    """A Llama tokenizer: pieces that spell a space as U+2581, tokens for bytes, and <s> before every text."""
+    from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+    from transformers import LlamaTokenizer
+
+    learner = Tokenizer(models.BPE())
+    learner.pre_tokenizer = pre_tokenizers.Metaspace()
+    trainer = trainers.BpeTrainer(vocab_size=60, show_progress=False)
+    learner.train_from_iterator(["the quick brown fox jumps over the lazy dog"] * 9, trainer)
+    learned = json.loads(learner.to_str())["model"]
+    pieces = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256)), *learned["vocab"]]
+    merges = [tuple(pair) for pair in learned["merges"]]
+    return LlamaTokenizer(
+        vocab={piece: i for i, piece in enumerate(pieces)}, merges=merges, add_bos_token=True
+    )
+
+
+@pytest.fixture(scope="session")
 def tiny_byte_model(byte_tokenizer) -> Model:
     """A random model over `byte_tokenizer`'s 257 tokens, padded to 384."""
     config = DecoderConfig(
@@ -135,3 +171,123 @@ def torch_gpt2():
         return model
 
     return make
+
+
+@pytest.fixture(scope="session")
+def randomize():
+    """Makes every parameter of a torch model matter: biases, norms, and weights far from zero."""
+    import torch
+
+    def spread(model, seed: int = 0):
+        generator = torch.Generator().manual_seed(seed)
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter += 0.2 * torch.randn(parameter.shape, generator=generator)
+        return model.eval()
+
+    return spread
+
+
+@pytest.fixture(scope="session")
+def check_family(randomize):
+    """Holds a causal model of transformers against the same model in ragjax, which it returns.
+
+    Logits, loss, the gradient of every tensor and greedy continuations are compared, and what is left of
+    the model after it was saved here and opened there again. The model given is randomized first. Names
+    in the file that differ from those in torch are given as `renamed`.
+    """
+    import copy
+
+    import jax
+    import jax.numpy as jnp
+    import torch
+
+    from ragjax.generation.continuation import generate_tokens
+    from ragjax.interchange import load, save
+    from ragjax.interchange.families import family_for
+    from ragjax.interchange.layout import tensor_reader
+    from ragjax.models.decoder import logits
+    from ragjax.models.run import run_decoder
+
+    def check(theirs, folder: Path, renamed: dict[str, str] | None = None) -> Model:
+        randomize(theirs).save_pretrained(folder / "theirs")
+        ours = load(folder / "theirs")
+        length = min(40, ours.config.positions)
+        tokens = np.random.default_rng(0).integers(0, ours.config.vocab_size, (2, length))
+        check_gradients(ours, theirs, tokens, renamed or {})
+        check_round_trip(ours, theirs, folder / "ours")
+        check_continuations(ours, copy.deepcopy(theirs), tokens[0])
+        return ours
+
+    def check_gradients(ours, theirs, tokens, renamed):
+        def loss(params):
+            scores = logits(params, run_decoder(ours.config, params, tokens).hidden, ours.config)
+            chosen = jnp.take_along_axis(jax.nn.log_softmax(scores[:, :-1]), tokens[:, 1:, None], -1)
+            return -chosen.mean()
+
+        theirs.zero_grad()
+        told = theirs(torch.tensor(tokens), labels=torch.tensor(tokens))
+        told.loss.backward()
+        assert np.abs(np.asarray(ours(tokens)) - told.logits.detach().numpy()).max() < 1e-4
+        value, gradients = jax.jit(jax.value_and_grad(loss))(ours.params)
+        assert abs(float(value) - told.loss.item()) < 1e-4 * told.loss.item()
+        read = tensor_reader(gradients, family_for(ours.config).layout(ours.config))
+        expected = {name: parameter.grad.numpy() for name, parameter in theirs.named_parameters()}
+        overall = max(np.abs(gradient).max() for gradient in expected.values())
+        for name, gradient in expected.items():
+            largest = np.abs(gradient).max()
+            # A key's bias shifts all scores of a query alike: its gradient is zero but for rounding.
+            bound = 1e-4 * largest if largest > 1e-6 * overall else 1e-6 * overall
+            assert np.abs(read(renamed.get(name, name)) - gradient).max() < bound, name
+
+    def check_round_trip(ours, theirs, folder):
+        back = open_in_torch(save(ours, folder), type(theirs))
+        state, expected = back.state_dict(), theirs.state_dict()
+        assert state.keys() == expected.keys()
+        assert [name for name in state if not torch.equal(state[name], expected[name])] == []
+        again = load(folder)
+        assert again.config == ours.config
+        jax.tree.map(np.testing.assert_array_equal, again.params, ours.params)
+
+    def check_continuations(ours, theirs, tokens):
+        theirs.generation_config.eos_token_id = None
+        new = 14
+        prompts = [tokens[:size].tolist() for size in (1, 4, min(20, ours.config.positions - new))]
+        answers = generate_tokens(ours, prompts, max_new_tokens=new, stop_at_eos=False)
+        for prompt, answer in zip(prompts, answers, strict=True):
+            told = theirs.generate(
+                torch.tensor([prompt]), attention_mask=torch.ones(1, len(prompt), dtype=torch.long),
+                do_sample=False, max_new_tokens=new, pad_token_id=0,
+            )  # fmt: skip
+            assert answer.tolist() == told[0, len(prompt) :].tolist()
+
+    return check
+
+
+@pytest.fixture(scope="session")
+def check_storage(randomize):
+    """Saves a causal model of transformers in a type and in shards, and holds every bit after both ways."""
+    import torch
+
+    from ragjax.interchange import load, save
+
+    def check(theirs, folder: Path, dtype: str, shard_bytes: int = 10_000) -> None:
+        theirs = randomize(theirs).to(getattr(torch, dtype))
+        theirs.save_pretrained(folder / "theirs", max_shard_size=shard_bytes)
+        assert (folder / "theirs" / "model.safetensors.index.json").exists()
+        save(load(folder / "theirs"), folder / "ours", dtype=dtype, shard_bytes=shard_bytes)
+        assert (folder / "ours" / "model.safetensors.index.json").exists()
+        back = open_in_torch(folder / "ours", type(theirs))
+        state, expected = back.state_dict(), theirs.state_dict()
+        assert back.config.dtype == theirs.dtype
+        assert state.keys() == expected.keys()
+        assert [name for name in state if not torch.equal(state[name], expected[name])] == []
+
+    return check
+
+
+def open_in_torch(folder: Path, kind):
+    """A saved model as transformers opens it, without a tensor missing, left over or misshapen."""
+    model, told = kind.from_pretrained(folder, output_loading_info=True)
+    assert not any(told.values()), told
+    return model.eval()

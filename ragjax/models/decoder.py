@@ -20,6 +20,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Bool, Float, Int
 
 from ragjax.models.activations import ACTIVATIONS
@@ -30,6 +31,9 @@ from ragjax.models.matmul import linear
 from ragjax.models.norm import layer_norm, rms_norm
 from ragjax.models.rotary import Angles, angles, rotate
 from ragjax.parallel.pin import pin, pin_batch
+
+_PRODUCT = "product"
+"""Name of what "dots" keeps: a policy that looks for products sees none inside `linear`'s own gradient."""
 
 Params = dict
 """A tree of arrays as described above."""
@@ -103,7 +107,7 @@ class Linear(nn.Module):
         bias = None
         if self.use_bias:
             bias = self.param("bias", nn.initializers.zeros_init(), (self.features,), jnp.float32)
-        return pin_batch(linear(x, kernel, bias, self.activation))
+        return checkpoint_name(pin_batch(linear(x, kernel, bias, self.activation)), _PRODUCT)
 
 
 class Attention(nn.Module):
@@ -249,7 +253,7 @@ def _final(config: DecoderConfig, x: Float[Array, "... width"]) -> Float[Array, 
     return x
 
 
-_REMAT = {"dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable, "full": None}
+_REMAT = {"dots": jax.checkpoint_policies.save_only_these_names(_PRODUCT), "full": None}
 
 
 class Decoder(nn.Module):

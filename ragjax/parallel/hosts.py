@@ -88,9 +88,3 @@ def to_host(tree: Any) -> Any:
         return np.asarray(leaf)
 
     return jax.tree.map(fetch, tree)
-
-
-def barrier(name: str) -> None:
-    """Waits until every host has come here."""
-    if jax.process_count() > 1:
-        multihost_utils.sync_global_devices(name)

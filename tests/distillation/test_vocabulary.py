@@ -184,6 +184,14 @@ def test_bfloat16_states_reduce_in_float32_and_give_float32_table_gradients():
     jax.tree.map(lambda a, e: close(a, e, 1e-2), gradients, expected_gradients)
 
 
+def test_bfloat16_products_are_summed_in_float32(types_of_products):
+    problem = Problem(dtype=jnp.bfloat16)
+    options = MIXTURES["mixed"] | {"teacher": problem.teacher}
+    asked = types_of_products(jax.grad(lambda s: problem.loss(s, **options)[0]), problem.student)
+    # Scores of both, gradients of the hidden states and of the table.
+    assert asked == [("bf16", "bf16", "f32")] * 4
+
+
 def test_a_new_loss_is_one_function(monkeypatch):
     """Reverse KL in place of forward KL, with the gradient autodiff finds."""
 
@@ -244,6 +252,15 @@ def test_no_chunk_waits_for_other_devices(mesh):
     body = bodies_of_loops(function.as_text())
     assert "dot(" in body
     assert not re.findall(r"(all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute)\S*\(", body)
+
+
+@pytest.mark.parametrize("mesh", [Mesh(2, 4, 1), Mesh(2, 2, 2)], ids=str)
+def test_each_table_is_gathered_once_and_along_its_width_alone(mesh):
+    problem = Problem()
+    function, _ = sharded(problem, mesh, shards=8 // mesh.tensor, chunk_tokens=4, **MIXTURES["mixed"])
+    gathered = re.findall(r" = f32\[(\d+,\d+)\]\S* all-gather\(", function.as_text())
+    rows = PADDED // mesh.tensor
+    assert sorted(gathered) == [f"{rows},{WIDTH}", f"{rows},{TEACHER_WIDTH}"]
 
 
 def bodies_of_loops(text: str) -> str:

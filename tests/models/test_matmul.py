@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ragjax.models.matmul import matmul, transposed, weight_gradient
+from ragjax.models.matmul import linear, matmul, transposed, weight_gradient
 
 
 def factors(dtype, rows=(3, 5), n=19, m=7):
@@ -29,13 +29,32 @@ def test_product_and_both_gradients_equal_numpys_in_float64(rows, dtype, bound):
     assert (out.dtype, dx.dtype, dkernel.dtype) == (dtype, dtype, jnp.float32)
 
 
-def test_bfloat16_products_are_summed_in_float32():
-    # 1 + 4096 times 2^-9: each step of a bfloat16 sum would be rounded away.
-    x = jnp.concatenate([jnp.ones((1, 1)), jnp.full((1, 4096), 2.0**-9)], axis=1).astype(jnp.bfloat16)
-    kernel = jnp.ones((4097, 1))
-    assert matmul(x, kernel)[0, 0] == 9
-    gradient = jax.grad(lambda k: matmul(x.T, k).astype(jnp.float32).sum())(jnp.ones((1, 1)))
-    assert gradient[0, 0] == 9
+def test_bfloat16_products_are_summed_in_float32(types_of_products):
+    x, kernel, gradient = factors(jnp.bfloat16)
+
+    def value_and_gradients(x, kernel, gradient):
+        out, pull = jax.vjp(matmul, x, kernel)
+        return out, pull(gradient)
+
+    asked = types_of_products(value_and_gradients, x, kernel, gradient)
+    assert asked == [("bf16", "bf16", "f32")] * 3
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_what_is_activated_multiplied_and_added_is_rounded_once(dtype):
+    x, kernel, gradient = factors(dtype, rows=(40,))
+    bias = 5 * jax.random.normal(jax.random.key(9), (7,))
+    out, pull = jax.vjp(jax.jit(lambda *a: linear(*a, jax.nn.relu)), x, kernel, bias)
+    dx, dkernel, dbias = pull(gradient)
+    x64, k64, g64 = (np.asarray(a.astype(dtype), np.float64) for a in (x, kernel, gradient))
+    active = np.maximum(x64, 0)
+    expected = active @ k64 + np.asarray(bias, np.float64)
+    half_a_unit = jnp.finfo(dtype).eps / 2 * np.abs(expected)
+    assert (np.abs(np.asarray(out, np.float64) - expected) < 1.01 * half_a_unit + 1e-5).all()
+    np.testing.assert_allclose(dkernel, active.T @ g64, atol=1e-4)
+    np.testing.assert_allclose(dbias, g64.sum(0), atol=1e-4)
+    np.testing.assert_allclose(np.asarray(dx, np.float64), (g64 @ k64.T) * (x64 > 0), rtol=1e-2, atol=1e-5)
+    assert (out.dtype, dx.dtype, dkernel.dtype, dbias.dtype) == (dtype, dtype, jnp.float32, jnp.float32)
 
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])

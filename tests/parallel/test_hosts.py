@@ -5,9 +5,15 @@ import os
 import socket
 import subprocess
 import sys
+from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
+
+from ragjax.config import Mesh
+from ragjax.parallel import hosts
+from ragjax.parallel.mesh import make_mesh
 
 SCRIPT = """
 import io, json, sys
@@ -15,6 +21,7 @@ import jax
 jax.config.update("jax_num_cpu_devices", int(sys.argv[2]))
 from ragjax.parallel import hosts
 hosts.start()
+hosts.start()  # Joins once.
 import numpy as np
 from pathlib import Path
 from rich.console import Console
@@ -102,3 +109,54 @@ def test_every_host_gets_the_same_parameters(runs):
     _, alone, _, pair = runs
     assert pair[0]["total"] == pair[1]["total"]
     assert pair[0]["total"] == pytest.approx(alone["total"], rel=1e-4)
+
+
+def test_a_host_makes_only_the_rows_its_devices_hold():
+    whole = np.arange(3 * 8 * 5).reshape(3, 8, 5)
+    made = []
+
+    def rows(wanted):
+        made.append(wanted.stop - wanted.start)
+        return whole[:, wanted]
+
+    found = hosts.global_array(whole.shape, rows, make_mesh(Mesh(data=2, fsdp=2, tensor=2)), axis=1)
+    np.testing.assert_array_equal(found, whole)
+    assert set(made) == {2}
+    assert {shard.data.shape for shard in found.addressable_shards} == {(3, 2, 5)}
+
+
+@pytest.mark.parametrize(
+    ("environment", "tpu", "joined"),
+    [
+        ({}, False, []),
+        ({}, True, [()]),
+        ({"TPU_WORKER_HOSTNAMES": "localhost"}, False, []),
+        ({"TPU_WORKER_HOSTNAMES": "t0,t1"}, False, [()]),
+        ({"SLURM_STEP_NODELIST": "n[0-1]"}, False, [()]),
+        ({"OMPI_MCA_orte_hnp_uri": "1.0;tcp://h:1"}, False, [()]),
+        ({"JAX_COORDINATOR_ADDRESS": "h:1"}, False, [()]),
+        (
+            {"JAX_COORDINATOR_ADDRESS": "h:1", "JAX_NUM_PROCESSES": "4", "JAX_PROCESS_ID": "3"},
+            False,
+            [("h:1", 4, 3)],
+        ),
+    ],
+    ids=str,
+)
+def test_hosts_join_where_the_environment_says_there_are_several(monkeypatch, environment, tpu, joined):
+    for name in (*hosts._CLUSTER_VARIABLES, "JAX_NUM_PROCESSES", "JAX_PROCESS_ID"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    calls = []
+    monkeypatch.setattr(jax.distributed, "initialize", lambda *arguments: calls.append(arguments))
+    monkeypatch.setattr(hosts, "_on_tpu", lambda: tpu)
+    hosts.start()
+    assert calls == joined
+
+
+@pytest.mark.parametrize(("device", "library"), [(True, True), (True, False), (False, True)])
+def test_a_tpu_is_a_device_and_the_library_for_it(monkeypatch, device, library):
+    monkeypatch.setattr(Path, "exists", lambda path: device and str(path) == "/dev/vfio/0")
+    monkeypatch.setattr(hosts.importlib.util, "find_spec", lambda name: name if library else None)
+    assert hosts._on_tpu() == (device and library)

@@ -14,9 +14,11 @@ def test_the_free_axis_takes_what_is_left():
 
 
 def test_some_of_the_devices_can_be_used():
-    assert make_mesh(Mesh(fsdp=2), jax.devices()[:2]).size == 2
+    some = jax.devices()[2:4]
+    assert list(make_mesh(Mesh(fsdp=2), some).devices.flat) == some
 
 
-def test_a_mesh_that_leaves_devices_out_is_refused():
-    with pytest.raises(InputError, match="all 8 devices, found data 3"):
-        make_mesh(Mesh(data=3))
+@pytest.mark.parametrize("sizes", [{"data": 3}, {"data": 16}, {"data": -1, "fsdp": 3}], ids=str)
+def test_a_mesh_of_other_than_all_devices_is_refused(sizes):
+    with pytest.raises(InputError, match=f"all 8 devices, found data {sizes['data']}"):
+        make_mesh(Mesh(**sizes))

@@ -2,11 +2,12 @@
 
     import ragjax
 
-    model = ragjax.load("openai-community/gpt2")       # a Hugging Face folder, a hub id, a run folder
+    model = ragjax.load("openai-community/gpt2")       # a Hugging Face folder, GGUF file, hub id, run folder
     logits = model(tokens)                             # float32 [batch, seq, vocab]
     figures = ragjax.evaluate(model, "builtin:python")
     ragjax.compress(config, "runs/mine")
     ragjax.save(model, "my-gpt2")
+    ragjax.export(model, "my-gpt2.gguf", format="gguf", dtype="q8_0")
 
 Names are imported when first used, so that `import ragjax` itself needs no JAX.
 """
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from ragjax.evaluation.figures import Figures, evaluate
     from ragjax.generation import generate
     from ragjax.interchange.folder import load, save
+    from ragjax.interchange.formats import export
     from ragjax.model import Model
     from ragjax.recipe import compress, pretrain
 
@@ -28,13 +30,14 @@ _HOMES = {
     "Model": "ragjax.model",
     "compress": "ragjax.recipe",
     "evaluate": "ragjax.evaluation.figures",
+    "export": "ragjax.interchange.formats",
     "generate": "ragjax.generation",
     "load": "ragjax.interchange.folder",
     "pretrain": "ragjax.recipe",
     "save": "ragjax.interchange.folder",
 }
 
-__all__ = ["Figures", "Model", "compress", "evaluate", "generate", "load", "pretrain", "save"]
+__all__ = ["Figures", "Model", "compress", "evaluate", "export", "generate", "load", "pretrain", "save"]
 
 
 def __getattr__(name: str) -> Any:

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, replace
 from inspect import cleandoc
 from json import dumps
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any, Literal, NoReturn
 
 import tyro
 from tyro.conf import FlagCreatePairsOff, Positional, arg
@@ -33,11 +33,12 @@ usage: ragjax VERB ...
   train      CONFIG   train one model, from scratch or on from another
   eval       MODEL    perplexity, size, sparsity and speed
   generate   MODEL    continue a prompt
+  export     MODEL    write it for another runtime: Hugging Face, GGUF, StableHLO
   tokenizer  SOURCE   train a byte-level BPE tokenizer
   report     RUN      write a run's report.html again
   doctor              what this machine offers, and what is amiss
 
-MODEL is a Hugging Face folder, a hub id (openai-community/gpt2), or a ragjax run folder.
+MODEL is a Hugging Face folder, a GGUF file, a hub id (openai-community/gpt2), or a ragjax run folder.
 `ragjax VERB --help` tells more. To begin, offline, in about five minutes on two CPU cores:
 
   ragjax compress configs/quickstart.py
@@ -53,9 +54,9 @@ def main(arguments: list[str] | None = None) -> None:
         print(_OVERVIEW, end="")
         return
     if given[0] == "--version":
-        from importlib.metadata import version
+        from ragjax.run_folder import versions
 
-        print(f"ragjax {version('ragjax')}")
+        print(f"ragjax {versions()['ragjax']}")
         return
     verb, rest = given[0], given[1:]
     if verb not in VERBS:
@@ -179,15 +180,16 @@ def _eval(given: list[str]) -> None:
         """Measure a model: perplexity on a text, size, sparsity and speed.
 
         Args:
-            model: MODEL: a Hugging Face folder, a hub id, or a run folder.
+            model: MODEL: a Hugging Face folder, a GGUF file, a hub id, or a run folder.
             data: Source URI: builtin:python, text:GLOB, jsonl:PATH#field, tfds:NAME/split#field, hf:NAME.
-            sequence_length: Tokens the model sees at once; none: as many as it has positions.
+            sequence_length: Tokens the model sees at once; none: as many as it has positions, 2048 at most.
             stride: Tokens the window moves; none: half of the sequence length.
             max_tokens: Tokens that are scored at most; none: all.
             batch_size: Windows evaluated at once.
             teacher: MODEL whose forward speed is measured in turns with this one's, for the ratio.
             json: Print one JSON object.
         """
+        from ragjax.evaluation.figures import default_length
         from ragjax.evaluation.figures import evaluate as measure
         from ragjax.evaluation.speed import forward_speed
         from ragjax.interchange.folder import load
@@ -198,7 +200,7 @@ def _eval(given: list[str]) -> None:
         loaded, speed = load(model), None
         if teacher is not None:
             both = {"teacher": load(teacher), "model": loaded}
-            length = min(m.config.positions for m in both.values())
+            length = sequence_length or default_length(*both.values())
             speed = forward_speed(both, batch=1, length=length)["model"]
         figures = measure(
             loaded, data, sequence_length=sequence_length, stride=stride, max_tokens=max_tokens,
@@ -225,7 +227,7 @@ def _generate(given: list[str]) -> None:
         """Continue a prompt, printing tokens as they come.
 
         Args:
-            model: MODEL: a Hugging Face folder, a hub id, or a run folder.
+            model: MODEL: a Hugging Face folder, a GGUF file, a hub id, or a run folder.
             prompt: The text to continue.
             max_new_tokens: Tokens to add at most.
             temperature: 0 takes the likeliest token; higher is more varied.
@@ -244,6 +246,35 @@ def _generate(given: list[str]) -> None:
         print()
 
     tyro.cli(generate, args=given, prog="ragjax generate")
+
+
+def _export(given: list[str]) -> None:
+    def export(
+        model: Annotated[Positional[str], arg(metavar="MODEL")],
+        out: Annotated[Positional[Path], arg(metavar="OUT")],
+        format: Literal["hf", "gguf", "stablehlo"],
+        dtype: str | None = None,
+    ) -> None:
+        """Write a model for another runtime.
+
+        Args:
+            model: MODEL: a Hugging Face folder, a GGUF file, a hub id, or a run folder.
+            out: Folder or file to write; must not exist.
+            format: hf: a Hugging Face folder; gguf: a file for llama.cpp; stablehlo: a program that JAX runs
+                without ragjax.
+            dtype: Type of the weights. hf: float32, float16, bfloat16; gguf: f32, f16, q8_0, q4_0; stablehlo:
+                float32, bfloat16. None: the first of these.
+        """
+        from ragjax.interchange.folder import load
+        from ragjax.interchange.formats import check_request
+        from ragjax.interchange.formats import export as write
+
+        check_request(out, format, dtype)
+        made = write(load(model), out, format=format, dtype=dtype)
+        rows = {"wrote": out, "what": made.contents, "size": f"{made.size / 1e6:,.1f} MB", "use": made.use}
+        print("\n".join(f"{name:<6}{value}" for name, value in rows.items()))
+
+    tyro.cli(export, args=given, prog="ragjax export")
 
 
 def _tokenizer(given: list[str]) -> None:
@@ -309,6 +340,7 @@ VERBS: dict[str, Callable[[list[str]], None]] = {
     "train": _train,
     "eval": _eval,
     "generate": _generate,
+    "export": _export,
     "tokenizer": _tokenizer,
     "report": _report,
     "doctor": _doctor,

@@ -269,7 +269,7 @@ class Evaluate(_Checked):
     """How models are measured at the end."""
 
     sequence_length: int | None = None
-    """Tokens the model sees at once; none: as many as it has positions."""
+    """Tokens the model sees at once; none: as many as it has positions, 2048 at most."""
     stride: int | None = None
     """Tokens the window moves; none: half of `sequence_length`."""
     max_tokens: int | None = None

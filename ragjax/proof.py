@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ import jax
 from ragjax.config import Compress, to_dict
 from ragjax.data import open_corpora
 from ragjax.errors import InputError
-from ragjax.evaluation.figures import Figures, evaluate
+from ragjax.evaluation.figures import Figures, default_length, evaluate
 from ragjax.evaluation.speed import forward_speed
 from ragjax.evaluation.table import print_figures
 from ragjax.generation import generate
@@ -66,8 +66,10 @@ def prove(
     console.print("[bold]evaluate[/bold]", highlight=False)
     began = time.monotonic()
     loaded = {name: load(model, mesh=mesh) for name, model in models.items()}
+    # What was trained here was saved with the run's tokenizer; the teacher may have come with none.
+    loaded["teacher"] = replace(loaded["teacher"], tokenizer=loaded["student"].tokenizer)
     wanted = config.evaluate
-    length = wanted.sequence_length or min(m.config.positions for m in loaded.values())
+    length = wanted.sequence_length or default_length(*loaded.values())
     with jax.set_mesh(mesh):
         speeds = forward_speed(loaded, batch=wanted.batch_size, length=length, rounds=wanted.speed_rounds)
     figures = {}
@@ -175,7 +177,7 @@ def _beginnings(config: Compress, teacher: Model) -> list[str]:
     for number in range(held_out.documents):
         document = held_out.document(number)
         if len(document) >= 2 * room or number == held_out.documents - 1:
-            text = tokenizer.decode(document[:room])
+            text = tokenizer.decode(document[:room], skip_special_tokens=True)
             assert isinstance(text, str)
             found.append(text.rsplit(" ", 1)[0] if " " in text.strip() else text)
         if len(found) == _PROMPTS:

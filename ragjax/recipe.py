@@ -22,7 +22,7 @@ from ragjax.errors import InputError
 from ragjax.evaluation.figures import Figures
 from ragjax.interchange.atomic import atomic_folder
 from ragjax.interchange.folder import load, save
-from ragjax.interchange.tokenizer import load_tokenizer
+from ragjax.interchange.tokenizer import check_vocabulary, load_tokenizer
 from ragjax.model import Model
 from ragjax.models.decoder import Params, init_params
 from ragjax.models.decoder_config import DecoderConfig
@@ -124,7 +124,7 @@ def pretrain(config: Pretrain, workdir: str | Path, *, console: Console | None =
     with _opened(config, workdir, console) as run:
         if not run.done("model"):
             start = (
-                load(config.model, mesh=run.place.mesh)
+                _existing(config.model, config.data, run)
                 if config.model
                 else _new_model(config.architecture, config.data, run, config.seed)
             )
@@ -231,7 +231,7 @@ def _train(
 
 def _teacher(config: Compress, run: _Run) -> Model:
     if config.teacher.model is not None:
-        return load(config.teacher.model, mesh=run.place.mesh)
+        return _existing(config.teacher.model, config.data, run)
     if not run.done("teacher"):
         start = _new_model(config.teacher.architecture, config.data, run, config.seed)
         texts = _texts(config.data, start.tokenizer)
@@ -256,6 +256,16 @@ def _new_model(shape: Architecture, data: Data, run: _Run, seed: int) -> Model:
     ends = {"bos_token": tokenizer.bos_token_id, "eos_token": tokenizer.eos_token_id}
     config = replace(_shape(shape, len(tokenizer)), **ends)
     return Model(config, _random_params(config, seed, run.place.mesh), tokenizer)
+
+
+def _existing(model: str, data: Data, run: _Run) -> Model:
+    """A model that is there, with the tokenizer the config names, or else its own."""
+    loaded = load(model, mesh=run.place.mesh)
+    if data.tokenizer is None:
+        return loaded
+    tokenizer = load_tokenizer(data.tokenizer)
+    check_vocabulary(tokenizer, loaded.config.vocab_size)
+    return replace(loaded, tokenizer=tokenizer)
 
 
 def _shape(shape: Architecture, vocab_size: int) -> DecoderConfig:

@@ -291,3 +291,14 @@ def open_in_torch(folder: Path, kind):
     model, told = kind.from_pretrained(folder, output_loading_info=True)
     assert not any(told.values()), told
     return model.eval()
+
+
+@pytest.fixture(scope="session")
+def smollm2() -> Path:
+    """The folder of SmolLM2-135M-Instruct, a real language model."""
+    from ragjax.cache_folder import cache_folder
+
+    folder = cache_folder() / "smollm2"
+    if not (folder / "config.json").is_file():
+        pytest.skip("SmolLM2 is not there: run python scripts/fetch_smollm2.py")
+    return folder

@@ -6,12 +6,18 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from ragjax.cli import main
+from ragjax.config import Compress, Pretrain, to_dict
+from ragjax.doctor import examine
+from ragjax.evaluation.speed import Speed
+from ragjax.generation import generate
 from ragjax.interchange.folder import save
+from ragjax.training.loop import Diverged, Interrupted
 
 TINY = """
 from ragjax.config import *
@@ -87,7 +93,8 @@ def test_help_and_config_errors_need_no_jax():
 def test_bad_input_is_one_message_and_exit_code_2(capsys, arguments, said):
     code, told = fails(capsys, *arguments)
     assert code == 2
-    assert said in told.err + told.out
+    assert said in told.err
+    assert told.out == ""
     assert "Traceback" not in told.err
 
 
@@ -103,18 +110,45 @@ def test_eval_prints_its_stable_keys_as_json(tiny_byte_model, tmp_path, capsys, 
     }  # fmt: skip
     assert found["tokens"] == 270
     assert 100 < found["perplexity"] < 1000
+    assert found["stored_bytes"] == (tmp_path / "model" / "model.safetensors").stat().st_size
+    assert found["speed_vs_teacher"] is None
+
+
+def test_eval_measures_the_speed_in_turns_with_the_teachers(tiny_byte_model, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("RAGJAX_CACHE", str(tmp_path / "cache"))
+    save(tiny_byte_model, tmp_path / "model")
+    (tmp_path / "a.txt").write_text("Some words to be measured.")
+    asked = []
+
+    def forward_speed(models, **_):
+        asked.extend(models)
+        return {"teacher": Speed(10.0, 1.0, (10.0,)), "model": Speed(20.0, 2.0, (20.0,))}
+
+    monkeypatch.setattr("ragjax.evaluation.speed.forward_speed", forward_speed)
+    model = str(tmp_path / "model")
+    main(["eval", model, "--teacher", model, "--data", f"text:{tmp_path}/*.txt", "--json"])
+    found = json.loads(capsys.readouterr().out)
+    # The first is what the others are compared with.
+    assert asked == ["teacher", "model"]
+    assert (found["tokens_per_second"], found["speed_vs_teacher"]) == (20.0, 2.0)
 
 
 def test_generate_continues_the_prompt(tiny_byte_model, tmp_path, capsys):
     save(tiny_byte_model, tmp_path / "model")
-    main(["generate", str(tmp_path / "model"), "--prompt", "ab", "--max-new-tokens", "5"])
-    assert capsys.readouterr().out.startswith("ab")
+    line = ["generate", str(tmp_path / "model"), "--prompt", "ab", "--max-new-tokens", "5"]
+    for options, flags in (
+        ({}, []),
+        ({"temperature": 2.0, "seed": 3}, ["--temperature", "2", "--seed", "3"]),
+    ):
+        main(line + flags)
+        expected = generate(tiny_byte_model, ["ab"], max_new_tokens=5, **options)
+        assert capsys.readouterr().out == f"ab{expected[0]}\n"
 
 
 def test_a_tokenizer_is_trained_from_a_source(tmp_path, capsys):
     (tmp_path / "a.txt").write_text("one two three " * 50)
-    main(["tokenizer", f"text:{tmp_path}/*.txt", str(tmp_path / "out"), "--vocab-size", "280"])
-    assert "tokens" in capsys.readouterr().out
+    main(["tokenizer", f"text:{tmp_path}/*.txt", str(tmp_path / "out"), "--vocab-size", "260"])
+    assert f"{tmp_path / 'out'}: 260 tokens" in capsys.readouterr().out
     assert (tmp_path / "out" / "tokenizer.json").is_file()
     code, told = fails(capsys, "tokenizer", f"text:{tmp_path}/*.txt", tmp_path / "out")
     assert code == 2
@@ -175,10 +209,12 @@ def test_eval_refuses_numbers_below_one(tiny_byte_model, tmp_path, capsys, wrong
     assert "must be at least 1" in told.err
 
 
-def test_a_run_folder_that_cannot_be_made_is_one_message(tmp_path, capsys):
+@pytest.mark.parametrize(("folder", "said"), [("file", "is a file"), ("file/run", "cannot be written")])
+def test_a_run_folder_that_cannot_be_made_is_one_message(tmp_path, capsys, folder, said):
     (tmp_path / "file").write_text("")
-    code, told = fails(capsys, "compress", "configs/quickstart.py", "--workdir", tmp_path / "file" / "run")
+    code, told = fails(capsys, "compress", "configs/quickstart.py", "--workdir", tmp_path / folder)
     assert code == 2
+    assert said in told.err
     assert "choose another --workdir" in told.err
 
 
@@ -187,3 +223,74 @@ def test_a_misspelt_field_in_a_config_file_is_named(tmp_path, capsys):
     code, told = fails(capsys, "compress", tmp_path / "c.py")
     assert code == 2
     assert "Train has no field stepz; did you mean steps?" in told.err
+
+
+@pytest.fixture
+def called(monkeypatch):
+    """What `compress` and `pretrain` are called with, instead of being run."""
+    calls = []
+    for name in ("compress", "pretrain"):
+        monkeypatch.setattr(f"ragjax.recipe.{name}", lambda *given, name=name: calls.append((name, *given)))
+    return calls
+
+
+def test_flags_change_the_config_and_workdir_names_the_run_folder(called):
+    line = ["compress", "configs/quickstart.py", "--train.steps", "77", "--student.layers", "2"]
+    main([*line, "--scratch", "--workdir", "/there"])
+    ((verb, config, workdir),) = called
+    assert (verb, str(workdir)) == ("compress", "/there")
+    assert (config.train.steps, config.student.layers, config.student.scratch) == (77, 2, True)
+
+
+@pytest.mark.parametrize(("verb", "config"), [("compress", Compress(seed=3)), ("train", Pretrain(seed=3))])
+def test_without_workdir_the_run_folder_follows_from_the_config_file(called, tmp_path, verb, config):
+    kind = type(config).__name__
+    (tmp_path / "mine.py").write_text(f"from ragjax.config import *\nconfig = {kind}(seed=3)")
+    (tmp_path / "config.json").write_text(json.dumps(to_dict(config)))
+    main([verb, str(tmp_path / "mine.py")])
+    main([verb, str(tmp_path / "config.json")])
+    name = {"train": "pretrain"}.get(verb, verb)
+    assert called == [(name, config, Path("runs/mine")), (name, config, tmp_path)]
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "said"),
+    [
+        (Interrupted("stopped at step 3"), 75, "Go on with: ragjax compress /there/config.json"),
+        (Diverged("lower the learning rate"), 3, "lower the learning rate"),
+        (KeyboardInterrupt(), 130, "stopped at once"),
+    ],
+)
+def test_each_end_of_a_run_has_its_exit_code(monkeypatch, capsys, error, code, said):
+    def compress(*_):
+        raise error
+
+    monkeypatch.setattr("ragjax.recipe.compress", compress)
+    found, told = fails(capsys, "compress", "configs/quickstart.py", "--workdir", "/there")
+    assert found == code
+    assert said in told.err
+
+
+@pytest.mark.parametrize(("problems", "code"), [([], 0), (["the disk is full"], 2)])
+def test_doctor_exits_with_2_where_something_is_amiss(monkeypatch, capsys, problems, code):
+    monkeypatch.setattr("ragjax.doctor._MATMUL", 16)
+    findings = examine() | {"problems": problems}
+    monkeypatch.setattr("ragjax.doctor.examine", lambda: findings)
+    found, told = fails(capsys, "doctor")
+    assert found == code
+    assert ("the disk is full" in told.out) == bool(problems)
+    found, told = fails(capsys, "doctor", "--json")
+    assert (found, json.loads(told.out)) == (code, findings)
+
+
+def test_report_writes_to_the_file_it_is_given(monkeypatch, capsys):
+    monkeypatch.setattr("ragjax.report.write_report", lambda run, out: f"{run} in {out}")
+    for flags, out in (([], None), (["--out", "page.html"], "page.html")):
+        main(["report", "/run", *flags])
+        assert capsys.readouterr().out == f"/run in {out}\n"
+
+
+def test_the_version_is_that_of_the_package(monkeypatch, capsys):
+    monkeypatch.setattr("importlib.metadata.version", {"ragjax": "1.2.3"}.__getitem__)
+    main(["--version"])
+    assert capsys.readouterr().out == "ragjax 1.2.3\n"

@@ -8,6 +8,8 @@ from ragjax.config import (
     Architecture,
     Compress,
     Data,
+    Distill,
+    Evaluate,
     Mesh,
     Pretrain,
     Sparsity,
@@ -43,22 +45,70 @@ def test_all_unknown_and_misfit_fields_are_named_at_once():
 
 
 @pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"seed": True}, "seed must be int, found True"),
+        ({"train": {"learning_rate": True}}, "train.learning_rate must be float, found True"),
+        ({"train": 3}, "train must be an object, found 3"),
+        (
+            {"sparsity": {"score": "best"}},
+            "sparsity.score must be one of 'magnitude', 'random', found 'best'",
+        ),
+        ({"sparsity": {"prunable": ["a", 1]}}, "sparsity.prunable must be"),
+        ({"data": {"validation": 1}}, "data.validation must be str | None, found 1"),
+    ],
+)
+def test_a_value_of_another_type_is_refused(values, said):
+    with pytest.raises(InputError) as error:
+        from_dict(Compress, values)
+    assert said in str(error.value)
+
+
+def test_a_whole_number_is_a_float():
+    assert from_dict(Train, {"learning_rate": 1}).learning_rate == 1
+
+
+@pytest.mark.parametrize(
     ("build", "said"),
     [
         (lambda: Train(steps=0), "steps must be at least 1"),
+        (lambda: Train(keep=1), "keep must be at least 2"),
+        (lambda: Train(clip=-1.0), "clip must be at least 0"),
+        (lambda: Train(weight_decay=float("nan")), "weight_decay must be at least 0, found nan"),
+        (lambda: Train(b2=1.0), "b2 must be at least 0 and below 1"),
         (lambda: Train(batch_size=6, accumulate=4), "divisible by accumulate"),
         (lambda: Train(learning_rate=float("nan")), "learning_rate must be above 0"),
         (lambda: Train(warmup=300, steps=300), "warmup must be below steps"),
         (lambda: Sparsity(target=1.0), "target must be at least 0 and below 1"),
         (lambda: Sparsity(pattern="n_of_m", n=2, m=4, target=0.6), "set them alike"),
         (lambda: Sparsity(pattern="n_of_m", n=4, m=4), "n must be below m"),
+        (lambda: Sparsity(start=5, stop=4), "stop must not lie before start"),
+        (lambda: Sparsity(prunable=()), "prunable must name at least one"),
         (lambda: Mesh(data=-1, fsdp=-1), "only one"),
+        (lambda: Mesh(fsdp=0), "fsdp must be -1 or at least 1, found 0"),
         (lambda: Architecture(width=10, heads=3), "divisible by heads"),
+        (lambda: Architecture(windows=(0, -8)), "windows must not be negative, found -8"),
+        (lambda: Architecture(dropout=1.0), "dropout must be at least 0 and below 1"),
         (lambda: Student(layers=(3, 1)), "rise without repeats"),
+        (lambda: Student(layers=(1, 1)), "rise without repeats"),
+        (lambda: Student(layers=()), "at least one layer"),
+        (lambda: Student(layers=0), "layers must be at least 1"),
         (lambda: Data(train=""), "name a source"),
+        (lambda: Data(vocab_size=256), "vocab_size must be at least 257"),
+        (lambda: Distill(forward_kl=0, cross_entropy=0), "at least one of forward_kl"),
+        (lambda: Distill(cross_entropy=-0.1), "cross_entropy must be at least 0"),
+        (lambda: Distill(temperature=0.0), "temperature must be above 0"),
+        (lambda: Evaluate(sequence_length=32, stride=33), "stride 33 must not exceed sequence_length 32"),
+        (lambda: Evaluate(max_tokens=0), "max_tokens must be at least 1"),
         (lambda: Compress(data=Data(sequence_length=512)), "must not exceed"),
         (
             lambda: Compress(teacher=Teacher(architecture=Architecture(layers=2)), student=Student(layers=3)),
+            "more than",
+        ),
+        (
+            lambda: Compress(
+                teacher=Teacher(architecture=Architecture(layers=2)), student=Student(layers=(0, 2))
+            ),
             "more than",
         ),
     ],
@@ -66,6 +116,27 @@ def test_all_unknown_and_misfit_fields_are_named_at_once():
 def test_a_config_that_cannot_work_is_refused_when_built(build, said):
     with pytest.raises(InputError, match=said):
         build()
+
+
+def test_all_that_is_wrong_with_a_group_is_said_at_once():
+    with pytest.raises(InputError, match=r"(?s)steps must be.*batch_size must be.*learning_rate must be"):
+        Train(steps=0, batch_size=0, learning_rate=-1.0)
+
+
+def test_a_teacher_that_exists_is_not_measured_by_the_architecture_of_a_new_one():
+    config = Compress(teacher=Teacher(model="m"), student=Student(layers=12), data=Data(sequence_length=999))
+    assert config.student.layers == 12
+
+
+def test_n_of_m_says_what_share_is_removed():
+    assert Sparsity(pattern="n_of_m", n=1, m=4).target == 0.75
+
+
+def test_a_python_file_is_told_by_its_docstring(tmp_path):
+    (tmp_path / "c.py").write_text(
+        '"""For a rainy day."""\nfrom ragjax.config import Pretrain\nconfig = Pretrain(seed=4)\n'
+    )
+    assert read_config(tmp_path / "c.py") == (Pretrain(seed=4), "For a rainy day.")
 
 
 @pytest.mark.parametrize(
@@ -91,17 +162,25 @@ def test_differences_name_nested_fields():
     assert differences(old, new) == {"train.steps": (300, 10), "train.warmup": (20, 1)}
 
 
+def test_differences_name_what_only_one_side_has():
+    assert differences({"a": 1, "b": {"c": 2}}, {"b": {"d": 3}}) == {
+        "a": (1, None), "b.c": (2, None), "b.d": (None, 3),
+    }  # fmt: skip
+
+
 def test_every_choice_in_the_schema_is_in_its_table():
     from ragjax.distillation.vocabulary import LOSSES
     from ragjax.sparsity.patterns import PATTERNS
     from ragjax.sparsity.schedules import SPARSITY_SCHEDULES
     from ragjax.sparsity.scores import SCORES
-    from ragjax.training.optimizer import OPTIMIZERS
+    from ragjax.training.optimizer import OPTIMIZERS, learning_rate
 
     hints = typing.get_type_hints(Sparsity)
     assert set(typing.get_args(hints["score"])) == set(SCORES)
     assert set(typing.get_args(hints["pattern"])) == set(PATTERNS)
     assert set(typing.get_args(hints["schedule"])) == set(SPARSITY_SCHEDULES)
     assert set(typing.get_args(typing.get_type_hints(Train)["optimizer"])) == set(OPTIMIZERS)
+    for name in typing.get_args(typing.get_type_hints(Train)["schedule"]):
+        learning_rate(Train(schedule=name))
     fields = {f.name for f in dataclasses.fields(typing.get_type_hints(Compress)["distill"])}
     assert set(LOSSES) <= fields

@@ -3,7 +3,11 @@
 import dataclasses
 import io
 import json
+import shutil
+from contextlib import nullcontext
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from rich.console import Console
@@ -15,6 +19,7 @@ from ragjax.config import (
     Data,
     Distill,
     Evaluate,
+    Mesh,
     Pretrain,
     Sparsity,
     Student,
@@ -22,13 +27,41 @@ from ragjax.config import (
     Train,
 )
 from ragjax.config_file import read_config
+from ragjax.data import documents, train_tokenizer
 from ragjax.errors import InputError
+from ragjax.evaluation.figures import evaluate
+from ragjax.interchange.folder import save
+from ragjax.models.decoder import init_params
+from ragjax.run_folder import RunFolder, check_same_run
+from ragjax.training.fit import PLAIN
+from ragjax.training.loop import Interrupted
 
 FAST = {"batch_size": 8, "warmup": 1, "log_every": 2, "checkpoint_every": 4, "evaluate_every": 4}
 FIGURES = {
     "perplexity", "bits_per_byte", "word_perplexity", "tokens", "parameters", "nonzero_parameters",
     "sparsity_prunable", "sparsity_total", "stored_bytes", "tokens_per_second",
 }  # fmt: skip
+
+
+class StopAfter:
+    """Asks to stop once it has been asked so many times; stands in for `Interrupts`."""
+
+    def __init__(self, times):
+        self.left = times
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        pass
+
+    def requested(self):
+        self.left -= 1
+        return self.left <= 0
+
+
+def last_of_history(folder):
+    return json.loads((folder / "ragjax.json").read_text())["history"][-1]
 
 
 def silent():
@@ -50,8 +83,9 @@ def config(text):
     return Compress(
         teacher=Teacher(
             architecture=Architecture(layers=3, width=32, heads=2, positions=96),
-            train=Train(steps=8, **FAST),
+            train=Train(steps=10, **FAST),
         ),
+        seed=5,
         student=Student(layers=2, scratch=True),
         data=Data(train=text, sequence_length=32, vocab_size=300),
         train=Train(steps=8, **FAST),
@@ -88,6 +122,53 @@ def test_the_run_folder_holds_all_it_promises(run):
         assert summary[name].keys() >= FIGURES
         assert all(np.isfinite(summary[name][key]) for key in FIGURES)
     assert summary["student"]["speed_vs_teacher"] > 0
+    assert summary["seconds"].keys() == {"teacher", "student", "control", "scratch", "evaluate"}
+
+
+def test_every_model_is_trained_as_the_config_says(run, config):
+    folder, figures, _ = run
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    for stage, train, sparsity, distill in (
+        ("teacher", config.teacher.train, Sparsity(), PLAIN),
+        ("student", config.train, config.sparsity, config.distill),
+        ("control", config.train, config.sparsity, PLAIN),
+        ("scratch", config.train, config.sparsity, PLAIN),
+    ):
+        done = last_of_history(folder / stage)
+        told = [done[name] for name in ("did", "data", "tokens", "train", "sparsity", "losses")]
+        tokens = train.steps * train.batch_size * config.data.sequence_length
+        settings = [dataclasses.asdict(part) for part in (train, sparsity, distill)]
+        assert told == [stage, config.data.train, tokens, *json.loads(json.dumps(settings))]
+        assert figures[stage].sparsity_prunable == pytest.approx(sparsity.target, abs=1e-4)
+        last = [line for line in lines if line["stage"] == stage][-2]
+        assert last["step"] == train.steps
+        assert {"forward_kl", "hidden_mse"} <= last.keys() or distill is PLAIN
+        (latest, *_) = sorted((folder / "checkpoints" / stage).glob("*/manifest.json"))
+        assert json.loads(latest.read_text())["contents"]["fingerprint"]["seed"] == 5
+
+
+def test_the_control_starts_as_the_student_and_the_scratch_model_at_random(run):
+    history = {
+        name: [entry["did"] for entry in json.loads((run[0] / name / "ragjax.json").read_text())["history"]]
+        for name in ("student", "control", "scratch")
+    }
+    assert history["student"] == ["teacher", "keep layers", "student"]
+    assert history["control"] == ["teacher", "keep layers", "control"]
+    assert history["scratch"] == ["scratch"]
+
+
+def test_masks_and_samples_are_those_of_the_models(run):
+    folder, _, _ = run
+    masks = json.loads((folder / "masks.json").read_text())
+    assert masks.keys() == {"student", "control", "scratch"}
+    for matrices in masks.values():
+        assert len(matrices) == 2 * 6
+        assert all(matrix["zeros"] == matrix["size"] // 2 for matrix in matrices)
+    samples = json.loads((folder / "samples.json").read_text())
+    assert len(samples) == 3
+    assert all(sample.keys() == {"prompt", "teacher", *masks} for sample in samples)
+    texts = ragjax.generate(ragjax.load(folder), [sample["prompt"] for sample in samples], max_new_tokens=8)
+    assert [sample["student"] for sample in samples] == texts
 
 
 def test_the_student_is_half_zeros_and_a_layer_shorter(run):
@@ -96,8 +177,6 @@ def test_the_student_is_half_zeros_and_a_layer_shorter(run):
     assert figures["teacher"].sparsity_prunable == 0
     assert figures["student"].layers == 2
     assert figures["student"].stored_bytes == (folder / "student" / "model.safetensors").stat().st_size
-    record = json.loads((folder / "student" / "ragjax.json").read_text())
-    assert [entry["did"] for entry in record["history"]] == ["teacher", "keep layers", "student"]
 
 
 def test_transformers_opens_the_student_and_computes_the_same(run):
@@ -138,17 +217,67 @@ def test_another_config_is_kept_out_of_the_folder(run, config):
     folder, _, _ = run
     before = (folder / "config.json").read_text()
     other = dataclasses.replace(config, seed=1, train=dataclasses.replace(config.train, steps=9))
-    with pytest.raises(InputError, match=r"seed: 0 there, 1 now\n.*train.steps: 8 there, 9 now"):
+    with pytest.raises(InputError, match=r"seed: 5 there, 1 now\n.*train.steps: 8 there, 9 now"):
         ragjax.compress(other, folder, console=silent())
     assert (folder / "config.json").read_text() == before
 
 
-def test_measuring_differently_trains_nothing_again(run, config):
+@pytest.mark.parametrize(
+    ("fields", "same"),
+    [
+        ({"seed": 6}, False),
+        ({"student.layers": 3}, False),
+        ({"teacher.train.steps": 11}, False),
+        ({"teacher.architecture.width": 64}, False),
+        ({"data.sequence_length": 16}, False),
+        ({"data.isolate_documents": True}, False),
+        ({"train.learning_rate": 1e-4}, False),
+        ({"sparsity.target": 0.6}, False),
+        ({"distill.temperature": 2.0}, False),
+        ({"evaluate.stride": 4, "evaluate.prompts": ("a",), "mesh.data": 8}, True),
+        ({"student.control": False, "student.scratch": False, "data.cache": "elsewhere"}, True),
+        ({"train.log_every": 3, "train.checkpoint_every": 3, "train.evaluate_every": 3}, True),
+        ({"train.keep": 3, "teacher.train.log_every": 3, "teacher.train.keep": 3}, True),
+    ],
+)
+def test_a_folder_is_bound_to_what_its_models_depend_on_and_to_nothing_else(run, config, fields, same):
+    changed = config
+    for name, value in fields.items():
+        *groups, field = name.split(".")
+        owners = [changed]
+        for group in groups:
+            owners.append(getattr(owners[-1], group))
+        value = dataclasses.replace(owners.pop(), **{field: value})
+        for owner, group in zip(reversed(owners), reversed(groups), strict=True):
+            value = dataclasses.replace(owner, **{group: value})
+        changed = value
+    assert changed != config
+    expected = nullcontext() if same else pytest.raises(InputError, match=f"{next(iter(fields))}: .* there")
+    with expected:
+        check_same_run(RunFolder(run[0]), changed)
+
+
+def test_a_folder_without_a_model_in_it_is_no_finished_stage(tmp_path):
+    (tmp_path / "student").mkdir()
+    assert not RunFolder(tmp_path).has_model("student")
+
+
+def test_measuring_differently_trains_nothing_again(run, config, monkeypatch):
     folder, figures, _ = run
+    assert figures["student"].tokens == 600
     trained = (folder / "student" / "model.safetensors").stat().st_mtime_ns
-    shorter = dataclasses.replace(config, evaluate=dataclasses.replace(config.evaluate, max_tokens=300))
-    again = ragjax.compress(shorter, folder, console=silent())
-    assert again["student"].tokens == 300 != figures["student"].tokens
+    windows = {"sequence_length": 32, "stride": 8}
+    measure = dataclasses.replace(config.evaluate, max_tokens=None, **windows)
+    other = dataclasses.replace(config, evaluate=measure)
+    # Asked by each of four stages first.
+    monkeypatch.setattr("ragjax.recipe.Interrupts", lambda: StopAfter(6))
+    with pytest.raises(Interrupted, match="Stopped before the student was measured"):
+        ragjax.compress(other, folder, console=silent())
+    monkeypatch.undo()
+    again = ragjax.compress(other, folder, console=silent())
+    expected = evaluate(ragjax.load(folder), config.data.train, split="validation", **windows)
+    assert again["student"].tokens == expected.tokens != 600
+    assert again["student"].perplexity == pytest.approx(expected.perplexity, rel=1e-5)
     assert (folder / "student" / "model.safetensors").stat().st_mtime_ns == trained
 
 
@@ -164,6 +293,7 @@ def test_a_folder_of_something_else_is_left_alone(config, tmp_path):
     [
         ({"sparsity": Sparsity(target=0.5, prunable=("no/such",))}, "no parameter is named by"),
         ({"sparsity": Sparsity(pattern="n_of_m", n=1, m=5)}, "kernel"),
+        ({"mesh": Mesh(data=3)}, "The mesh must use all"),
     ],
 )
 def test_a_student_that_cannot_be_is_refused_before_its_teacher_is_trained(config, tmp_path, change, said):
@@ -173,29 +303,98 @@ def test_a_student_that_cannot_be_is_refused_before_its_teacher_is_trained(confi
     assert not (tmp_path / "r" / "checkpoints").exists()
 
 
-def test_an_existing_model_is_a_teacher(run, config, tmp_path):
-    teacher = Teacher(model=str(run[0] / "teacher"))
-    student = Student(layers=(0, 2), control=False)
-    figures = ragjax.compress(
-        dataclasses.replace(config, teacher=teacher, student=student), tmp_path / "r", console=silent()
+@pytest.mark.parametrize("tokenizer", ["its own", "the config's"])
+def test_an_existing_model_is_a_teacher(run, config, tmp_path, tokenizer):
+    (tmp_path / "held_out.txt").write_text("abcd efgh " * 20)
+    teacher = ragjax.load(run[0] / "teacher")
+    named = None
+    if tokenizer == "the config's":
+        teacher, named = dataclasses.replace(teacher, tokenizer=None), str(run[0] / "tokenizer")
+    save(teacher, tmp_path / "teacher")
+    changed = dataclasses.replace(
+        config,
+        teacher=Teacher(model=str(tmp_path / "teacher")),
+        student=Student(layers=(0, 1), control=False),
+        data=dataclasses.replace(config.data, tokenizer=named, validation=f"text:{tmp_path}/held_out.txt"),
+        evaluate=dataclasses.replace(config.evaluate, max_tokens=None),
     )
+    figures = ragjax.compress(changed, tmp_path / "r", console=silent())
     assert set(figures) == {"teacher", "student"}
     assert not (tmp_path / "r" / "teacher").exists()
+    kept = json.loads((tmp_path / "r" / "student" / "ragjax.json").read_text())["history"][-2]
+    assert kept == {"did": "keep layers", "of": 3, "layers": [0, 1]}
+    tokens = ragjax.load(run[0]).tokenizer("abcd efgh " * 20)["input_ids"]
+    assert figures["student"].tokens == len(tokens)
 
 
-def test_pretraining_leaves_a_model_any_door_opens(text, tmp_path, monkeypatch_module):
-    shape = Architecture(layers=2, width=32, heads=2, positions=32, windows=(0, 8))
+def test_a_teacher_without_a_tokenizer_is_refused(config, tiny_model, tmp_path):
+    save(tiny_model, tmp_path / "model")
+    teacher = Teacher(model=str(tmp_path / "model"))
+    with pytest.raises(InputError, match="no tokenizer"):
+        ragjax.compress(dataclasses.replace(config, teacher=teacher), tmp_path / "r", console=silent())
+
+
+def test_figures_are_measured_again_where_weights_changed_not_where_the_folder_moved(run, config, tmp_path):
+    moved = tmp_path / "moved"
+    copy = shutil.copytree(run[0], tmp_path / "copy")
+    ragjax.compress(config, copy, console=silent())
+    before = (copy / "summary.json").read_bytes()
+    shutil.move(copy, moved)
+    ragjax.compress(config, moved, console=silent())
+    assert (moved / "summary.json").read_bytes() == before
+    student = ragjax.load(moved / "student")
+    save(dataclasses.replace(student, params=jax.tree.map(jnp.zeros_like, student.params)), moved / "student",
+         overwrite=True)  # fmt: skip
+    figures = ragjax.compress(config, moved, console=silent())
+    assert figures["student"].sparsity_total == 1.0
+
+
+def test_pretraining_leaves_a_model_any_door_opens(text, tmp_path, monkeypatch, monkeypatch_module):
+    shape = Architecture(layers=2, width=32, heads=2, positions=32, windows=(0, 8), dropout=0.1)
+    still = Train(steps=4, learning_rate=1e-12, **FAST)
     config = Pretrain(
+        seed=4,
         architecture=shape,
         data=Data(train=text, sequence_length=32, vocab_size=300, isolate_documents=True),
-        train=Train(steps=3, **FAST),
+        train=still,
+        sparsity=Sparsity(target=0.5, schedule="one_shot"),
     )
+    read = []
+
+    def recorded(texts, vocab_size):
+        read.extend(texts)
+        return train_tokenizer(read, vocab_size)
+
+    monkeypatch.setattr("ragjax.recipe.train_tokenizer", recorded)
+    # Before anything is done, then in the first step, then never.
+    for times, said in ((1, "Stopped before model"), (2, "model stopped at step 1")):
+        monkeypatch.setattr("ragjax.recipe.Interrupts", lambda times=times: StopAfter(times))
+        with pytest.raises(Interrupted, match=said):
+            ragjax.pretrain(config, tmp_path / "r", console=silent())
+    assert read == list(documents(text, "train"))
+    monkeypatch.setattr("ragjax.recipe.Interrupts", lambda: StopAfter(99))
     ragjax.pretrain(config, tmp_path / "r", console=silent())
+    assert read == list(documents(text, "train"))
+
     loaded = ragjax.load(tmp_path / "r")
     assert loaded.config.layer_windows == (0, 8)
-    onward = dataclasses.replace(config, model=str(tmp_path / "r" / "model"))
+    assert loaded.config.eos_token == loaded.config.bos_token == loaded.tokenizer.eos_token_id
+    dropout = [getattr(loaded.config, f"{where}_dropout") for where in ("embedding", "attention", "residual")]
+    assert dropout == [0.1, 0.1, 0.1]
+    start = init_params(loaded.config, 4)
+    np.testing.assert_allclose(loaded.params["embedding"]["tokens"], start["embedding"]["tokens"], atol=1e-6)
+    assert np.mean(np.asarray(loaded.params["layers"]["mlp"]["up"]["kernel"]) == 0) == 0.5
+    lines = [json.loads(line) for line in (tmp_path / "r" / "metrics.jsonl").read_text().splitlines()]
+    # The first token of a document counts as nobody's target.
+    assert [0 < line["tokens"] < line["step"] * 8 * 32 for line in lines if "tokens" in line] == [True, True]
+
+    own = dataclasses.replace(config.data, tokenizer=str(tmp_path / "r" / "tokenizer"), vocab_size=1000)
+    onward = dataclasses.replace(config, model=str(tmp_path / "r" / "model"), data=own)
     further = ragjax.pretrain(onward, tmp_path / "s", console=silent())
     assert [entry["did"] for entry in further.history] == ["model", "model"]
+    anew = ragjax.pretrain(dataclasses.replace(onward, model=None), tmp_path / "t", console=silent())
+    assert anew.config.vocab_size == 300
+    assert not (tmp_path / "t" / "tokenizer").exists()
 
 
 def test_a_misspelt_source_does_not_bind_the_folder(config, tmp_path):
@@ -207,9 +406,9 @@ def test_a_misspelt_source_does_not_bind_the_folder(config, tmp_path):
         ragjax.compress(other, tmp_path / "r", console=silent())
 
 
-def test_half_written_figures_are_measured_again(run, config):
+@pytest.mark.parametrize("left", ['{"teacher": {"perp', "[1]", '{"teacher": {}}'])
+def test_half_written_figures_are_measured_again(run, config, left):
     folder, _, _ = run
-    whole = (folder / "summary.json").read_text()
-    (folder / "summary.json").write_text(whole[: len(whole) // 2])
+    (folder / "summary.json").write_text(left)
     ragjax.compress(config, folder, console=silent())
     assert json.loads((folder / "summary.json").read_text()).keys() >= {"teacher", "student", "control"}

@@ -19,7 +19,7 @@ from jaxtyping import Int, UInt
 from ragjax.cache_folder import cache_folder
 from ragjax.data.array_file import ArrayFile
 from ragjax.data.sources import Split, digest, documents, side, training_split
-from ragjax.data.tokenizer import fingerprint
+from ragjax.data.tokenizer import fingerprint, opening
 from ragjax.data.uri import parse_uri
 from ragjax.errors import InputError
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 Progress = Callable[[int, int], None]
 """Told how many documents and tokens there are so far."""
 
-_FORMAT = 1
+_FORMAT = 2
 """Raised when sources are read, split or encoded in another way: older entries are then not found."""
 
 _ARRAYS = ("tokens.npy", "starts.npy")
@@ -40,6 +40,8 @@ _BATCH_CHARACTERS = 1 << 20
 @dataclass(frozen=True, eq=False)
 class Corpus:
     """Tokens of all documents in order, each document closed by the end-of-text token.
+
+    It also begins with the tokens its tokenizer puts before every text, but for one that closes it too.
 
     Attributes:
       tokens: uint16, or uint32 where the vocabulary needs it; read only.
@@ -59,7 +61,7 @@ class Corpus:
         return len(self.starts)
 
     def document(self, number: int) -> UInt[np.ndarray, " length"]:
-        """Tokens of one document, with the end-of-text token that closes it."""
+        """Tokens of one document, with those that open it and the end-of-text token that closes it."""
         stop = self.starts[number + 1] if number + 1 < len(self.starts) else len(self.tokens)
         return self.tokens[self.starts[number] : stop]
 
@@ -170,7 +172,10 @@ def _write(
     folder: Path, texts: Iterable[str], tokenizer: PreTrainedTokenizerBase, progress: Progress | None
 ) -> None:
     encoder = _encoder(tokenizer)
-    dtype = np.dtype(np.uint16 if len(tokenizer) <= 1 << 16 else np.uint32)
+    # An id may lie beyond their number.
+    ids = max(len(tokenizer), 1 + max(encoder.get_vocab().values()))
+    dtype = np.dtype(np.uint16 if ids <= 1 << 16 else np.uint32)
+    first, last = document_ends(tokenizer)
     utf8_bytes = words = 0
     with (
         ArrayFile(folder / "tokens.npy", dtype) as tokens,
@@ -178,7 +183,7 @@ def _write(
     ):
         for batch in _batches(texts):
             encoded = encoder.encode_batch_fast(batch, add_special_tokens=False)
-            documents = [[*one.ids, tokenizer.eos_token_id] for one in encoded]
+            documents = [[*first, *one.ids, *last] for one in encoded]
             lengths = np.array([len(document) for document in documents])
             starts.append(tokens.length + np.cumsum(lengths) - lengths)
             tokens.append(np.concatenate([np.asarray(document, dtype) for document in documents]))
@@ -189,6 +194,12 @@ def _write(
     sizes = {name: (folder / name).stat().st_size for name in _ARRAYS}
     counts = {"utf8_bytes": utf8_bytes, "words": words}
     (folder / "corpus.json").write_text(json.dumps({"sizes": sizes, "counts": counts}, indent=2))
+
+
+def document_ends(tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[int]]:
+    """Token ids before and after each document of a corpus."""
+    first, last = opening(tokenizer), [tokenizer.eos_token_id]
+    return ([] if first == last else first), last
 
 
 def _encoder(tokenizer: PreTrainedTokenizerBase) -> Tokenizer:

@@ -1,4 +1,4 @@
-"""Byte-level BPE tokenizers in GPT-2's format: training, saving, telling them apart."""
+"""Tokenizers: training byte-level BPEs in GPT-2's format, saving any, telling them apart."""
 
 from __future__ import annotations
 
@@ -72,17 +72,30 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenize
 
 
 def save_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: str | Path) -> None:
-    """Writes `tokenizer.json` and its config, and for a BPE also `vocab.json` and `merges.txt`.
+    """Writes `tokenizer.json` and its config, and for a byte-level BPE also `vocab.json` and `merges.txt`.
 
     Args:
       tokenizer: tokenizer of transformers.
       folder: existing folder; files of these names are replaced.
     """
-    from tokenizers import models
+    from tokenizers import decoders, models
 
     tokenizer.save_pretrained(str(folder))
-    if tokenizer.is_fast and isinstance(tokenizer.backend_tokenizer.model, models.BPE):
-        tokenizer.backend_tokenizer.model.save(str(folder))
+    if not tokenizer.is_fast:
+        return
+    backend = tokenizer.backend_tokenizer
+    if isinstance(backend.model, models.BPE) and isinstance(backend.decoder, decoders.ByteLevel):
+        backend.model.save(str(folder))
+
+
+def opening(tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Token ids that the tokenizer puts before every text, as Llama's does; most put none."""
+    bare = tokenizer.encode("a", add_special_tokens=False)
+    framed = tokenizer.encode("a")
+    for start in range(len(framed)):
+        if framed[start : start + len(bare)] == bare:
+            return framed[:start]
+    return []
 
 
 def fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:

@@ -27,11 +27,11 @@ _LOWEST = -1e30
 
 
 class Head(NamedTuple):
-    """A model up to its last LayerNorm, and the table that turns it into scores."""
+    """A model up to its last norm, and the table that turns that into scores."""
 
-    hidden: Float[Array, "batch seq width"]
-    """Output of the last LayerNorm."""
-    table: Float[Array, "padded_vocab width"]
+    hidden: Float[Array, "batch seq token_width"]
+    """Output of the last norm, in the width of the table."""
+    table: Float[Array, "padded_vocab token_width"]
     """Output projection, float32."""
 
 

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 from jaxtyping import Bool, Int
 
-from ragjax.data.corpus import Corpus, open_corpus
+from ragjax.data.corpus import Corpus, document_ends, open_corpus
 from ragjax.data.sources import Split
 from ragjax.errors import InputError
 from ragjax.evaluation.perplexity import exp, perplexity
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 _FLOAT32_BYTES = 4
+_LONGEST_DEFAULT = 2048
+"""Attention over all positions of a model made for 100,000 would take hours and most of a machine."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +87,7 @@ def evaluate(
       model: a model with a tokenizer.
       data: source URI: builtin:python, text:GLOB, jsonl:PATH#field, tfds:NAME/split#field, hf:NAME.
       split: side of the source's split; none: all of it, but of builtin:python what is held out.
-      sequence_length: tokens the model sees at once; none: all its positions.
+      sequence_length: tokens the model sees at once; none: all its positions, 2048 at most.
       stride: tokens the window moves; none: half of `sequence_length`.
       max_tokens: tokens scored at most, from the start; none: all.
       batch_size: windows computed at once.
@@ -121,11 +123,12 @@ def evaluate(
     wrong = [f"{name} must be at least 1, found {n}" for name, n in given.items() if n is not None and n < 1]
     if wrong:
         raise InputError(f"Cannot evaluate: {'; '.join(wrong)}.")
-    length = model.config.positions if sequence_length is None else sequence_length
+    length = default_length(model) if sequence_length is None else sequence_length
     stride = max(1, length // 2) if stride is None else stride
     corpus = open_corpus(data, split, model.tokenizer, cache=cache)
     tokens = corpus.tokens if max_tokens is None else corpus.tokens[: max_tokens + 1]
-    separators = (model.tokenizer.eos_token_id,)
+    before, after = document_ends(model.tokenizer)
+    separators = (*before, *after)
     scored = scored_tokens(sliding_windows(len(tokens), sequence_length=length, stride=stride))
     found = perplexity(
         model, tokens, sequence_length=length, stride=stride, batch_size=batch_size,
@@ -150,6 +153,11 @@ def evaluate(
     )
 
 
+def default_length(*models: Model) -> int:
+    """Tokens at once with which models are compared where nobody says: their positions, 2048 at most."""
+    return min(_LONGEST_DEFAULT, *(model.config.positions for model in models))
+
+
 def _text_size(
     tokenizer: PreTrainedTokenizerBase,
     corpus: Corpus,
@@ -161,7 +169,7 @@ def _text_size(
     counts = count_text(tokens, scored, tokenizer, separators)
     if counts is None:
         text = scored & ~np.isin(tokens, separators)
-        share = float(text.sum()) / (len(corpus.tokens) - corpus.documents)
+        share = float(text.sum()) / (len(corpus.tokens) - corpus.documents * len(separators))
         return corpus.utf8_bytes * share, corpus.words * share
     if not counts.words:
         raise InputError(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -33,17 +33,17 @@ def count_text(
     """Counts the bytes and words of the chosen tokens of a text, exactly.
 
     A byte belongs to the token that writes it, a word to the token that writes its first character.
-    Separators write nothing and end a word.
+    Separators write nothing and end a word. Where the tokenizer puts a space before every text, the one
+    that begins a document is no part of it.
 
     Args:
-      tokens: the text, from a place where no word is under way.
+      tokens: the text, from the beginning of a document.
       chosen: which of its tokens count.
-      tokenizer: a byte-level one.
+      tokenizer: one whose tokens spell their bytes.
       separators: token ids that stand between documents.
 
     Returns:
-      The counts, or None where the tokenizer is not byte-level, so that the bytes of a token are
-      not known.
+      The counts, or None where the bytes of a token are not known.
     """
     pieces = token_bytes(tokenizer)
     if pieces is None:
@@ -51,6 +51,10 @@ def count_text(
     for separator in separators:
         pieces[separator] = b"\n"
     parts = [pieces[token] for token in tokens.tolist()]
+    if _puts_a_space_first(tokenizer, pieces):
+        between = np.isin(tokens, separators)
+        for first in np.flatnonzero(~between & np.concatenate([[True], between[:-1]])):
+            parts[first] = parts[first].removeprefix(b" ")
     lengths = np.fromiter(map(len, parts), np.int64, len(parts))
     counted = np.repeat(chosen & ~np.isin(tokens, separators), lengths)
 
@@ -66,23 +70,44 @@ def count_text(
 
 
 def token_bytes(tokenizer: PreTrainedTokenizerBase) -> list[bytes] | None:
-    """The bytes each token of a byte-level tokenizer writes; None for other tokenizers.
+    """The bytes each token writes, by id; None for tokenizers whose tokens do not tell them.
 
-    Byte-level BPE spells every byte as one printable character, so that a token's name tells its bytes.
+    Byte-level BPE spells every byte as one printable character. SentencePiece with byte fallback spells
+    a space as U+2581, and has tokens such as <0x0A> for bytes it has no other piece for.
 
-    Reference: Radford et al., "Language Models are Unsupervised Multitask Learners", section 2.2.
+    Reference: Radford et al., "Language Models are Unsupervised Multitask Learners", section 2.2; Kudo
+    and Richardson, "SentencePiece", https://arxiv.org/abs/1808.06226
     """
+    vocabulary = tokenizer.get_vocab()
+    spelled = _byte_level(vocabulary) or _byte_fallback(vocabulary)
+    if spelled is None:
+        return None
+    pieces = [b""] * (1 + max(vocabulary.values()))
+    added = tokenizer.get_added_vocab()
+    try:
+        for name, token in vocabulary.items():
+            pieces[token] = name.encode() if name in added else spelled(name)
+    except KeyError:
+        return None
+    return pieces
+
+
+def _byte_level(vocabulary: Mapping[str, int]) -> Callable[[str], bytes] | None:
     visible = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
     hidden = [byte for byte in range(256) if byte not in visible]
     spelled = {chr(byte): byte for byte in visible} | {chr(256 + i): byte for i, byte in enumerate(hidden)}
-    names = tokenizer.convert_ids_to_tokens(list(range(len(tokenizer))))
-    added = tokenizer.get_added_vocab()
-    if not set(spelled) <= set(names):
+    if not spelled.keys() <= vocabulary.keys():
         return None
-    try:
-        return [
-            name.encode() if name in added else bytes(spelled[character] for character in name)
-            for name in names
-        ]
-    except KeyError:
+    return lambda name: bytes(spelled[character] for character in name)
+
+
+def _byte_fallback(vocabulary: Mapping[str, int]) -> Callable[[str], bytes] | None:
+    spelled = {f"<0x{byte:02X}>": bytes([byte]) for byte in range(256)}
+    if not spelled.keys() <= vocabulary.keys():
         return None
+    return lambda name: spelled.get(name) or name.replace("\N{LOWER ONE EIGHTH BLOCK}", " ").encode()
+
+
+def _puts_a_space_first(tokenizer: PreTrainedTokenizerBase, pieces: list[bytes]) -> bool:
+    """Whether a text without a leading space is encoded as if it had one."""
+    return b"".join(pieces[token] for token in tokenizer.encode("a", add_special_tokens=False)) == b" a"

@@ -132,7 +132,7 @@ def decode(
     """Goes on until there are `until` new tokens or every sequence has ended.
 
     Args:
-      params: for the embedding, the last LayerNorm and the head.
+      params: for the embedding, the last norm and the head.
       layers: from `unstack`.
       state: consumed.
       until: at most the state's room.

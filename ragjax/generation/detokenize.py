@@ -24,8 +24,9 @@ def text_pieces(
       tokens: new token ids.
       prompt: token ids before them, for tokenizers whose text depends on what stands before.
     """
-    # Decoded together with the last piece, which is as far back as a token's text looks.
-    context, fresh = list(prompt)[-8:], []
+    # Decoded together with the last piece, which is as far back as a token's text looks; and the prompt
+    # whole, since a tokenizer that spells bytes by tokens may read none of a run of them that is cut.
+    context, fresh = list(prompt), []
     for token in tokens:
         fresh.append(token)
         piece = _after(tokenizer, context, fresh)

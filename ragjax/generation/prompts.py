@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from jaxtyping import Int
 
+from ragjax.data.tokenizer import opening
 from ragjax.errors import InputError, listing
 from ragjax.model import Model
 
@@ -40,8 +41,11 @@ def tokenizer_of(model: Model) -> PreTrainedTokenizerBase:
 
 
 def encode(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[list[int]]:
-    """Token ids of each text, without any that only frame it."""
-    return [tokenizer.encode(text, add_special_tokens=False) for text in texts]
+    """Token ids of each text, after those its tokenizer puts before every text, and with none behind."""
+    first = opening(tokenizer)
+    encoded = [tokenizer.encode(text, add_special_tokens=False) for text in texts]
+    # A text that spells them out, as one from a chat template does, has them already.
+    return [ids if first and ids[: len(first)] == first else [*first, *ids] for ids in encoded]
 
 
 def end_tokens(model: Model) -> tuple[int, ...]:

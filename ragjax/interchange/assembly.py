@@ -11,6 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Sharding, SingleDeviceSharding
 
+from ragjax.interchange.sweep import copy
+
 Index = tuple[slice, ...]
 
 _ALIGNMENT = 64
@@ -68,7 +70,7 @@ class Assembly:
                 continue
             source, target = overlap
             if isinstance(buffer, np.ndarray):
-                np.copyto(buffer[target], piece[source], casting="unsafe")
+                copy(buffer[target] if layer is None else buffer[target][0], piece[source])
             else:
                 start = tuple(part.start for part in target)
                 values = np.asarray(piece[source], buffer[0].dtype)

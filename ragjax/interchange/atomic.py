@@ -1,11 +1,11 @@
-"""A folder that appears whole or not at all."""
+"""A folder, or a file, that appears whole or not at all."""
 
 from __future__ import annotations
 
 import os
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from fnmatch import fnmatch
 from pathlib import Path
@@ -36,12 +36,7 @@ def atomic_folder(path: str | Path, overwrite: bool = False) -> Iterator[Path]:
     """
     path = Path(path).expanduser().resolve()
     _check_replaceable(path, overwrite)
-    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.partial")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial.mkdir()
-    except OSError as error:
-        raise InputError(f"{path}: cannot be written: {error.strerror or error}. Choose another.") from None
+    partial = _begin(path, Path.mkdir)
     try:
         yield partial
         _flush(partial)
@@ -51,6 +46,51 @@ def atomic_folder(path: str | Path, overwrite: bool = False) -> Iterator[Path]:
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise
+
+
+@contextmanager
+def atomic_file(path: str | Path, overwrite: bool = False) -> Iterator[Path]:
+    """Gives an empty file to write to, which becomes `path` when the block ends without an error.
+
+    As `atomic_folder` otherwise.
+
+    Args:
+      path: where the file is to appear; missing parents are made.
+      overwrite: replace a file.
+
+    Raises:
+      InputError: `path` exists and may not be replaced, or cannot be written.
+    """
+    path = Path(path).expanduser().resolve()
+    _check_file_replaceable(path, overwrite)
+    partial = _begin(path, Path.touch)
+    try:
+        yield partial
+        _flush_entry(partial)
+        _check_file_replaceable(path, overwrite)
+        os.replace(partial, path)
+        _flush_entry(path.parent)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+
+
+def _begin(path: Path, make: Callable[[Path], None]) -> Path:
+    """What is written to before it becomes `path`."""
+    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        make(partial)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written: {error.strerror or error}. Choose another.") from None
+    return partial
+
+
+def _check_file_replaceable(path: Path, overwrite: bool) -> None:
+    if path.is_dir():
+        raise InputError(f"{path}: a file was expected, this is a folder: choose another name.")
+    if path.exists() and not overwrite:
+        raise InputError(f"{path} exists already: choose another name, or say that it may be overwritten.")
 
 
 def _check_replaceable(path: Path, overwrite: bool) -> None:

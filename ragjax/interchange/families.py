@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 
 from ragjax.errors import InputError
-from ragjax.interchange import gpt2
+from ragjax.interchange import gpt2, gpt_neo, gpt_neox, llama, opt, qwen2
 from ragjax.interchange.layout import Layout
 from ragjax.models.decoder_config import DecoderConfig
 
@@ -39,6 +39,11 @@ def _spelled_out(config: DecoderConfig) -> DecoderConfig:
 FAMILIES: dict[str, Family] = {
     "gpt2": Family(gpt2.gpt2_from, gpt2.gpt2_to, gpt2.layout),
     "gpt3": Family(gpt2.gpt3_from, gpt2.gpt3_to, gpt2.layout),
+    "gpt_neo": Family(gpt_neo.gpt_neo_from, gpt_neo.gpt_neo_to, gpt_neo.layout),
+    "opt": Family(opt.opt_from, opt.opt_to, opt.layout),
+    "gpt_neox": Family(gpt_neox.gpt_neox_from, gpt_neox.gpt_neox_to, gpt_neox.layout),
+    "llama": Family(llama.llama_from, llama.llama_to, llama.layout),
+    "qwen2": Family(qwen2.qwen2_from, qwen2.qwen2_to, qwen2.layout),
 }
 """By the `model_type` of config.json; the first that expresses an architecture writes it."""
 

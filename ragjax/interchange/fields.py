@@ -78,8 +78,9 @@ def read_fields(
     refused: Mapping[str, str] | None = None,
     ignored: frozenset[str] = BOOKKEEPING,
     check: Callable[[dict[str, Any]], list[str]] = lambda found: [],
+    source: str = "config.json",
 ) -> dict[str, Any]:
-    """The fields of a `DecoderConfig` that a config.json states.
+    """The fields of a `DecoderConfig` that a config.json, or the like of it, states.
 
     Token ids outside the vocabulary, which a shrunken config inherits from its family's defaults, name
     no token and are dropped.
@@ -92,6 +93,7 @@ def read_fields(
       ignored: fields that change nothing.
       check: complaints about fields that do not fit together, from the values, by our names, of those
         that are right by themselves.
+      source: what complaints call it.
 
     Raises:
       InputError: names every field that is wrong, unknown, or asks for what is not supported.
@@ -115,7 +117,7 @@ def read_fields(
             problems.append(f"{name}: expected {field.kind.expected}, found {value!r}")
     problems += check(found)
     if problems:
-        raise InputError(f"config.json describes no model that can be computed here:\n{listing(problems)}")
+        raise InputError(f"{source} describes no model that can be computed here:\n{listing(problems)}")
     return found | _known_tokens(found)
 
 

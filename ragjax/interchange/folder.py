@@ -1,8 +1,9 @@
-"""A model on disk: a Hugging Face folder, with ragjax.json beside."""
+"""A model on disk: a Hugging Face folder, with ragjax.json beside; read also from a GGUF file."""
 
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ from jax.sharding import Mesh
 from ragjax.data.tokenizer import save_tokenizer
 from ragjax.interchange.atomic import atomic_folder
 from ragjax.interchange.families import family_for, family_of
+from ragjax.interchange.fields import is_whole
+from ragjax.interchange.gguf import read_gguf
 from ragjax.interchange.json_file import read_object, write_object
 from ragjax.interchange.layout import check_params, read_params, tensor_reader
 from ragjax.interchange.record import read_history, write_record
@@ -19,6 +22,7 @@ from ragjax.interchange.resolve import resolve
 from ragjax.interchange.tensors import open_tensors, write_tensors
 from ragjax.interchange.tokenizer import check_vocabulary, read_tokenizer
 from ragjax.model import Model
+from ragjax.models.decoder_config import DecoderConfig
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
@@ -27,12 +31,12 @@ def load(model: str | Path, *, dtype: Any = jnp.float32, mesh: Mesh | None = Non
     """Reads a model, tensor by tensor, onto its devices.
 
     Args:
-      model: MODEL: a Hugging Face folder, a ragjax run folder, or a hub id.
+      model: MODEL: a Hugging Face folder, a GGUF file, a ragjax run folder, or a hub id.
       dtype: type of the parameters in memory; training wants float32.
       mesh: devices over which the parameters are split; none: all on JAX's default device.
 
     Returns:
-      The model, with its tokenizer where the folder has one, and its history, which for a model that
+      The model, with its tokenizer where there is one, and its history, which for a model that
       ragjax did not write begins with where it came from.
 
     Raises:
@@ -49,15 +53,28 @@ def load(model: str | Path, *, dtype: Any = jnp.float32, mesh: Mesh | None = Non
       (1, 3, 300)
     """
     folder = resolve(model)
+    if folder.is_file():
+        return read_gguf(folder, source=str(model), dtype=dtype, mesh=mesh)
     values = read_object(folder / "config.json")
     family = family_of(values)
-    config = family.config_from(values)
+    config = _with_all_ends(family.config_from(values), folder)
     history = read_history(folder)
     tokenizer = read_tokenizer(folder, values["model_type"])
     if tokenizer is not None:
         check_vocabulary(tokenizer, config.vocab_size)
     params = read_params(open_tensors(folder), family.layout(config), config, dtype, mesh)
     return Model(config, params, tokenizer, _imported(model, folder) if history is None else history)
+
+
+def _with_all_ends(config: DecoderConfig, folder: Path) -> DecoderConfig:
+    """The architecture with the end tokens that generation_config.json adds, as chat models' do."""
+    file = folder / "generation_config.json"
+    stated: Any = read_object(file).get("eos_token_id") if file.is_file() else None
+    ends = stated if isinstance(stated, list) else [stated]
+    known = tuple(end for end in ends if is_whole(end) and 0 <= end < config.vocab_size)
+    if not known:
+        return config
+    return replace(config, eos_token=known if isinstance(stated, list) else known[0])
 
 
 def _imported(model: str | Path, folder: Path) -> tuple[dict[str, Any], ...]:
@@ -77,7 +94,7 @@ def save(
 ) -> Path:
     """Writes a model as a Hugging Face folder, whole or not at all.
 
-    A GPT-2 opens in transformers. One with banded attention (GPT-3) has no class there, and is refused
+    It opens in transformers. A GPT-2 with banded attention (GPT-3) has no class there, and is refused
     by it.
 
     Args:

@@ -13,7 +13,8 @@ from jax.sharding import Mesh, NamedSharding
 
 from ragjax.errors import InputError, listing
 from ragjax.interchange.assembly import Assembly
-from ragjax.interchange.tensors import READ_DTYPES, Tensors, is_finite
+from ragjax.interchange.sweep import is_finite
+from ragjax.interchange.tensors import READ_DTYPES, Tensors
 from ragjax.models.decoder import Params, init_params
 from ragjax.models.decoder_config import DecoderConfig
 from ragjax.parallel.rules import partition
@@ -42,6 +43,21 @@ TRANSPOSED = Packing(
 """Along the first axis, each [outputs, inputs]: the weights of `torch.nn.Linear`."""
 
 
+def by_head(heads: int) -> Packing:
+    """Along the first axis, each [outputs, inputs], head by head: what each has for a head is together."""
+
+    def unpack(tensor: np.ndarray, count: int) -> list[np.ndarray]:
+        inputs = tensor.shape[1:]
+        split = tensor.reshape(heads, count, tensor.shape[0] // (heads * count), *inputs)
+        return [split[:, i].reshape(-1, *inputs).T for i in range(count)]
+
+    def pack(parts: list[np.ndarray]) -> np.ndarray:
+        split = [part.T.reshape(heads, part.shape[-1] // heads, *part.shape[:-1]) for part in parts]
+        return np.stack(split, axis=1).reshape(-1, *parts[0].shape[:-1])
+
+    return Packing(unpack, pack)
+
+
 class Stored(NamedTuple):
     """One tensor of a file."""
 
@@ -55,6 +71,40 @@ class Stored(NamedTuple):
     """How they stand in it."""
 
 
+def linear_tensors(
+    name: str,
+    targets: tuple[str, ...],
+    *,
+    inputs: int,
+    outputs: int,
+    layer: int | None = None,
+    bias: bool = True,
+    packing: Packing = TRANSPOSED,
+) -> list[Stored]:
+    """The tensors of a `torch.nn.Linear`.
+
+    Args:
+      name: of the module.
+      targets: layers whose kernels and biases it holds, as in 'layers/mlp/up'.
+      inputs: its features.
+      outputs: features of all that it holds.
+      layer: as in `Stored`.
+      bias: whether it has one.
+      packing: how the layers stand in it.
+    """
+    kernels, biases = (tuple(f"{target}/{kind}" for target in targets) for kind in ("kernel", "bias"))
+    weight = Stored(f"{name}.weight", (outputs, inputs), kernels, layer, packing)
+    return [weight, Stored(f"{name}.bias", (outputs,), biases, layer, packing)] if bias else [weight]
+
+
+def layer_norm_tensors(name: str, target: str, width: int, layer: int | None = None) -> list[Stored]:
+    """The tensors of a `torch.nn.LayerNorm` over `width` features."""
+    return [
+        Stored(f"{name}.weight", (width,), (f"{target}/scale",), layer),
+        Stored(f"{name}.bias", (width,), (f"{target}/bias",), layer),
+    ]
+
+
 class Layout(NamedTuple):
     """All tensors of a file."""
 
@@ -65,6 +115,8 @@ class Layout(NamedTuple):
     """Names that may be there a second time, and the tensor they must equal."""
     ignored: str = r"(?!)"
     """Pattern of names that hold nothing learned."""
+    source: str = "config.json"
+    """What says which tensors there must be."""
 
 
 def parameter_shapes(config: DecoderConfig) -> dict[str, tuple[int, ...]]:
@@ -177,8 +229,8 @@ def _match(tensors: Tensors, layout: Layout) -> dict[str, str]:
     ]
     if problems:
         raise InputError(
-            f"The weights do not fit config.json:\n{listing(problems, limit=_NAMED)}\n"
-            "Check that both files belong to one model, and that it is a language model."
+            f"The weights do not fit {layout.source}:\n{listing(problems, limit=_NAMED)}\n"
+            "Check that both belong to one model, and that it is a language model."
         )
     return names
 

@@ -1,4 +1,4 @@
-"""From what a person writes for MODEL to a folder on this machine."""
+"""From what a person writes for MODEL to a folder, or a GGUF file, on this machine."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ _RUN_MODELS = ("student", "model")
 
 
 def resolve(model: str | Path) -> Path:
-    """The Hugging Face folder that MODEL names.
+    """The Hugging Face folder, or the GGUF file, that MODEL names.
 
     Args:
-      model: a Hugging Face folder; a ragjax run folder, which stands for its student (or, where it
-        trained only one model, for that); or a hub id, `name` or `owner/name`, whose safetensors,
-        JSON and tokenizer files are downloaded, or taken from the hub's cache.
+      model: a Hugging Face folder; a GGUF file; a ragjax run folder, which stands for its student (or,
+        where it trained only one model, for that); or a hub id, `name` or `owner/name`, whose
+        safetensors, JSON and tokenizer files are downloaded, or taken from the hub's cache.
 
     Raises:
       InputError: nothing of the kind is there; says what was looked for and what to do.
@@ -28,13 +28,25 @@ def resolve(model: str | Path) -> Path:
     if path.is_dir():
         return _folder(path)
     if path.exists():
-        raise InputError(f"MODEL {str(model)!r} is a file: give the folder that holds config.json beside it.")
+        if _is_gguf(path):
+            return path
+        raise InputError(
+            f"MODEL {str(model)!r} is a file, and no GGUF: give the folder that holds config.json beside it."
+        )
     if isinstance(model, str) and _HUB_ID.fullmatch(model):
         return _download(model)
     raise InputError(
         f"MODEL {str(model)!r} was not found. Looked for a folder of that name ({path.absolute()}); as a hub "
-        "id it would have to be name or owner/name. Give a Hugging Face folder, a run folder or a hub id."
+        "id it would have to be name or owner/name. Give a Hugging Face folder, a GGUF file, a run "
+        "folder or a hub id."
     )
+
+
+def _is_gguf(path: Path) -> bool:
+    if path.suffix.lower() == ".gguf":
+        return True
+    with path.open("rb") as file:
+        return file.read(4) == b"GGUF"
 
 
 def _folder(path: Path) -> Path:
@@ -44,9 +56,10 @@ def _folder(path: Path) -> Path:
     config = path / "config.json"
     if not config.is_file():
         found = ", ".join(sorted(p.name for p in path.iterdir())[:8]) or "nothing"
+        hint = " Of a GGUF file give the path of the file itself." if any(path.glob("*.gguf")) else ""
         raise InputError(
             f"MODEL {str(path)!r} holds no model: looked for config.json, "
-            f"{' and '.join(f'{name}/config.json' for name in _RUN_MODELS)}, found {found}."
+            f"{' and '.join(f'{name}/config.json' for name in _RUN_MODELS)}, found {found}.{hint}"
         )
     values = read_object(config)
     if "kind" in values and "model_type" not in values:

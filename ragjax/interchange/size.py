@@ -8,7 +8,7 @@ from ragjax.interchange.resolve import resolve
 
 
 def stored_bytes(model: str | Path) -> int:
-    """Bytes of the safetensors files of MODEL.
+    """Bytes of the files of weights of MODEL.
 
     Raises:
       InputError: there is no such model.
@@ -17,9 +17,10 @@ def stored_bytes(model: str | Path) -> int:
 
 
 def weight_files(model: str | Path) -> list[Path]:
-    """The safetensors files of MODEL, by name.
+    """The safetensors files of MODEL, by name, or its GGUF file.
 
     Raises:
       InputError: there is no such model.
     """
-    return sorted(resolve(model).glob("*.safetensors"))
+    found = resolve(model)
+    return [found] if found.is_file() else sorted(found.glob("*.safetensors"))

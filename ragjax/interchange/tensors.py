@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import mmap
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -14,6 +15,7 @@ from safetensors.numpy import save_file
 
 from ragjax.errors import InputError, listing
 from ragjax.interchange.json_file import read_object, write_object
+from ragjax.interchange.sweep import is_finite
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 STORED_DTYPES = {"float32": np.float32, "float16": np.float16, "bfloat16": ml_dtypes.bfloat16}
@@ -21,6 +23,9 @@ STORED_DTYPES = {"float32": np.float32, "float16": np.float16, "bfloat16": ml_dt
 READ_DTYPES = ("F32", "F16", "BF16")
 """Types of weights that are read, by safetensors' names."""
 _NUMPY_DTYPES = {"F32": np.float32, "F16": np.float16, "BF16": ml_dtypes.bfloat16}
+
+_AHEAD = 1 << 26
+"""Bytes after a tensor that are read from the disk while it is worked on."""
 
 _SHARD = re.compile(r"[\w-][\w.-]*\.safetensors")
 _CONVERT = (
@@ -66,15 +71,23 @@ class WeightFile:
         with path.open("rb") as file:
             length = int.from_bytes(file.read(8), "little")
             self.header = json.loads(file.read(length))
+            self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         self.header.pop("__metadata__", None)
         self._begin = 8 + length
-        self._bytes = np.memmap(path, np.uint8, mode="r")
 
     def read(self, name: str) -> np.ndarray:
         """The values of one tensor, not yet in memory."""
         stated = self.header[name]
         begin, end = (self._begin + offset for offset in stated["data_offsets"])
-        return self._bytes[begin:end].view(_NUMPY_DTYPES[stated["dtype"]]).reshape(stated["shape"])
+        self._fetch(begin, end + _AHEAD)
+        values = np.frombuffer(self._map, np.uint8, end - begin, begin)
+        return values.view(_NUMPY_DTYPES[stated["dtype"]]).reshape(stated["shape"])
+
+    def _fetch(self, begin: int, end: int) -> None:
+        """Has the system read these bytes ahead, where it can be told to."""
+        if hasattr(mmap, "MADV_WILLNEED"):
+            start = begin - begin % mmap.PAGESIZE
+            self._map.madvise(mmap.MADV_WILLNEED, start, min(end, len(self._map)) - start)
 
 
 def open_tensors(folder: Path) -> Tensors:
@@ -199,10 +212,3 @@ def _write(tensors: dict[str, np.ndarray], file: Path) -> None:
     mode = file.stat().st_mode
     save_file(tensors, file, metadata={"format": "pt"})
     file.chmod(mode)
-
-
-def is_finite(values: np.ndarray) -> bool:
-    """Whether no value is infinite or not a number."""
-    with np.errstate(over="ignore", invalid="ignore"):
-        # Nothing that is not finite leaves a sum finite, and a sum needs no array of answers.
-        return bool(np.isfinite(values.sum(dtype=np.float32)) or np.isfinite(values).all())

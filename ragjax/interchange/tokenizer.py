@@ -85,6 +85,10 @@ def load_tokenizer(model: str | Path) -> PreTrainedTokenizerBase:
     folder = Path(model).expanduser()
     if not any((folder / name).is_file() for name in _FILES):
         folder = resolve(model)
+    if folder.is_file():
+        from ragjax.interchange.gguf import gguf_tokenizer
+
+        return gguf_tokenizer(folder)
     config = folder / "config.json"
     values = read_object(config) if config.is_file() else {}
     tokenizer = read_tokenizer(folder, str(values.get("model_type", "gpt2")))

@@ -71,6 +71,9 @@ _attend.defvjp(_forward, _backward)
 
 def _by_platform(function, *arguments):
     length = jax.tree.leaves(arguments)[0].shape[2]
+    if jax.export.is_symbolic_dim(length):
+        # A program for every length has no number of blocks.
+        return function(*arguments, block=length)
     block = max(_SMALLEST_BLOCK, -(-length // _MOST_BLOCKS))
     return jax.lax.platform_dependent(
         *arguments, cpu=partial(function, block=block), default=partial(function, block=length)
@@ -79,6 +82,8 @@ def _by_platform(function, *arguments):
 
 def _blocks(length: int, block: int) -> list[tuple[slice, slice]]:
     """Queries of each block, and the keys they may see."""
+    if block == length:
+        return [(slice(None), slice(None))]
     starts = range(0, length, block)
     return [(slice(start, end), slice(end)) for start in starts for end in [min(start + block, length)]]
 

@@ -39,7 +39,7 @@ def run_decoder(
     dropout_key: Key[Array, ""] | None = None,
     capture: bool = False,
 ) -> DecoderOutput:
-    """Runs a decoder up to its last LayerNorm.
+    """Runs a decoder up to its last norm.
 
     Args:
       config: the architecture.

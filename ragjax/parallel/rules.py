@@ -11,7 +11,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
 from ragjax.errors import InputError
 from ragjax.models.decoder_config import DecoderConfig
@@ -34,7 +34,7 @@ RULES: tuple[tuple[str, tuple[str | None, ...]], ...] = (
 )
 
 
-def partition(name: str, shape: tuple[int, ...], mesh: jax.sharding.Mesh) -> PartitionSpec:
+def partition(name: str, shape: tuple[int, ...], mesh: Mesh | AbstractMesh) -> PartitionSpec:
     """The split of one array: its rule's axes where they divide it, whole where they do not.
 
     Arrays no rule names, and those of another rank than their parameter (counters, factored
@@ -51,14 +51,14 @@ def partition(name: str, shape: tuple[int, ...], mesh: jax.sharding.Mesh) -> Par
     )
 
 
-def shardings(tree: Any, mesh: jax.sharding.Mesh) -> Any:
+def shardings(tree: Any, mesh: Mesh | AbstractMesh) -> Any:
     """A tree of `NamedSharding`, one for each array of `tree` (or its `jax.eval_shape`)."""
     return jax.tree_util.tree_map_with_path(
         lambda path, leaf: NamedSharding(mesh, partition(path_name(path), leaf.shape, mesh)), tree
     )
 
 
-def place(tree: Any, mesh: jax.sharding.Mesh) -> Any:
+def place(tree: Any, mesh: Mesh) -> Any:
     """`tree` on the mesh, split by the rules; every host has the same values."""
     if jax.process_count() == 1:
         return jax.device_put(tree, shardings(tree, mesh))
@@ -73,7 +73,7 @@ def place(tree: Any, mesh: jax.sharding.Mesh) -> Any:
     return jax.tree.map(parts, tree, shardings(tree, mesh))
 
 
-def check_divisible(config: DecoderConfig, mesh: jax.sharding.Mesh, *, batch_size: int) -> None:
+def check_divisible(config: DecoderConfig, mesh: Mesh | AbstractMesh, *, batch_size: int) -> None:
     """Refuses a model or batch the mesh cannot split.
 
     Args:

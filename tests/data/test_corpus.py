@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from ragjax.data import corpus as module
-from ragjax.data.corpus import open_corpora, open_corpus
+from ragjax.data.corpus import document_ends, open_corpora, open_corpus
 from ragjax.data.sources import documents
-from ragjax.data.tokenizer import train_tokenizer
+from ragjax.data.tokenizer import opening, train_tokenizer
 from ragjax.errors import InputError
 
 
@@ -149,6 +149,8 @@ class Fast:
     backend_tokenizer = Tokenizer.from_file(sys.argv[2])
     def __len__(self):
         return 300
+    def encode(self, text, add_special_tokens=True):
+        return self.backend_tokenizer.encode(text, add_special_tokens=add_special_tokens).ids
 
 print("ready", flush=True)
 sys.stdin.readline()
@@ -228,3 +230,31 @@ def test_an_entry_holds_numbers_and_json_alone(jsonl, tokenizer, tmp_path):
     json.loads((entry / "corpus.json").read_text())
     for name in ("starts.npy", "tokens.npy"):
         assert np.load(entry / name, allow_pickle=False).ndim == 1
+
+
+def test_documents_begin_with_what_the_tokenizer_puts_before_every_text(
+    jsonl, sentences, sentencepiece_tokenizer, tmp_path
+):
+    tokenizer = sentencepiece_tokenizer
+    corpus = open_corpus(jsonl(), None, tokenizer, cache=tmp_path / "cache")
+    for number, text in enumerate(sentences):
+        first, *ids, last = corpus.document(number)
+        assert (first, last) == (tokenizer.bos_token_id, tokenizer.eos_token_id)
+        assert tokenizer.decode(ids) == text
+    assert document_ends(tokenizer) == ([1], [2])
+
+
+def test_a_token_that_opens_and_closes_texts_stands_once_between_them(byte_tokenizer, tmp_path, jsonl):
+    """As OPT's </s>, or GPT-2's where it is asked to begin texts."""
+    from tokenizers import Tokenizer, processors
+    from transformers import PreTrainedTokenizerFast
+
+    backend = Tokenizer.from_str(byte_tokenizer.backend_tokenizer.to_str())
+    end = "<|endoftext|>"
+    backend.post_processor = processors.TemplateProcessing(single=[end, "$A"], special_tokens=[(end, 256)])
+    both = PreTrainedTokenizerFast(tokenizer_object=backend, bos_token=end, eos_token=end)
+    assert opening(both) == [256]
+    corpus = open_corpus(jsonl(["ab", "c"]), None, both, cache=tmp_path / "cache")
+    plain = open_corpus(jsonl(["ab", "c"]), None, byte_tokenizer, cache=tmp_path / "cache")
+    np.testing.assert_array_equal(corpus.tokens, plain.tokens)
+    assert len(_entries(tmp_path / "cache")) == 2

@@ -7,7 +7,7 @@ import sys
 import pytest
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from ragjax.data.tokenizer import fingerprint, save_tokenizer, train_tokenizer
+from ragjax.data.tokenizer import fingerprint, opening, save_tokenizer, train_tokenizer
 from ragjax.errors import InputError
 
 
@@ -109,3 +109,21 @@ def test_a_slow_tokenizer_is_refused():
 
     with pytest.raises(InputError, match=r"fast tokenizer.*found Slow"):
         fingerprint(Slow())
+
+
+def test_what_a_tokenizer_puts_before_every_text_is_found(tokenizer, sentencepiece_tokenizer):
+    from tokenizers import Tokenizer, processors
+
+    assert opening(tokenizer) == []
+    assert opening(sentencepiece_tokenizer) == [sentencepiece_tokenizer.bos_token_id] == [1]
+    backend = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
+    backend.post_processor = processors.TemplateProcessing(
+        single=["x", "y", "$A", "z"], special_tokens=[(name, backend.token_to_id(name)) for name in "xyz"]
+    )
+    framed = PreTrainedTokenizerFast(tokenizer_object=backend)
+    assert opening(framed) == [backend.token_to_id("x"), backend.token_to_id("y")]
+
+
+def test_files_of_a_byte_level_bpe_are_not_written_for_others(sentencepiece_tokenizer, tmp_path):
+    save_tokenizer(sentencepiece_tokenizer, tmp_path)
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["tokenizer.json", "tokenizer_config.json"]

@@ -122,3 +122,30 @@ def test_what_cannot_be_measured_is_refused(tiny_model, tiny_byte_model, source)
         evaluate(tiny_byte_model, data, max_tokens=1, cache=cache)
     with pytest.raises(InputError, match="64 positions, found 100"):
         evaluate(tiny_byte_model, data, sequence_length=100, cache=cache)
+
+
+@pytest.mark.parametrize("max_tokens", [None, 20])
+def test_tokens_that_open_documents_are_no_text_and_give_the_first_something_before_it(
+    uniform, sentencepiece_tokenizer, source, max_tokens
+):
+    data, cache = source
+    config = dataclasses.replace(uniform.config, vocab_size=384)
+    model = dataclasses.replace(uniform, config=config, tokenizer=sentencepiece_tokenizer)
+    found = evaluate(model, data, sequence_length=64, max_tokens=max_tokens, speed=SPEED, cache=cache)
+    ids = [token for text in TEXTS for token in (*sentencepiece_tokenizer.encode(text), 2)]
+    scored = ids[1:] if max_tokens is None else ids[1 : max_tokens + 1]
+    text = [token for token in scored if token not in (1, 2)]
+    documents = sentencepiece_tokenizer.decode([1, *scored]).replace("<s>", "").split("</s>")
+    written = sum(len(part.lstrip(" ").encode()) for part in documents)
+    assert found.tokens == len(scored)
+    assert found.bits_per_byte == pytest.approx(len(text) * math.log2(384) / written, rel=1e-5)
+
+
+def test_without_a_length_windows_are_as_long_as_the_shortest_model_and_no_longer_than_2048(tiny_byte_model):
+    def of(positions):
+        return dataclasses.replace(
+            tiny_byte_model, config=dataclasses.replace(tiny_byte_model.config, positions=positions)
+        )
+
+    assert default_length(of(131072)) == 2048
+    assert default_length(of(131072), of(64), of(100)) == 64

@@ -1,3 +1,5 @@
+import json
+
 import numpy as np
 import pytest
 
@@ -66,3 +68,50 @@ def test_bytes_of_other_tokenizers_are_not_known():
 
     words = Tokenizer(models.WordLevel({"a": 0, "b": 1, "?": 2}, unk_token="?"))
     assert token_bytes(PreTrainedTokenizerFast(tokenizer_object=words)) is None
+
+
+SPACED = ["naïve  words\u00a0and more\n", "日本語 the quick fox 👩‍👩‍👧", "x", "", "the\n\nend "]
+
+
+@pytest.fixture(scope="module")
+def spaced(sentencepiece_tokenizer):
+    """A tokenizer that puts <s> and a space before every text, documents, and the tokens between them."""
+    ends = (sentencepiece_tokenizer.bos_token_id, sentencepiece_tokenizer.eos_token_id)
+    ids = [[*sentencepiece_tokenizer.encode(text), ends[1]] for text in SPACED]
+    assert all(document[0] == ends[0] for document in ids)
+    return sentencepiece_tokenizer, np.concatenate(ids), ends
+
+
+def test_sentencepiece_tokens_are_the_whole_text_without_the_space_put_first(spaced):
+    tokenizer, tokens, ends = spaced
+    counts = count_text(tokens, np.ones(len(tokens), bool), tokenizer, ends)
+    assert counts.bytes == sum(len(text.encode()) for text in SPACED)
+    assert counts.words == sum(len(text.split()) for text in SPACED)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_parts_of_sentencepiece_tokens_add_up(spaced, seed):
+    tokenizer, tokens, ends = spaced
+    part = np.random.default_rng(seed).random(len(tokens)) < 0.5
+    counts = [np.array(count_text(tokens, chosen, tokenizer, ends)) for chosen in (part, ~part, part | True)]
+    assert (counts[0] + counts[1] == counts[2]).all()
+
+
+def test_sentencepiece_bytes_spell_what_the_tokenizer_decodes(sentencepiece_tokenizer):
+    pieces = token_bytes(sentencepiece_tokenizer)
+    ids = sentencepiece_tokenizer.encode("the lazy 日本 👩", add_special_tokens=False)
+    assert b"".join(pieces[token] for token in ids).decode() == " the lazy 日本 👩"
+    assert pieces[sentencepiece_tokenizer.convert_tokens_to_ids("<0x0A>")] == b"\n"
+    assert pieces[sentencepiece_tokenizer.convert_tokens_to_ids("<0x00>")] == b"\0"
+
+
+def test_ids_may_lie_beyond_the_number_of_tokens(byte_tokenizer):
+    """As where a vocabulary has holes."""
+    from tokenizers import Tokenizer
+    from transformers import PreTrainedTokenizerFast
+
+    state = json.loads(byte_tokenizer.backend_tokenizer.to_str())
+    state["model"]["vocab"]["hole"] = 400
+    holed = PreTrainedTokenizerFast(tokenizer_object=Tokenizer.from_str(json.dumps(state)))
+    pieces = token_bytes(holed)
+    assert (len(pieces), pieces[400], pieces[399]) == (401, b"hole", b"")

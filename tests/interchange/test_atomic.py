@@ -3,7 +3,7 @@ import os
 import pytest
 
 from ragjax.errors import InputError
-from ragjax.interchange.atomic import atomic_folder
+from ragjax.interchange.atomic import atomic_file, atomic_folder
 
 
 def entries(folder):
@@ -126,3 +126,47 @@ def test_a_file_in_the_way_is_named(tmp_path):
         pytest.fail("the block must not run")
     with pytest.raises(InputError, match="cannot be written"), atomic_folder(tmp_path / "file" / "model"):
         pytest.fail("the block must not run")
+
+
+def test_a_file_appears_when_the_block_ends_and_not_before(tmp_path):
+    with atomic_file(tmp_path / "deep" / "m.gguf") as partial:
+        partial.write_text("new")
+        assert not (tmp_path / "deep" / "m.gguf").exists()
+    assert entries(tmp_path / "deep") == ["m.gguf"]
+    assert (tmp_path / "deep" / "m.gguf").read_text() == "new"
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
+def test_nothing_is_left_of_a_file_after_an_error(tmp_path, error):
+    def write():
+        with atomic_file(tmp_path / "m.gguf") as partial:
+            partial.write_text("new")
+            raise error
+
+    with pytest.raises(error):
+        write()
+    assert entries(tmp_path) == []
+
+
+def test_a_file_that_is_there_is_replaced_only_when_told_so(tmp_path):
+    (tmp_path / "m.gguf").write_text("old")
+    with pytest.raises(InputError, match="exists already"), atomic_file(tmp_path / "m.gguf"):
+        pass
+    with pytest.raises(InputError, match="this is a folder"), atomic_file(tmp_path, overwrite=True):
+        pass
+    assert (tmp_path / "m.gguf").read_text() == "old"
+    with atomic_file(tmp_path / "m.gguf", overwrite=True) as partial:
+        partial.write_text("new")
+    assert (tmp_path / "m.gguf").read_text() == "new"
+
+
+def test_a_file_that_came_meanwhile_is_not_replaced(tmp_path):
+    def write():
+        with atomic_file(tmp_path / "m.gguf") as partial:
+            partial.write_text("new")
+            (tmp_path / "m.gguf").write_text("another's")
+
+    with pytest.raises(InputError, match="exists already"):
+        write()
+    assert entries(tmp_path) == ["m.gguf"]
+    assert (tmp_path / "m.gguf").read_text() == "another's"

@@ -196,3 +196,14 @@ def test_a_config_that_says_other_shapes_is_refused_with_both(tiny_model, tmp_pa
         InputError, match=r"(?s)h.2.*not expected.*wte.weight: expected \[301, 32\], found \[300, 32\]"
     ):
         load(folder)
+
+
+def test_every_token_that_ends_a_chat_is_known(tiny_byte_model, tmp_path):
+    folder = save(tiny_byte_model, tmp_path / "m")
+    (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": [256, 3, 9999], "top_p": 0.9}))
+    chat = load(folder)
+    assert chat.config.eos_token == (256, 3)
+    again = load(save(chat, tmp_path / "again"))
+    assert again.config == chat.config
+    (folder / "generation_config.json").write_text("{}")
+    assert load(folder).config == tiny_byte_model.config

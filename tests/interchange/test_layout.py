@@ -1,3 +1,6 @@
+import tracemalloc
+from dataclasses import replace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -6,8 +9,11 @@ from safetensors.numpy import load_file, save_file
 
 from ragjax.errors import InputError
 from ragjax.interchange import load, save
-from ragjax.interchange.layout import check_params, parameter_shapes
+from ragjax.interchange.layout import by_head, check_params, parameter_shapes
 from ragjax.interchange.tensors import SINGLE
+from ragjax.model import Model
+from ragjax.models.decoder import init_params
+from ragjax.models.decoder_config import DecoderConfig, Rotary
 
 
 @pytest.fixture
@@ -114,6 +120,15 @@ def test_fused_attention_is_cut_into_query_key_and_value(folder):
         np.testing.assert_array_equal(attention[name]["kernel"][1], fused[:, 24 * i : 24 * (i + 1)])
 
 
+@pytest.mark.parametrize("shape", [(12, 5), (12,)])
+def test_what_stands_head_by_head_is_cut_into_its_parts_and_put_back(shape):
+    fused = np.arange(np.prod(shape)).reshape(shape)
+    parts = by_head(2).unpack(fused, 3)
+    for part, rows in zip(parts, ([0, 1, 6, 7], [2, 3, 8, 9], [4, 5, 10, 11]), strict=True):
+        np.testing.assert_array_equal(part, fused[rows].T)
+    np.testing.assert_array_equal(by_head(2).pack(parts), fused)
+
+
 def test_the_vocabulary_is_padded_with_zeros_inside_alone(folder):
     model = load(folder)
     table = model.params["embedding"]["tokens"]
@@ -145,3 +160,24 @@ def test_parameters_of_another_config_are_named(tiny_model):
         "final_norm/scale: expected [32], found [31]",
     ):
         assert told in str(caught.value)
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "llama"])
+def test_loading_holds_no_more_than_the_parameters_and_the_largest_tensor(kind, tmp_path):
+    config = DecoderConfig(vocab_size=8000, positions=32, width=256, layers=6, heads=4, mlp_width=1024)
+    if kind == "llama":
+        plain = {"attention_bias": False, "attention_out_bias": False, "mlp_bias": False}
+        config = replace(
+            config, **plain, learned_positions=False, rotary=Rotary(), norm="rms", gated=True,
+            activation="silu", tied=False,
+        )  # fmt: skip
+    save(Model(config, init_params(config, 0)), tmp_path / "m")
+    load(tmp_path / "m")
+    tracemalloc.start()
+    try:
+        params = load(tmp_path / "m").params
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    sizes = [leaf.nbytes for leaf in jax.tree.leaves(params)]
+    assert sum(sizes) < peak < sum(sizes) + 4 * 8000 * 256

@@ -49,7 +49,7 @@ def by_hand(params, config, layers, tokens):
     for i in layers:
         block = jax.tree.map(lambda leaf, i=i: leaf[i], params["layers"])
         x, _ = Block(config).apply({"params": block}, x, LayerData(data.scale[i], data.window[i]), span)
-    return Norm(config.norm_epsilon).apply({"params": params["final_norm"]}, x)
+    return Norm(config).apply({"params": params["final_norm"]}, x)
 
 
 @pytest.mark.parametrize("windows", [(), (5, 0, 0, 2)])

@@ -7,18 +7,26 @@ import math
 from functools import partial
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+import optax
+import orbax.checkpoint as ocp
 import pytest
 from rich.console import Console
 
 from ragjax.config import Distill, Mesh, Sparsity, Train
+from ragjax.data.batches import Batches
 from ragjax.data.corpus import Corpus
 from ragjax.errors import InputError
 from ragjax.model import Model
-from ragjax.models.decoder import init_params
+from ragjax.models.decoder import init_params, logits
+from ragjax.models.run import run_decoder
 from ragjax.parallel.mesh import make_mesh
+from ragjax.sparsity import sparsify
+from ragjax.training.feed import batch_on_mesh
 from ragjax.training.fit import Place, Texts, fit
 from ragjax.training.loop import Diverged, Interrupted
+from ragjax.training.optimizer import OPTIMIZERS, learning_rate, make_optimizer
 
 TRAIN = Train(
     steps=12,
@@ -63,14 +71,14 @@ def dropping(tiny_model):
     )
 
 
-@pytest.fixture
-def teacher(tiny_config):
-    return Model(tiny_config, init_params(tiny_config, seed=5))
-
-
 def place_in(folder, *, stop=math.inf, devices=1):
     mesh = make_mesh(Mesh(), jax.devices()[:devices])
     return Place(mesh, folder, Console(file=io.StringIO()), StopAfter(stop))
+
+
+def told(place):
+    """What was shown on the terminal of `place`."""
+    return place.console.file.getvalue()
 
 
 def metrics(folder):
@@ -95,7 +103,9 @@ def test_a_resumed_run_is_the_run_uninterrupted_to_the_last_bit(uninterrupted, t
     run, whole, whole_folder = uninterrupted
     with pytest.raises(Interrupted, match=f"stopped at step {stop} of 12"):
         run(place_=place_in(tmp_path, stop=stop))
-    resumed = run(place_=place_in(tmp_path))
+    place = place_in(tmp_path)
+    resumed = run(place_=place)
+    assert f"resumed at step {stop}\n" in told(place)
     jax.tree.map(np.testing.assert_array_equal, resumed.params, whole.params)
     assert metrics(tmp_path) == metrics(whole_folder)
 
@@ -108,11 +118,17 @@ def test_a_crash_goes_back_to_the_last_checkpoint_and_repeats_what_came_after(un
             if super().requested():
                 raise RuntimeError("power cut")
 
+    other = {"stage": "other", "step": 11}
+    (tmp_path / "metrics.jsonl").write_text(json.dumps(other) + "\n")
     with pytest.raises(RuntimeError, match="power cut"):
         run(place_=dataclasses.replace(place_in(tmp_path), interrupts=Crash(7)))
-    resumed = run(place_=place_in(tmp_path))
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('{"stage": "s", "st')
+    place = place_in(tmp_path)
+    resumed = run(place_=place)
+    assert "resumed at step 4\n" in told(place)
     jax.tree.map(np.testing.assert_array_equal, resumed.params, whole.params)
-    assert metrics(tmp_path) == metrics(whole_folder)
+    assert metrics(tmp_path) == [other, *metrics(whole_folder)]
 
 
 def test_a_damaged_checkpoint_is_passed_over(uninterrupted, tmp_path):
@@ -126,27 +142,48 @@ def test_a_damaged_checkpoint_is_passed_over(uninterrupted, tmp_path):
     largest.write_bytes(data)
     place = place_in(tmp_path)
     resumed = run(place_=place)
-    assert "warning" in place.console.file.getvalue()
+    assert "warning The checkpoint of step 9 cannot be used" in told(place)
+    assert "resumed at step 8\n" in told(place)
     jax.tree.map(np.testing.assert_array_equal, resumed.params, whole.params)
 
 
-def test_a_checkpoint_of_another_training_is_refused(uninterrupted, dropping, texts, teacher, tmp_path):
+def test_a_checkpoint_of_another_training_is_refused(uninterrupted, texts, tmp_path):
     run, _, _ = uninterrupted
     with pytest.raises(Interrupted):
-        run(place_=place_in(tmp_path, stop=5))
-    with pytest.raises(InputError, match="learning_rate"):
-        fit(
-            dropping, stage="s", train=dataclasses.replace(TRAIN, learning_rate=5e-3), texts=texts, seed=3,
-            sparsity=SPARSITY, distill=MIXED, teacher=teacher, place_=place_in(tmp_path),
-        )  # fmt: skip
+        run(place_=place_in(tmp_path, stop=1))
+    shorter = dataclasses.replace(texts.train, tokens=texts.train.tokens[:1900])
+    for change, said in (
+        ({"train": dataclasses.replace(TRAIN, learning_rate=5e-3)}, "train.learning_rate: 0.01 there"),
+        ({"seed": 4}, "seed: 3 there, 4 now"),
+        ({"sparsity": dataclasses.replace(SPARSITY, target=0.6)}, "sparsity.target: 0.5 there, 0.6 now"),
+        ({"distill": dataclasses.replace(MIXED, temperature=2.0)}, "distill.temperature: 1.0 there"),
+        ({"texts": dataclasses.replace(texts, train=shorter)}, "tokens: 2000 there, 1900 now"),
+    ):
+        with pytest.raises(InputError, match=said):
+            run(place_=place_in(tmp_path), **change)
 
 
-def test_the_run_goes_on_from_one_device_to_four(uninterrupted, tmp_path):
+def test_the_run_goes_on_from_one_device_to_four_with_other_habits(uninterrupted, tmp_path):
     run, whole, _ = uninterrupted
     with pytest.raises(Interrupted):
         run(place_=place_in(tmp_path, stop=6))
-    moved = run(place_=place_in(tmp_path, devices=4))
+    habits = dataclasses.replace(TRAIN, log_every=5, checkpoint_every=50, evaluate_every=0, keep=3)
+    place = place_in(tmp_path, devices=4)
+    moved = run(place_=place, train=habits)
+    assert "resumed at step 6\n" in told(place)
     jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-3, atol=1e-4), moved.params, whole.params)
+    assert [line["step"] for line in metrics(tmp_path) if "loss" in line] == [2, 4, 6, 10, 12]
+    assert [line["step"] for line in metrics(tmp_path) if "validation_loss" in line] == [6, 12]
+
+
+def test_a_wish_to_stop_at_the_last_step_ends_the_training(tiny_model, texts, tmp_path):
+    run = partial(fit, tiny_model, stage="s", train=dataclasses.replace(TRAIN, steps=3), texts=texts, seed=0)
+    done = run(place_=place_in(tmp_path, stop=3))
+    before = metrics(tmp_path)
+    # As after a crash between the last step and the saving of the model.
+    again = run(place_=place_in(tmp_path))
+    jax.tree.map(np.testing.assert_array_equal, again.params, done.params)
+    assert metrics(tmp_path) == before
 
 
 def test_pruned_weights_are_exact_zeros_at_the_end(uninterrupted):
@@ -156,26 +193,179 @@ def test_pruned_weights_are_exact_zeros_at_the_end(uninterrupted):
             assert np.count_nonzero(layer) == layer.size // 2
 
 
-def test_training_learns_and_tells(uninterrupted, tmp_path):
+def test_training_learns_and_tells(uninterrupted):
     _, _, folder = uninterrupted
-    told = metrics(folder)
-    assert [line["step"] for line in told if "loss" in line] == [2, 4, 6, 8, 10, 12]
-    assert [line["step"] for line in told if "validation_loss" in line] == [6, 12]
-    last = [line for line in told if "loss" in line]
-    assert last[-1]["loss"] < last[0]["loss"]
-    assert last[-1]["sparsity"] == pytest.approx(0.5, abs=1e-3)
-    assert {"cross_entropy", "forward_kl", "hidden_mse", "learning_rate", "gradient_norm"} <= last[0].keys()
+    lines = metrics(folder)
+    assert [line["step"] for line in lines if "loss" in line] == [2, 4, 6, 8, 10, 12]
+    assert [line["step"] for line in lines if "validation_loss" in line] == [6, 12]
+    lines = [line for line in lines if "loss" in line]
+    first, last = lines[0], lines[-1]
+    assert last["loss"] < first["loss"]
+    assert last["sparsity"] == pytest.approx(0.5, abs=1e-3)
+    assert {"cross_entropy", "forward_kl", "hidden_mse", "gradient_norm"} <= first.keys()
+    assert [line["tokens"] for line in lines] == [step * 4 * 16 for step in (2, 4, 6, 8, 10, 12)]
+    # Two thirds of the peak at the second step of two of warm-up, and the cosine's half way at the eighth.
+    assert first["learning_rate"] == pytest.approx(2 / 3 * 1e-2)
+    assert lines[3]["learning_rate"] == pytest.approx(1e-2 * (0.1 + 0.9 * (1 + math.cos(math.pi / 2)) / 2))
 
 
-def test_steps_that_stay_not_finite_end_the_run_with_finite_parameters_saved(tiny_model, texts, tmp_path):
-    broken = jax.tree.map(np.array, tiny_model.params)
-    # Finite weights whose logits overflow.
-    broken["final_norm"]["scale"][:] = 3e38
-    start = dataclasses.replace(tiny_model, params=broken)
+def test_training_is_gradient_descent_on_the_batches_of_its_seed(tiny_model, texts, tmp_path, monkeypatch):
+    """Microbatches, clipping, momentum, decay and schedule, against the textbook."""
+    train = Train(
+        steps=4, batch_size=4, accumulate=2, optimizer="sgd", learning_rate=0.1, warmup=1, schedule="linear",
+        final_rate=0.5, weight_decay=0.3, b1=0.8, clip=0.3,
+    )  # fmt: skip
+    texts = dataclasses.replace(texts, isolate_documents=True)
+    batches = Batches(corpus=texts.train, batch_size=4, sequence_length=16, seed=3, isolate_documents=True)
+
+    @jax.jit
+    def loss(params, batch):
+        hidden = run_decoder(
+            tiny_model.config, params, batch.tokens, positions=batch.positions, segments=batch.segments
+        ).hidden
+        scores = logits(params, hidden, tiny_model.config)
+        nats = optax.softmax_cross_entropy_with_integer_labels(scores, batch.targets)
+        return jnp.sum(nats * batch.weights) / jnp.sum(batch.weights)
+
+    def is_matrix(path):
+        return path[-1].key not in ("bias", "scale")
+
+    params = tiny_model.params
+    momentum = jax.tree.map(jnp.zeros_like, params)
+    for step, rate in enumerate((0.05, 0.1, 0.1 * (1 - 0.5 / 3), 0.1 * (1 - 0.5 * 2 / 3))):
+        gradient = jax.grad(loss)(params, batches.batch(step))
+        norm = math.sqrt(sum(float(jnp.sum(leaf**2)) for leaf in jax.tree.leaves(gradient)))
+        assert norm > train.clip
+        momentum = jax.tree.map(lambda m, g, by=train.clip / norm: 0.8 * m + by * g, momentum, gradient)
+        params = jax.tree_util.tree_map_with_path(
+            lambda path, p, m, rate=rate: p - rate * (m + 0.3 * p * is_matrix(path)), params, momentum
+        )
+    # The sum is the same however a batch is cut, so that the cuts must be looked at.
+    shapes = []
+
+    def recorded(*given, **options):
+        batch = batch_on_mesh(*given, **options)
+        shapes.append(batch.tokens.shape)
+        return batch
+
+    monkeypatch.setattr("ragjax.training.loop.batch_on_mesh", recorded)
+    found = fit(tiny_model, stage="s", train=train, texts=texts, seed=3, place_=place_in(tmp_path))
+    assert shapes == [(2, 2, 16)] * 4
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-6), found.params, params)
+
+    held_out = Batches(
+        corpus=texts.validation, batch_size=16_384 // 16, sequence_length=16, isolate_documents=True
+    )
+    (validation,) = [line["validation_loss"] for line in metrics(tmp_path) if "validation_loss" in line]
+    assert validation == pytest.approx(float(loss(params, held_out.batch(0))), rel=1e-5)
+
+
+def test_the_settings_of_a_training_reach_its_step(tiny_model, texts, tmp_path, monkeypatch):
+    class Reached(Exception):
+        pass
+
+    def make_step(objective, _, **options):
+        raise Reached(objective, options)
+
+    def recorded(optimizer, sparsity, **options):
+        pruned.append((sparsity, options))
+        return sparsify(optimizer, sparsity, **options)
+
+    pruned = []
+    monkeypatch.setattr("ragjax.training.fit.make_step", make_step)
+    monkeypatch.setattr("ragjax.training.fit.sparsify", recorded)
+    train = dataclasses.replace(TRAIN, dtype="bfloat16", remat="dots", clip=0.25)
+    with pytest.raises(Reached) as reached:
+        fit(
+            tiny_model, stage="s", train=train, texts=texts, seed=6, sparsity=SPARSITY, distill=MIXED,
+            teacher=tiny_model, place_=place_in(tmp_path, devices=4),
+        )  # fmt: skip
+    objective, options = reached.value.args
+    assert options == {"clip": 0.25, "seed": 6}
+    assert (objective.dtype, objective.remat, objective.weights) == (jnp.bfloat16, "dots", MIXED)
+    assert objective.shards == 4
+    assert pruned[-1] == (SPARSITY, {"total_steps": 12, "seed": 6, "masks": None})
+
+
+@pytest.mark.parametrize(
+    ("schedule", "share"),
+    [
+        ("constant", lambda _: 1.0),
+        ("linear", lambda time: 1 - 0.8 * time),
+        ("cosine", lambda time: 0.2 + 0.8 * (1 + math.cos(math.pi * time)) / 2),
+    ],
+)
+def test_the_learning_rate_warms_up_and_then_takes_its_shape(schedule, share):
+    rate = learning_rate(Train(steps=24, warmup=4, learning_rate=0.5, schedule=schedule, final_rate=0.2))
+    expected = [0.1, 0.2, 0.3, 0.4] + [0.5 * share((step - 4) / 20) for step in range(4, 25)]
+    np.testing.assert_allclose([rate(step) for step in range(25)], expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_matrices_decay_and_vectors_do_not(name):
+    train = Train(steps=2, warmup=1, learning_rate=0.2, optimizer=name, weight_decay=0.5)
+    params = {"kernel": jnp.full((2, 3), 2.0), "bias": jnp.full(3, 2.0), "norm": {"scale": jnp.full(3, 2.0)}}
+    optimizer = make_optimizer(train)
+    updates, _ = optimizer.update(jax.tree.map(jnp.zeros_like, params), optimizer.init(params), params)
+    np.testing.assert_allclose(updates["kernel"], -0.1 * 0.5 * 2.0, rtol=1e-6)
+    assert not updates["bias"].any()
+    assert not updates["norm"]["scale"].any()
+
+
+@pytest.mark.parametrize(
+    ("name", "second"),
+    [
+        # After gradients 1 and -1.5, from the papers' formulas with b1 0.9 and b2 0.8.
+        ("adamw", (0.09 - 0.15) / (1 - 0.9**2) / math.sqrt((0.8 * 0.2 + 0.2 * 2.25) / (1 - 0.8**2))),
+        ("lion", np.sign(0.9 * 0.2 - 0.1 * 1.5)),
+        ("sgd", 0.9 - 1.5),
+    ],
+)
+def test_an_update_rule_has_the_decays_of_its_config(name, second):
+    train = Train(
+        steps=2, warmup=0, schedule="constant", learning_rate=0.1, optimizer=name, weight_decay=0.0, b2=0.8
+    )
+    optimizer, params = make_optimizer(train), {"bias": jnp.ones(1)}
+    state = optimizer.init(params)
+    for gradient in (1.0, -1.5):
+        updates, state = optimizer.update({"bias": jnp.full(1, gradient)}, state, params)
+    np.testing.assert_allclose(updates["bias"], -0.1 * second, rtol=1e-4)
+
+
+@pytest.fixture
+def broken(tiny_model):
+    """Finite weights whose logits overflow."""
+    params = jax.tree.map(np.array, tiny_model.params)
+    params["final_norm"]["scale"][:] = 3e38
+    return dataclasses.replace(tiny_model, params=params)
+
+
+def test_steps_that_stay_not_finite_end_the_run_with_the_parameters_before_them_saved(
+    broken, texts, tmp_path
+):
     train = dataclasses.replace(TRAIN, max_bad_steps=3)
-    with pytest.raises(Diverged, match="3 steps in a row"):
-        fit(start, stage="s", train=train, texts=texts, seed=0, place_=place_in(tmp_path))
-    assert list((tmp_path / "checkpoints" / "s").iterdir())
+    with pytest.raises(Diverged, match="3 steps in a row up to step 3"):
+        fit(broken, stage="s", train=train, texts=texts, seed=0, place_=place_in(tmp_path))
+    (saved,) = [f for f in (tmp_path / "checkpoints" / "s").iterdir() if f.name.isdecimal()]
+    with ocp.StandardCheckpointer() as checkpointer:
+        arrays = checkpointer.restore(saved / "default")
+    for name in ("scale", "bias"):
+        np.testing.assert_array_equal(arrays[f"params/final_norm/{name}"], broken.params["final_norm"][name])
+    kernel = broken.params["layers"]["mlp"]["up"]["kernel"]
+    np.testing.assert_array_equal(arrays["params/layers/mlp/up/kernel"], kernel)
+    # What is no number is null in JSON, and a skipped step takes no learning rate.
+    lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    first, last = (json.loads(line, parse_constant=pytest.fail) for line in lines)
+    assert (first["step"], first["loss"], first["skipped"]) == (2, None, 2)
+    assert first["learning_rate"] == pytest.approx(1e-2 / 3)
+    assert (last["step"], last["skipped"]) == (3, 3)
+
+
+def test_a_target_that_skipped_steps_left_unreached_is_told(broken, texts, tmp_path):
+    train = Train(steps=2, batch_size=4, warmup=1)
+    place = place_in(tmp_path)
+    fit(broken, stage="s", train=train, texts=texts, seed=0, sparsity=Sparsity(target=0.5), place_=place)
+    assert "warning s: 0.0% of the prunable weights are zero, not 50.0%" in told(place)
 
 
 @pytest.mark.parametrize(
@@ -183,29 +373,28 @@ def test_steps_that_stay_not_finite_end_the_run_with_finite_parameters_saved(tin
     [
         ({"texts": {"sequence_length": 65}}, "exceeds the model's 64 positions"),
         ({"distill": MIXED}, "need a teacher"),
+        ({"distill": Distill(forward_kl=1.0)}, "need a teacher"),
+        ({"distill": MIXED, "teacher": {"positions": 8}}, "exceeds the model's 8 positions"),
+        ({"distill": MIXED, "teacher": {"width": 64}}, "equal widths, found 64 and 32"),
+        ({"distill": MIXED, "teacher": {"vocab_size": 200}}, "200 and 300"),
+        ({"train": {"batch_size": 8, "accumulate": 4}, "devices": 4}, "2 sequences of a microbatch"),
         ({"train": {"batch_size": 3, "accumulate": 1}, "devices": 2}, "3 sequences of a microbatch"),
         ({"sparsity": Sparsity(target=0.5, prunable=("nothing/*",))}, "no parameter is named by"),
         ({"sparsity": Sparsity(pattern="n_of_m", n=2, m=5, target=0.6)}, "query"),
     ],
 )
 def test_what_does_not_fit_together_is_refused_before_any_step(tiny_model, texts, tmp_path, change, said):
-    wanted = {"train": TRAIN, "texts": texts, "sparsity": None, "distill": None} | change
+    wanted = {"train": TRAIN, "texts": texts} | change
+    if "teacher" in wanted:
+        other = dataclasses.replace(tiny_model.config, **wanted["teacher"])
+        wanted["teacher"] = Model(other, init_params(other, 0))
     for name, whole in (("train", TRAIN), ("texts", texts)):
         if isinstance(wanted[name], dict):
             wanted[name] = dataclasses.replace(whole, **wanted[name])
-    given = {k: v for k, v in wanted.items() if v is not None and k != "devices"}
-    place = place_in(tmp_path, devices=change.get("devices", 1))
+    place = place_in(tmp_path, devices=wanted.pop("devices", 1))
     with pytest.raises(InputError, match=said):
-        fit(tiny_model, stage="s", seed=0, place_=place, **given)
-
-
-def test_a_teacher_of_another_vocabulary_is_refused(tiny_model, texts, tmp_path):
-    other = dataclasses.replace(tiny_model.config, vocab_size=200)
-    with pytest.raises(InputError, match="200 and 300"):
-        fit(
-            tiny_model, stage="s", train=TRAIN, texts=texts, seed=0, distill=MIXED,
-            teacher=Model(other, init_params(other, 0)), place_=place_in(tmp_path),
-        )  # fmt: skip
+        fit(tiny_model, stage="s", seed=0, place_=place, **wanted)
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_model_that_was_pruned_stays_pruned_whatever_follows(uninterrupted, texts, tmp_path):

@@ -1,0 +1,111 @@
+"""What a model can be exported as: a later format is one function and one line here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from shlex import quote
+from typing import NamedTuple
+
+from ragjax.errors import InputError
+from ragjax.interchange.folder import save
+from ragjax.interchange.gguf import write_gguf
+from ragjax.interchange.gguf.write import DTYPES
+from ragjax.interchange.stablehlo import DTYPES as PROGRAM_DTYPES
+from ragjax.interchange.stablehlo import PLATFORMS, export_stablehlo
+from ragjax.interchange.tensors import STORED_DTYPES
+from ragjax.model import Model
+
+
+class Exported(NamedTuple):
+    """What was written, for a person to read."""
+
+    path: Path
+    size: int
+    """Bytes, of all files."""
+    contents: str
+    """What is in it."""
+    use: str
+    """How to run it."""
+
+
+class Format(NamedTuple):
+    """One way of writing a model down."""
+
+    dtypes: tuple[str, ...]
+    """Types the weights can have, the usual one first."""
+    write: Callable[[Model, Path, str], Exported]
+    """From the model, where to, and the type of the weights."""
+
+
+def export(model: Model, out: str | Path, *, format: str, dtype: str | None = None) -> Exported:
+    """Writes a model for another runtime, whole or not at all; nothing that is there is replaced.
+
+    Args:
+      model: the model.
+      out: the folder or file to write.
+      format: one of `FORMATS`.
+      dtype: type of the weights, of those of the format; none: its usual one.
+
+    Raises:
+      InputError: the format or the type is not known, the format cannot say all that the model does, or
+        `out` exists or cannot be written.
+    """
+    chosen = check_request(out, format, dtype)
+    return FORMATS[format].write(model, Path(out).expanduser(), chosen)
+
+
+def check_request(out: str | Path, format: str, dtype: str | None) -> str:
+    """Refuses what cannot be exported whatever the model, so that none need be loaded for it.
+
+    Args:
+      out: as in `export`.
+      format: as in `export`.
+      dtype: as in `export`.
+
+    Returns:
+      The type of the weights.
+
+    Raises:
+      InputError: the format or the type is not known, or `out` exists.
+    """
+    if format not in FORMATS:
+        raise InputError(f"format must be one of {', '.join(FORMATS)}, found {format!r}.")
+    known = FORMATS[format].dtypes
+    chosen = known[0] if dtype is None else dtype
+    if chosen not in known:
+        raise InputError(f"dtype of the format {format} must be one of {', '.join(known)}, found {dtype!r}.")
+    path = Path(out).expanduser()
+    if path.is_file() or (path.is_dir() and any(path.iterdir())):
+        raise InputError(f"{path} exists already: choose another name.")
+    return chosen
+
+
+def _hugging_face(model: Model, out: Path, dtype: str) -> Exported:
+    path = save(model, out, dtype=dtype)
+    size = sum(file.stat().st_size for file in path.iterdir())
+    use = f"transformers.AutoModelForCausalLM.from_pretrained({str(out)!r})"
+    return Exported(path, size, f"a Hugging Face folder, weights {dtype}", use)
+
+
+def _gguf(model: Model, out: Path, dtype: str) -> Exported:
+    written = write_gguf(model, out, dtype=dtype)
+    tensors = ", ".join(f"{count} {kind}" for kind, count in written.tensors.items())
+    size = written.path.stat().st_size
+    use = f"llama-cli -m {quote(str(out))} -p 'Once upon a time'"
+    return Exported(written.path, size, f"GGUF, tensors: {tensors}", use)
+
+
+def _stablehlo(model: Model, out: Path, dtype: str) -> Exported:
+    path = export_stablehlo(model, out, dtype=dtype)
+    size = sum(file.stat().st_size for file in path.iterdir())
+    use = f"with JAX alone, by the lines in {out / 'README.md'}"
+    return Exported(path, size, f"a StableHLO program for {', '.join(PLATFORMS)}, weights {dtype}", use)
+
+
+FORMATS: dict[str, Format] = {
+    "hf": Format(tuple(STORED_DTYPES), _hugging_face),
+    "gguf": Format(tuple(DTYPES), _gguf),
+    "stablehlo": Format(PROGRAM_DTYPES, _stablehlo),
+}
+"""By name."""

@@ -23,6 +23,17 @@ from ragjax.models.decoder import init_params
 from ragjax.models.decoder_config import DecoderConfig
 
 
+@pytest.fixture(scope="module", autouse=True)
+def few_programs():
+    """Forgets compiled programs before Linux runs out of memory maps for them: XLA then crashes."""
+    yield
+    import jax
+
+    maps = Path("/proc/self/maps")
+    if maps.exists() and maps.read_text().count("\n") > 20_000:
+        jax.clear_caches()
+
+
 @pytest.fixture(scope="session")
 def tiny_config() -> DecoderConfig:
     """Three layers of width 32 over 300 tokens (padded to 384)."""

@@ -114,8 +114,8 @@ def write(folder: Path, options: argparse.Namespace) -> dict[str, int]:
         )  # fmt: skip
     family = FAMILIES[options.family]
     shapes = {tensor.name: tensor.shape for tensor in family.layout(config).stored}
-    if not folder.exists():
-        folder.mkdir(parents=True)
+    if not (folder / "config.json").exists():
+        folder.mkdir(parents=True, exist_ok=True)
         block = 0.02 * np.random.default_rng(0).standard_normal(1 << 20, np.float32)
         write_tensors(
             folder, shapes, lambda name: np.resize(block, shapes[name]),
@@ -166,6 +166,7 @@ def touch(size: int) -> None:
 
 def read_peer(folder: Path):
     """Every tensor, read and dropped."""
+    import ml_dtypes  # noqa: F401  # teaches NumPy the name bfloat16
     from safetensors import safe_open
 
     def load():
@@ -181,6 +182,7 @@ def read_peer(folder: Path):
 
 def kept_peer(folder: Path):
     """Every tensor, read and kept."""
+    import ml_dtypes  # noqa: F401  # teaches NumPy the name bfloat16
     from safetensors.numpy import load_file
 
     return lambda: [load_file(file) for file in sorted(folder.glob("*.safetensors"))]

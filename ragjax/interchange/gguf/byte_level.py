@@ -53,12 +53,13 @@ def read_byte_level(metadata: dict[str, Any], vocabulary: Vocabulary) -> Tokeniz
     return made
 
 
-def write_byte_level(tokenizer: Tokenizer, merges: list[str]) -> dict[str, Any]:
+def write_byte_level(tokenizer: Tokenizer, merges: list[str], *, whole_words: bool) -> dict[str, Any]:
     """The metadata of a tokenizer, besides its tokens.
 
     Args:
       tokenizer: a byte-level BPE.
       merges: its merges, each two tokens with a space between.
+      whole_words: whether a word that is a token needs no merges to become one.
 
     Raises:
       InputError: it cuts words in a way that GGUF has no name for, or merges nothing.
@@ -71,6 +72,11 @@ def write_byte_level(tokenizer: Tokenizer, merges: list[str]) -> dict[str, Any]:
         raise InputError(
             f"The tokenizer cuts words otherwise than those that GGUF has names for here "
             f"({', '.join(SPLITS)}): export the model in another format."
+        )
+    if whole_words and not SPLITS[name].whole_words:
+        raise InputError(
+            f"The tokenizer takes a word that is a token whole (ignore_merges), which {name} in GGUF does "
+            "not: export the model in another format."
         )
     return {"tokenizer.ggml.model": "gpt2", "tokenizer.ggml.pre": name, "tokenizer.ggml.merges": merges}
 

@@ -127,7 +127,8 @@ def write_gguf_tokenizer(tokenizer: PreTrainedTokenizerBase, size: int) -> dict[
         metadata = write_sentencepiece(backend, vocabulary, pieces)
     else:
         vocabulary = write_vocabulary(tokenizer.get_vocab(), kinds, size)
-        metadata = write_byte_level(backend, [f"{a} {b}" for a, b in pieces])
+        whole_words = bool(model.get("ignore_merges"))
+        metadata = write_byte_level(backend, [f"{a} {b}" for a, b in pieces], whole_words=whole_words)
     metadata |= {"tokenizer.ggml.tokens": vocabulary.tokens, "tokenizer.ggml.token_type": vocabulary.kinds}
     for name, key in _NAMED.items():
         if (token := getattr(tokenizer, f"{name}_id")) is not None:

@@ -20,7 +20,7 @@ from ragjax.interchange.gguf.package import gguf_package
 from ragjax.interchange.gguf.read import HISTORY
 from ragjax.interchange.gguf.tokenizer import write_gguf_tokenizer
 from ragjax.interchange.layout import check_params, tensor_reader
-from ragjax.interchange.tensors import is_finite
+from ragjax.interchange.sweep import is_finite
 from ragjax.interchange.tokenizer import check_vocabulary
 from ragjax.model import Model
 from ragjax.models.decoder_config import DecoderConfig

@@ -110,6 +110,15 @@ def test_ways_of_cutting_words_are_those_of_the_models_named_after():
         assert len(words("qwen2", text)) == len(theirs.pre_tokenize_str(text)), text
 
 
+@pytest.mark.parametrize(("kind", "whole"), [("llama-bpe", True), ("qwen2", False)])
+def test_a_word_without_merges_is_a_token_only_where_merges_are_ignored(kind, whole):
+    metadata = write_gguf_tokenizer(KINDS[kind](), 420)
+    unused = metadata["tokenizer.ggml.token_type"].index(5)
+    metadata["tokenizer.ggml.tokens"][unused] = "Zebra"
+    metadata["tokenizer.ggml.token_type"][unused] = 1
+    assert (read_gguf_tokenizer(metadata).encode("Zebra") == [unused]) == whole
+
+
 @pytest.mark.parametrize(("begins", "ends"), [(False, False), (True, False), (False, True), (True, True)])
 def test_tokens_around_a_text_survive(begins, ends):
     tokenizer = KINDS["llama-bpe"]()
@@ -243,6 +252,7 @@ def refused():
     lower = byte_level(pre_tokenizers.ByteLevel(add_prefix_space=False), normalizers.Lowercase())
     taking = KINDS["gpt-2"]()
     taking.add_tokens([AddedToken("<mask>", lstrip=True)])
+    whole = byte_level(pre_tokenizers.ByteLevel(add_prefix_space=False), ignore_merges=True)
     words = Tokenizer(models.WordLevel({"a": 0, "<|end|>": 1}, unk_token="a"))
     framed = KINDS["gpt-2"]()
     framed.backend_tokenizer.post_processor = processors.TemplateProcessing(
@@ -250,6 +260,7 @@ def refused():
     )
     return {
         "prefix": (prefixed, "cuts words otherwise"),
+        "whole": (whole, "ignore_merges"),
         "lower": (lower, r"cannot say all(.|\n)*would become"),
         "strip": (taking, "no place in GGUF: <mask>"),
         "words": (PreTrainedTokenizerFast(tokenizer_object=words), "BPE tokenizers here, found WordLevel"),

@@ -1,5 +1,7 @@
 import json
 from collections import Counter
+from copy import deepcopy
+from dataclasses import replace
 
 import gguf
 import jax
@@ -119,6 +121,23 @@ def test_what_gguf_cannot_say_is_refused_by_name(tmp_path, gguf_named, name, fie
     with pytest.raises(InputError, match=lost):
         write_gguf(gguf_named(name, **fields), tmp_path / "m.gguf")
     assert not list(tmp_path.iterdir())
+
+
+def test_the_tokens_around_a_text_are_the_tokenizer_s_then_the_config_s(tmp_path, word_model):
+    tokenizer = deepcopy(word_model.tokenizer)
+    end = tokenizer.eos_token_id
+    config = replace(word_model.config, bos_token=5, eos_token=None)
+
+    def back(name):
+        model = Model(config, word_model.params, tokenizer)
+        return read_gguf(write_gguf(model, tmp_path / name).path).config
+
+    assert (back("a").bos_token, back("b").eos_token) == (end, end)
+    tokenizer.bos_token = None
+    assert back("c").bos_token == 5
+    tokenizer.eos_token = None
+    with pytest.raises(InputError, match=r"no end-of-text token.*set tokenizer.eos_token"):
+        back("d")
 
 
 def test_names_of_one_activation_are_as_good_as_each_other(tmp_path, gguf_named):

@@ -71,6 +71,10 @@ def main(arguments: list[str] | None = None) -> None:
         _fail(str(error))
     except BrokenPipeError:
         sys.stderr.close()
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        _fail(f"{error.strerror}: free some space and run it again; what is done is kept.")
     except KeyboardInterrupt:
         _fail("stopped at once; what was saved before is still there.", EXIT_STOPPED)
 
@@ -160,10 +164,6 @@ def _long_work(work: Callable[[], object], again: str) -> None:
         _fail(f"{stopped}. Go on with: {again}", EXIT_INTERRUPTED)
     except Diverged as error:
         _fail(str(error), EXIT_DIVERGED)
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        _fail(f"{error.strerror}: free some space and go on with: {again}")
 
 
 def _eval(given: list[str]) -> None:

@@ -131,7 +131,7 @@ def pretrain(config: Pretrain, workdir: str | Path, *, console: Console | None =
             texts = _texts(config.data, start.tokenizer)
             _train(run, "model", start, _Work(config.train, config.sparsity, PLAIN), texts, config)
         run.console.print(f"\n[bold]model[/bold] {run.folder.model('model')}")
-        return load(str(run.folder.model("model")))
+        return load(str(run.folder.model("model")), mesh=run.place.mesh)
 
 
 @dataclass(frozen=True)
@@ -327,8 +327,8 @@ def _random_start(model: Model, seed: int, mesh: jax.sharding.Mesh) -> Model:
 
 def _random_params(config: DecoderConfig, seed: int, mesh: jax.sharding.Mesh) -> Params:
     """New parameters, each made on the devices that hold it."""
-    make = partial(init_params, config)
-    return jax.jit(make, out_shardings=shardings(jax.eval_shape(make, seed), mesh))(seed)
+    make = partial(init_params, config, seed)
+    return jax.jit(make, out_shardings=shardings(jax.eval_shape(make), mesh))()
 
 
 def _say_shapes(console: Console, teacher: Model, student: Model) -> None:

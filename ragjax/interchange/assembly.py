@@ -74,7 +74,9 @@ class Assembly:
             else:
                 start = tuple(part.start for part in target)
                 values = np.asarray(piece[source], buffer[0].dtype)
+                # Before the next piece is read, so that no two are held at once.
                 buffer[0] = _written(buffer[0], values.reshape([p.stop - p.start for p in target]), start)
+                buffer[0].block_until_ready()
 
     def finish(self) -> jax.Array:
         """The array; nothing may be written any more."""

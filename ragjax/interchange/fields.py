@@ -69,6 +69,15 @@ BOOKKEEPING = frozenset({
 })  # fmt: skip
 """Fields that transformers writes and that change no logit."""
 
+REFUSED = {
+    "add_cross_attention": "a decoder that attends to an encoder is not supported",
+    "is_encoder_decoder": "an encoder-decoder is not supported",
+    "pruned_heads": "heads that are gone from the arrays are not supported: load and save it with the "
+    "transformers 4 that wrote it, after filling them up",
+    "quantization_config": "quantized weights are not read: give the model they were made from",
+}
+"""Fields that are fine while empty or false, and what no family supports otherwise."""
+
 
 def read_fields(
     values: Mapping[str, Any],

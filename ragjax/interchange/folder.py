@@ -11,9 +11,10 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from ragjax.data.tokenizer import save_tokenizer
+from ragjax.errors import InputError
 from ragjax.interchange.atomic import atomic_folder
 from ragjax.interchange.families import family_for, family_of
-from ragjax.interchange.fields import is_whole
+from ragjax.interchange.fields import TOKENS
 from ragjax.interchange.gguf import read_gguf
 from ragjax.interchange.json_file import read_object, write_object
 from ragjax.interchange.layout import check_params, read_params, tensor_reader
@@ -67,11 +68,17 @@ def load(model: str | Path, *, dtype: Any = jnp.float32, mesh: Mesh | None = Non
 
 
 def _with_all_ends(config: DecoderConfig, folder: Path) -> DecoderConfig:
-    """The architecture with the end tokens that generation_config.json adds, as chat models' do."""
+    """The architecture with the end tokens of generation_config.json, where it has any: chat models' do.
+
+    Raises:
+      InputError: what is there names no tokens.
+    """
     file = folder / "generation_config.json"
     stated: Any = read_object(file).get("eos_token_id") if file.is_file() else None
+    if not TOKENS.accepts(stated):
+        raise InputError(f"{file}: eos_token_id must be {TOKENS.expected}, found {stated!r}.")
     ends = stated if isinstance(stated, list) else [stated]
-    known = tuple(end for end in ends if is_whole(end) and 0 <= end < config.vocab_size)
+    known = tuple(end for end in ends if end is not None and end < config.vocab_size)
     if not known:
         return config
     return replace(config, eos_token=known if isinstance(stated, list) else known[0])

@@ -10,9 +10,10 @@ from typing import NamedTuple
 from ragjax.errors import InputError
 from ragjax.interchange.folder import save
 from ragjax.interchange.gguf import write_gguf
+from ragjax.interchange.gguf.package import gguf_package
 from ragjax.interchange.gguf.write import DTYPES
 from ragjax.interchange.stablehlo import DTYPES as PROGRAM_DTYPES
-from ragjax.interchange.stablehlo import PLATFORMS, export_stablehlo
+from ragjax.interchange.stablehlo import PLATFORMS, check_flatbuffers, export_stablehlo
 from ragjax.interchange.tensors import STORED_DTYPES
 from ragjax.model import Model
 
@@ -36,6 +37,10 @@ class Format(NamedTuple):
     """Types the weights can have, the usual one first."""
     write: Callable[[Model, Path, str], Exported]
     """From the model, where to, and the type of the weights."""
+    needs: Callable[[], object] = lambda: None
+    """Raises InputError where a package it needs is not installed."""
+    is_file: bool = False
+    """Whether it is one file, not a folder."""
 
 
 def export(model: Model, out: str | Path, *, format: str, dtype: str | None = None) -> Exported:
@@ -67,7 +72,7 @@ def check_request(out: str | Path, format: str, dtype: str | None) -> str:
       The type of the weights.
 
     Raises:
-      InputError: the format or the type is not known, or `out` exists.
+      InputError: the format or the type is not known, a package it needs is not there, or `out` exists.
     """
     if format not in FORMATS:
         raise InputError(f"format must be one of {', '.join(FORMATS)}, found {format!r}.")
@@ -75,7 +80,12 @@ def check_request(out: str | Path, format: str, dtype: str | None) -> str:
     chosen = known[0] if dtype is None else dtype
     if chosen not in known:
         raise InputError(f"dtype of the format {format} must be one of {', '.join(known)}, found {dtype!r}.")
+    FORMATS[format].needs()
     path = Path(out).expanduser()
+    if path.is_dir() and FORMATS[format].is_file:
+        raise InputError(
+            f"{path} exists already, as a folder: name the file to write, as in {path / 'model.gguf'}."
+        )
     if path.is_file() or (path.is_dir() and any(path.iterdir())):
         raise InputError(f"{path} exists already: choose another name.")
     return chosen
@@ -105,7 +115,7 @@ def _stablehlo(model: Model, out: Path, dtype: str) -> Exported:
 
 FORMATS: dict[str, Format] = {
     "hf": Format(tuple(STORED_DTYPES), _hugging_face),
-    "gguf": Format(tuple(DTYPES), _gguf),
-    "stablehlo": Format(PROGRAM_DTYPES, _stablehlo),
+    "gguf": Format(tuple(DTYPES), _gguf, gguf_package, is_file=True),
+    "stablehlo": Format(PROGRAM_DTYPES, _stablehlo, check_flatbuffers),
 }
 """By name."""

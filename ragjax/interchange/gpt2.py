@@ -17,6 +17,7 @@ from ragjax.interchange.fields import (
     COUNT,
     COUNT_OR_NONE,
     FLAG,
+    REFUSED,
     SHARE,
     SIZE,
     TOKEN,
@@ -63,15 +64,6 @@ _SYNONYMS = {
     "num_hidden_layers": "n_layer",
 }
 
-_REFUSED = {
-    "add_cross_attention": "a decoder that attends to an encoder is not supported",
-    "is_encoder_decoder": "an encoder-decoder is not supported",
-    "pruned_heads": "heads that are gone from the arrays are not supported: load and save it with the "
-    "transformers 4 that wrote it, after filling them up",
-    "quantization_config": "quantized weights are not read: give the model they were made from",
-}
-"""Fields that are fine while empty or false."""
-
 
 def gpt2_from(values: dict[str, Any]) -> DecoderConfig:
     """The architecture that a GPT-2's config.json describes.
@@ -99,7 +91,7 @@ def gpt3_from(values: dict[str, Any]) -> DecoderConfig:
 
 def _from(values: dict[str, Any], ignored: frozenset[str]) -> DecoderConfig:
     found = read_fields(
-        values, _FIELDS, synonyms=_SYNONYMS, refused=_REFUSED, ignored=ignored, check=_shape_problems
+        values, _FIELDS, synonyms=_SYNONYMS, refused=REFUSED, ignored=ignored, check=_shape_problems
     )
     if found["mlp_width"] is None:
         found["mlp_width"] = 4 * found["width"]

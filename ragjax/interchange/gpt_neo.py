@@ -13,6 +13,7 @@ from ragjax.interchange.fields import (
     COUNT,
     COUNT_OR_NONE,
     FLAG,
+    REFUSED,
     SHARE,
     SIZE,
     TOKEN,
@@ -70,12 +71,6 @@ _WINDOW_FIELDS = {
 
 _SYNONYMS = {"num_attention_heads": "num_heads", "num_hidden_layers": "num_layers"}
 
-_REFUSED = {
-    "is_encoder_decoder": "an encoder-decoder is not supported",
-    "quantization_config": "quantized weights are not read: give the model they were made from",
-}
-"""Fields that are fine while empty or false."""
-
 
 def gpt_neo_from(values: dict[str, Any]) -> DecoderConfig:
     """The architecture that a GPT-Neo's config.json describes.
@@ -87,7 +82,7 @@ def gpt_neo_from(values: dict[str, Any]) -> DecoderConfig:
         values,
         _FIELDS | _WINDOW_FIELDS,
         synonyms=_SYNONYMS,
-        refused=_REFUSED,
+        refused=REFUSED,
         ignored=BOOKKEEPING | {"classifier_dropout"},
         check=_problems,
     )

@@ -14,6 +14,7 @@ from ragjax.interchange.fields import (
     BOOKKEEPING,
     COUNT,
     FLAG,
+    REFUSED,
     SHARE,
     SIZE,
     TOKEN,
@@ -23,7 +24,7 @@ from ragjax.interchange.fields import (
     token_values,
 )
 from ragjax.interchange.layout import Layout, Stored, by_head, layer_norm_tensors, linear_tensors
-from ragjax.interchange.rotary_fields import read_rotary, rotary_values
+from ragjax.interchange.rotary_fields import ROTARY_FIELDS, read_rotary, rotary_values
 from ragjax.models.decoder_config import DecoderConfig, Rotary
 
 _FIELDS = {
@@ -45,13 +46,9 @@ _FIELDS = {
 }
 _PARALLEL = {"use_parallel_residual": Field("parallel", FLAG, True)}
 
-_REFUSED = {
-    "is_encoder_decoder": "an encoder-decoder is not supported",
-    "quantization_config": "quantized weights are not read: give the model they were made from",
-}
-"""Fields that are fine while empty or false."""
-
-_ROTARY = frozenset({"rope_parameters", "rope_scaling", "rotary_emb_base", "rotary_pct"})
+_BASES, _SHARES = ("rotary_emb_base", "rope_theta"), ("rotary_pct", "partial_rotary_factor")
+"""Both of a pair stand in what late releases of transformers 4 wrote."""
+_ROTARY = ROTARY_FIELDS | {*_BASES, *_SHARES}
 _UNREAD = frozenset({"attention_probs_dropout_prob", "classifier_dropout", "hidden_dropout_prob"})
 """Fields of classifiers, and of older checkpoints, that no language model of transformers reads."""
 
@@ -62,7 +59,7 @@ def gpt_neox_from(values: dict[str, Any]) -> DecoderConfig:
     Raises:
       InputError: names every field that is wrong, unknown, or asks for what is not supported.
     """
-    rotary = read_rotary(values, theta="rotary_emb_base", share="rotary_pct", default_share=0.25)
+    rotary = read_rotary(values, theta=_BASES, share=_SHARES, default_share=0.25)
 
     def problems(found: dict[str, Any]) -> list[str]:
         width, heads = found.get("width"), found.get("heads")
@@ -80,7 +77,7 @@ def gpt_neox_from(values: dict[str, Any]) -> DecoderConfig:
         return rotary.problems
 
     ignored = BOOKKEEPING | _ROTARY | _UNREAD
-    found = read_fields(values, _FIELDS | _PARALLEL, refused=_REFUSED, ignored=ignored, check=problems)
+    found = read_fields(values, _FIELDS | _PARALLEL, refused=REFUSED, ignored=ignored, check=problems)
     parallel = found.pop("parallel")
     return DecoderConfig(
         **found,

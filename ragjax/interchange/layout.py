@@ -147,6 +147,9 @@ def read_params(
     bad = []
     for stored in layout.stored:
         values = tensors.read(names[stored.name])
+        if np.dtype(dtype).itemsize < values.dtype.itemsize:
+            with np.errstate(over="ignore"):
+                values = values.astype(dtype)
         if not is_finite(values):
             bad.append(names[stored.name])
         parts = stored.packing.unpack(values, len(stored.targets))
@@ -170,7 +173,10 @@ def _equal(one: np.ndarray, other: np.ndarray) -> bool:
 
 def tensor_reader(params: Params, layout: Layout) -> Callable[[str], np.ndarray]:
     """A function from a tensor's name in the file to its values."""
-    flat = {path: np.asarray(leaf) for path, leaf in flatten_dict(params, sep="/").items()}
+    flat = {
+        path: np.asarray(leaf) if _in_host_memory(leaf) else leaf
+        for path, leaf in flatten_dict(params, sep="/").items()
+    }
     by_name = {stored.name: stored for stored in layout.stored}
 
     def read(name: str) -> np.ndarray:
@@ -199,9 +205,13 @@ def check_params(params: Params, config: DecoderConfig) -> None:
         raise InputError(f"The parameters do not belong to the config:\n{listing(problems)}")
 
 
-def _window(parameter: np.ndarray, stored: Stored, shape: tuple[int, ...]) -> np.ndarray:
-    """The part of a parameter that a stored tensor of `shape` fills."""
-    here = parameter if stored.layer is None else parameter[stored.layer]
+def _in_host_memory(leaf: Any) -> bool:
+    return not isinstance(leaf, jax.Array) or {device.platform for device in leaf.devices()} == {"cpu"}
+
+
+def _window(parameter: np.ndarray | jax.Array, stored: Stored, shape: tuple[int, ...]) -> np.ndarray:
+    """The part of a parameter that a stored tensor of `shape` fills; no more of it is fetched."""
+    here = np.asarray(parameter if stored.layer is None else parameter[stored.layer])
     return here[tuple(slice(size) for size in shape)]
 
 

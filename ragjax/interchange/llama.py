@@ -15,6 +15,7 @@ from ragjax.interchange.fields import (
     COUNT,
     COUNT_OR_NONE,
     FLAG,
+    REFUSED,
     SHARE,
     SIZE,
     TOKEN,
@@ -55,11 +56,10 @@ _SLICES = {"pretraining_tp": Field("slices", Kind("1, or null", lambda v: v is N
 """Into how many slices older transformers split a product, which rounds otherwise."""
 
 _REFUSED = {
-    "is_encoder_decoder": "an encoder-decoder is not supported",
-    "quantization_config": "quantized weights are not read: give the model they were made from",
     "rope_interleaved": "neighbours as the pairs that are turned are not supported",
+    "use_mrope": "positions in more than one direction are not supported",
 }
-"""Fields that are fine while empty or false."""
+"""Fields that are fine while false."""
 
 _NOTES = frozenset({"is_llama_config", "max_sequence_length", "transformers.js_config"})
 """Fields that some checkpoints carry and that change no logit."""
@@ -106,7 +106,7 @@ def read_block(
         return rotary.problems + whole + _head_problems(found) + check(found)
 
     ignored = BOOKKEEPING | ROTARY_FIELDS | _NOTES
-    found = read_fields(values, fields, refused=_REFUSED, ignored=ignored, check=problems)
+    found = read_fields(values, fields, refused=REFUSED | _REFUSED, ignored=ignored, check=problems)
     width, heads = found["width"], found["heads"]
     # As `DecoderConfig` says it where nothing is out of the ordinary.
     if found["head_size"] and found["head_size"] * heads == width:

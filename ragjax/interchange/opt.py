@@ -14,6 +14,7 @@ from ragjax.interchange.fields import (
     COUNT,
     COUNT_OR_NONE,
     FLAG,
+    REFUSED,
     SHARE,
     SIZE,
     TOKEN,
@@ -55,11 +56,9 @@ _NORM_FIELDS = {
 }
 
 _REFUSED = {
-    "is_encoder_decoder": "an encoder-decoder is not supported",
     "layerdrop": "layers that are left out at random in training are not supported: set it to 0",
-    "quantization_config": "quantized weights are not read: give the model they were made from",
 }
-"""Fields that are fine while empty, false or 0."""
+"""Fields that are fine while 0."""
 
 _UNREAD = frozenset({"activation_dropout", "output_projection"})
 """Fields of the published checkpoints that no class of transformers reads."""
@@ -72,7 +71,11 @@ def opt_from(values: dict[str, Any]) -> DecoderConfig:
       InputError: names every field that is wrong, unknown, or asks for what is not supported.
     """
     found = read_fields(
-        values, _FIELDS | _NORM_FIELDS, refused=_REFUSED, ignored=BOOKKEEPING | _UNREAD, check=_problems
+        values,
+        _FIELDS | _NORM_FIELDS,
+        refused=REFUSED | _REFUSED,
+        ignored=BOOKKEEPING | _UNREAD,
+        check=_problems,
     )
     before, no_final, _ = (found.pop(field.ours) for field in _NORM_FIELDS.values())
     if found["embedding_width"] == found["width"]:

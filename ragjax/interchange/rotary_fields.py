@@ -48,20 +48,22 @@ class FoundRotary(NamedTuple):
 def read_rotary(
     values: Mapping[str, Any],
     *,
-    theta: str = "rope_theta",
-    share: str = "partial_rotary_factor",
+    theta: tuple[str, ...] = ("rope_theta",),
+    share: tuple[str, ...] = ("partial_rotary_factor",),
     default_share: float = 1.0,
 ) -> FoundRotary:
     """Reads the rotary positions of a config.json; what it leaves out is as transformers has it.
 
     Args:
       values: config.json.
-      theta: name of the base outside of `rope_parameters`.
-      share: name of the share of a head outside of `rope_parameters`.
+      theta: names of the base outside of `rope_parameters`.
+      share: names of the share of a head outside of `rope_parameters`.
       default_share: the share where none is stated.
     """
     group = "rope_scaling" if values.get("rope_scaling") else "rope_parameters"
-    stated, problems = _stated(values, {theta: "rope_theta", share: "partial_rotary_factor"})
+    stated, problems = _stated(
+        values, dict.fromkeys(theta, "rope_theta") | dict.fromkeys(share, "partial_rotary_factor")
+    )
     where, kind = stated.pop("rope_type", ("", "default"))
     if not isinstance(kind, str) or kind not in _SCALINGS:
         problems.append(f"{where}: expected one of {', '.join(_SCALINGS)}, found {kind!r}")

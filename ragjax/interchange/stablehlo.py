@@ -132,7 +132,7 @@ def load_stablehlo(
     missing = [n for n in (_PROGRAM, _PARAMS, "config.json") if not (folder / n).is_file()]
     if missing:
         raise InputError(f"{folder} holds no exported program: {', '.join(missing)} missing.")
-    _check_flatbuffers()
+    check_flatbuffers()
     program = jax.jit(export.deserialize(bytearray((folder / _PROGRAM).read_bytes())).call)
     weights = load_file(folder / _PARAMS)
     values = read_object(folder / "config.json")
@@ -166,10 +166,15 @@ def _check_request(platforms: Sequence[str], dtype: str) -> None:
         raise InputError(f"platforms must be some of {', '.join(PLATFORMS)}, found {list(platforms)}.")
     if dtype not in DTYPES:
         raise InputError(f"dtype of a StableHLO program must be {' or '.join(DTYPES)}, found {dtype!r}.")
-    _check_flatbuffers()
+    check_flatbuffers()
 
 
-def _check_flatbuffers() -> None:
+def check_flatbuffers() -> None:
+    """Asks for the package that writes and reads programs.
+
+    Raises:
+      InputError: it is not installed.
+    """
     if importlib.util.find_spec("flatbuffers") is None:
         raise InputError(
             "Programs of jax.export are written and read with the package flatbuffers, which is not "

@@ -15,8 +15,7 @@ _PIECE = 1 << 22
 """Bytes a core takes at once."""
 _COLUMNS = 16
 """As many columns are copied together as values lie in the memory the processor fetches for one."""
-# NumPy lets go of the interpreter while it works, so that threads run side by side.
-_CORES = ThreadPoolExecutor(min(8, os.cpu_count() or 1), thread_name_prefix="sweep")
+_MOST_CORES = 8
 
 
 def is_finite(values: np.ndarray) -> bool:
@@ -54,6 +53,13 @@ def _share(function: Callable[[slice], T], array: np.ndarray, *, axis: int) -> l
     size = array.shape[axis]
     step = max(1, size * _PIECE // max(1, array.nbytes))
     parts = [slice(start, min(start + step, size)) for start in range(0, size, step)]
-    if len(parts) == 1:
-        return [function(parts[0])]
-    return list(_CORES.map(function, parts))
+    if len(parts) < 2:
+        return [function(part) for part in parts]
+    # NumPy lets go of the interpreter while it works, so that threads run side by side.
+    with ThreadPoolExecutor(min(_cores(), len(parts)), thread_name_prefix="sweep") as threads:
+        return list(threads.map(function, parts))
+
+
+def _cores() -> int:
+    free = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(_MOST_CORES, free)

@@ -4,7 +4,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ragjax.errors import InputError
+
 VOCABULARY_MULTIPLE = 128
+
+
+def _check_choices(config: object, **choices: tuple[str, ...]) -> None:
+    wrong = [
+        f"{name} must be one of {', '.join(known)}, found {getattr(config, name)!r}"
+        for name, known in choices.items()
+        if getattr(config, name) not in known
+    ]
+    if wrong:
+        raise InputError(f"{type(config).__name__}: {'; '.join(wrong)}.")
 
 
 @dataclass(frozen=True)
@@ -21,6 +33,9 @@ class RotaryScaling:
     """llama3: waves shorter than `original_positions` over this are not; between the two, in part."""
     original_positions: int = 8192
     """llama3: tokens of the first training's texts."""
+
+    def __post_init__(self) -> None:
+        _check_choices(self, kind=("linear", "dynamic", "llama3"))
 
 
 @dataclass(frozen=True)
@@ -104,6 +119,9 @@ class DecoderConfig:
     """Token id that begins a text."""
     eos_token: int | tuple[int, ...] | None = None
     """Token id, or ids, that end one."""
+
+    def __post_init__(self) -> None:
+        _check_choices(self, norm=("layer", "rms"), residual=("pre_norm", "parallel", "post_norm"))
 
     @property
     def head_width(self) -> int:

@@ -35,7 +35,8 @@ def angles(positions: Int[Array, "#batch seq"], rotary: Rotary, head_width: int)
 def frequencies(rotary: Rotary, width: int) -> Float[np.ndarray, " pairs"]:
     """Radians a token, base^(-2i / width) for pair i, scaled; in float32, as the models were trained with."""
     powers = np.arange(0, width, 2, dtype=np.float32) / np.float32(width)
-    frequency = np.float32(1) / np.float32(rotary.base) ** powers
+    # The power rounded once, as torch does: an error here grows with the position.
+    frequency = np.float32(1) / (rotary.base ** powers.astype(np.float64)).astype(np.float32)
     scaling = rotary.scaling
     if scaling is None or scaling.kind == "dynamic":
         return frequency

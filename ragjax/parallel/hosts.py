@@ -83,8 +83,16 @@ def to_host(tree: Any) -> Any:
     """`tree` as numpy arrays on every host, gathered where it is split over several."""
 
     def fetch(leaf):
-        if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
+        if not isinstance(leaf, jax.Array) or leaf.is_fully_addressable:
+            return np.asarray(leaf)
+        if leaf.is_fully_replicated:
+            return np.asarray(leaf.addressable_data(0))
+        if leaf.ndim < 3:
             return np.asarray(multihost_utils.process_allgather(leaf, tiled=True))
-        return np.asarray(leaf)
+        # Gathering makes a copy on every device: of one layer, not of all.
+        whole = np.empty(leaf.shape, leaf.dtype)
+        for layer in range(len(leaf)):
+            whole[layer] = fetch(leaf[layer])
+        return whole
 
     return jax.tree.map(fetch, tree)

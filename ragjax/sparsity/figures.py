@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -44,18 +43,27 @@ def count_nonzeros(params: Params, vocab_size: int | None = None) -> dict[str, I
       vocab_size: rows of the tables of tokens that are counted; none: all.
     """
 
-    def count(path, weights):
-        if path_name(path) in _VOCABULARY_ROWS:
-            weights = weights[:vocab_size]
-        # By their bits: devices may take a denormal number for 0.
-        bits = jax.lax.bitcast_convert_type(weights, jnp.dtype(f"uint{8 * weights.dtype.itemsize}"))
-        return jnp.count_nonzero(bits << 1, axis=tuple(range(max(weights.ndim - 2, 0), weights.ndim)))
+    leaves = {path_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(params)}
 
-    counts = to_host(jax.jit(partial(jax.tree_util.tree_map_with_path, count))(params))
-    return {
-        path_name(path): np.atleast_1d(np.asarray(n, np.int64))
-        for path, n in jax.tree_util.tree_leaves_with_path(counts)
-    }
+    def real(name: str, weights):
+        return weights[:vocab_size] if name in _VOCABULARY_ROWS else weights
+
+    def count(name: str, weights: jax.Array) -> jax.Array:
+        # By their bits: devices may take a denormal number for 0.
+        kind = jnp.dtype(f"uint{8 * weights.dtype.itemsize}")
+        bits = jax.lax.bitcast_convert_type(real(name, weights), kind)
+        return jnp.count_nonzero(bits << 1, axis=_matrix_axes(weights))
+
+    placed = {name: leaf for name, leaf in leaves.items() if isinstance(leaf, jax.Array)}
+    counts = to_host(jax.jit(lambda given: {n: count(n, weights) for n, weights in given.items()})(placed))
+    # What lies on the host stays there: a device may not have room for it.
+    on_host = {name: leaf for name, leaf in leaves.items() if name not in placed}
+    counts |= {n: np.count_nonzero(real(n, leaf), axis=_matrix_axes(leaf)) for n, leaf in on_host.items()}
+    return {name: np.atleast_1d(np.asarray(counts[name], np.int64)) for name in leaves}
+
+
+def _matrix_axes(weights: jax.Array | np.ndarray) -> tuple[int, ...]:
+    return tuple(range(max(weights.ndim - 2, 0), weights.ndim))
 
 
 def sparsity_figures(

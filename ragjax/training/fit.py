@@ -149,8 +149,8 @@ def fit(
         )
         frozen = place(teacher.params, mesh) if teacher and objective.needs_teacher else None
         state = training.run(init_state(start.params, optimizer, mesh), frozen)
+        reached = sparsity_figures(state.params, start.config, sparsity.prunable).sparsity_prunable
         params = to_host(state.params)
-    reached = sparsity_figures(params, start.config, sparsity.prunable).sparsity_prunable
     if reached < sparsity.target - 0.001:
         place_.warn(
             f"{stage}: {reached:.1%} of the prunable weights are zero, not {sparsity.target:.1%}: "

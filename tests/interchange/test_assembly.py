@@ -1,3 +1,7 @@
+import os
+import subprocess
+import sys
+
 import jax
 import jax.numpy as jnp
 import ml_dtypes
@@ -65,3 +69,25 @@ def test_host_memory_is_taken_over_not_copied():
     made = Assembly((1000, 1000), np.float32)
     [shard] = made._shards
     assert made.finish().unsafe_buffer_pointer() == shard.buffer.ctypes.data
+
+
+FORK = """
+import os, signal
+import numpy as np
+from ragjax.interchange.assembly import copy
+values = np.ones((8, 1 << 20), np.float32)
+copy(np.empty_like(values), values)
+child = os.fork()
+if child == 0:
+    signal.alarm(20)
+    target = np.empty_like(values)
+    copy(target, values)
+    os._exit(0 if (target == 1).all() else 1)
+raise SystemExit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_forked_process_can_copy_too():
+    # A pool of threads that outlives its call would wait in the child for threads that are not there.
+    assert subprocess.run([sys.executable, "-W", "ignore", "-c", FORK]).returncode == 0

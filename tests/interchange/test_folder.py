@@ -207,3 +207,6 @@ def test_every_token_that_ends_a_chat_is_known(tiny_byte_model, tmp_path):
     assert again.config == chat.config
     (folder / "generation_config.json").write_text("{}")
     assert load(folder).config == tiny_byte_model.config
+    (folder / "generation_config.json").write_text('{"eos_token_id": "oops"}')
+    with pytest.raises(InputError, match=r"generation_config.json: eos_token_id must be a token id"):
+        load(folder)

@@ -1,10 +1,13 @@
+import importlib.util
+import sys
+
 import jax
 import numpy as np
 import pytest
 
 import ragjax
 from ragjax.errors import InputError
-from ragjax.interchange.formats import FORMATS, export
+from ragjax.interchange.formats import FORMATS, check_request, export
 
 
 @pytest.mark.parametrize("format", ["hf", "gguf"])
@@ -53,3 +56,15 @@ def test_nothing_that_is_there_is_replaced(tmp_path, tiny_model, format):
         with pytest.raises(InputError, match="exists already"):
             export(tiny_model, tmp_path / name, format=format)
     assert (tmp_path / "file").read_text() == (tmp_path / "folder" / "file").read_text() == "mine"
+
+
+def test_a_request_is_refused_before_any_model_is_loaded(tmp_path, monkeypatch):
+    with pytest.raises(InputError, match="as a folder: name the file to write"):
+        check_request(tmp_path, "gguf", None)
+    for format, package in (("gguf", "gguf"), ("stablehlo", "flatbuffers")):
+        with monkeypatch.context() as without:
+            without.setitem(sys.modules, package, None)
+            without.setattr(importlib.util, "find_spec", lambda name: None)
+            with pytest.raises(InputError, match=rf"pip install 'ragjax\[{format}\]'"):
+                check_request(tmp_path / "new", format, None)
+        assert check_request(tmp_path / "new", format, None) == FORMATS[format].dtypes[0]

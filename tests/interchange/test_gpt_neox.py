@@ -104,6 +104,12 @@ def test_dropouts_that_transformers_does_not_read_are_not_read():
     assert gpt_neox_from({**ORIGINAL, **old}) == gpt_neox_from(ORIGINAL)
 
 
+def test_positions_under_both_names_are_read():
+    # As late releases of transformers 4 wrote them.
+    both = {"rope_theta": 10000, "partial_rotary_factor": 0.25, "rope_scaling": None}
+    assert gpt_neox_from({**ORIGINAL, **both}) == gpt_neox_from(ORIGINAL)
+
+
 POSITIONS = {
     "linear": EVERYTHING.rotary,
     "whole": Rotary(),
@@ -144,7 +150,8 @@ BAD_FIELDS = {
     "layer_norm_eps": "1e-5",
     "hidden_dropout": 1.0,
     "quantization_config": {"quant_method": "gptq"},
-    "rope_theta": 10000.0,
+    "rope_theta": 500.0,
+    "partial_rotary_factor": 0.5,
     "sliding_window": 256,
 }
 

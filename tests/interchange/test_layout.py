@@ -8,7 +8,8 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from ragjax.errors import InputError
-from ragjax.interchange import load, save
+from ragjax.interchange import layout, load, save
+from ragjax.interchange.gpt2 import layout as gpt2_layout
 from ragjax.interchange.layout import by_head, check_params, parameter_shapes
 from ragjax.interchange.tensors import SINGLE
 from ragjax.model import Model
@@ -181,3 +182,26 @@ def test_loading_holds_no_more_than_the_parameters_and_the_largest_tensor(kind, 
         tracemalloc.stop()
     sizes = [leaf.nbytes for leaf in jax.tree.leaves(params)]
     assert sum(sizes) < peak < sum(sizes) + 4 * 8000 * 256
+
+
+def test_weights_too_large_for_the_type_asked_for_are_named(folder):
+    def edit(tensors):
+        tensors["transformer.ln_f.weight"][2] = 1e5
+
+    change(folder, edit)
+    load(folder)
+    with pytest.raises(InputError, match=r"ln_f.weight"):
+        load(folder, dtype=jnp.float16)
+
+
+def test_weights_on_a_device_are_fetched_a_layer_at_a_time(tiny_model, monkeypatch):
+    reader = layout.tensor_reader
+    expected = reader(tiny_model.params, gpt2_layout(tiny_model.config))
+    monkeypatch.setattr(layout, "_in_host_memory", lambda leaf: False)
+    found = reader(tiny_model.params, gpt2_layout(tiny_model.config))
+    for name in (
+        "transformer.wte.weight",
+        "transformer.h.1.attn.c_attn.weight",
+        "transformer.h.2.mlp.c_fc.bias",
+    ):
+        np.testing.assert_array_equal(found(name), expected(name))

@@ -138,6 +138,11 @@ def test_what_qwen2_has_no_field_for_is_not_written_as_one(changes):
     assert not FAMILIES["qwen2"].expresses(replace(EVERYTHING, **changes))
 
 
+def test_fields_that_ask_for_nothing_are_fine():
+    # As Qwen/Qwen2.5-0.5B has it.
+    assert qwen2_from({**QWEN25, "use_mrope": False}) == qwen2_from(QWEN25)
+
+
 BAD_FIELDS = {
     "use_sliding_window": "no",
     "sliding_window": 0,

@@ -49,11 +49,24 @@ def test_nothing_stated_is_ten_thousand_unscaled(values):
 
 
 def test_a_family_may_name_base_and_share_otherwise():
-    names = {"theta": "rotary_emb_base", "share": "rotary_pct", "default_share": 0.25}
+    names = {"theta": ("rotary_emb_base",), "share": ("rotary_pct",), "default_share": 0.25}
     assert rotary_of({"rotary_emb_base": 77, "rotary_pct": 0.5}, **names) == Rotary(77.0, 32)
     assert rotary_of({}, **names) == Rotary(10000.0, 16)
     told = {"rope_parameters": {"rope_theta": 77.0, "partial_rotary_factor": 1.0}}
     assert rotary_of(told, **names) == Rotary(77.0)
+
+
+NEOX = {"theta": ("rotary_emb_base", "rope_theta"), "share": ("rotary_pct", "partial_rotary_factor")}
+
+
+def test_a_field_may_have_several_names_that_agree():
+    one = {"rotary_emb_base": 77, "rotary_pct": 0.5}
+    other = {"rope_theta": 77.0, "partial_rotary_factor": 0.5}
+    for values in (one, other, one | other):
+        assert rotary_of(values, **NEOX) == Rotary(77.0, 32)
+    assert read_rotary({**one, **other, "rope_theta": 78}, **NEOX).problems == [
+        "rope_theta: rotary_emb_base says 77, this says 78"
+    ]
 
 
 BAD = {

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from ragjax.errors import InputError
 from ragjax.interchange import load
 from ragjax.interchange.families import family_for
 from ragjax.interchange.layout import tensor_reader
@@ -316,3 +317,8 @@ def test_new_weights_have_gpt2s_spread():
     ):
         assert abs(float(kernel.std()) / spread - 1) < 0.03
     assert not np.array_equal(layers["mlp"]["up"]["kernel"][0], layers["mlp"]["up"]["kernel"][1])
+
+
+def test_unknown_choices_are_refused_all_at_once(tiny_config):
+    with pytest.raises(InputError, match=r"(?s)norm must be one of layer, rms, .*residual must be one of"):
+        replace(tiny_config, norm="rmsnorm", residual="postnorm")

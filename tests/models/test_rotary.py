@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from ragjax.errors import InputError
 from ragjax.models.decoder_config import Rotary, RotaryScaling
 from ragjax.models.rotary import angles, frequencies, rotate
 
@@ -117,3 +118,29 @@ def test_bfloat16_heads_are_turned_in_float32():
     turned = rotate(x, by)
     assert turned.dtype == jnp.bfloat16
     np.testing.assert_array_equal(turned, rotate(x.astype(jnp.float32), by).astype(jnp.bfloat16))
+
+
+@pytest.mark.parametrize("width", [64, 128])
+@pytest.mark.parametrize(("base", "factor"), [(1e4, None), (1e5, None), (5e5, None), (5e5, 8.0), (5e5, 32.0)])
+def test_frequencies_of_real_models_are_those_of_torch_to_the_bit(base, width, factor):
+    # What is off by one unit in the last place is off by a thousand of them at position 1,000.
+    torch = pytest.importorskip("torch")
+    from transformers import LlamaConfig
+    from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
+
+    if factor is None:
+        expected, scaling = 1 / base ** (torch.arange(0, width, 2).float() / width), None
+    else:
+        fields = {
+            "rope_type": "llama3", "rope_theta": base, "factor": factor, "low_freq_factor": 1.0,
+            "high_freq_factor": 4.0, "original_max_position_embeddings": 8192,
+        }  # fmt: skip
+        config = LlamaConfig(hidden_size=2 * width, num_attention_heads=2, rope_parameters=fields)
+        expected, _ = ROPE_INIT_FUNCTIONS["llama3"](config)
+        scaling = RotaryScaling("llama3", factor)
+    np.testing.assert_array_equal(frequencies(Rotary(base, None, scaling), width), expected.numpy())
+
+
+def test_an_unknown_scaling_is_refused_at_once():
+    with pytest.raises(InputError, match="kind must be one of linear, dynamic, llama3, found 'yarn'"):
+        RotaryScaling("yarn", 4.0)

@@ -3,6 +3,7 @@
 import dataclasses
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -44,3 +45,13 @@ def test_zeros_are_counted_by_layer_and_over_all(tiny_config, tiny_model):
     assert figures.sparsity_prunable == pytest.approx(gone / prunable)
     masks = masks_from_zeros(params)
     assert sum(int((~mask).sum()) for mask in jax.tree.leaves(masks)) == gone
+
+
+def test_counts_are_the_same_on_the_host_and_on_devices(tiny_config, tiny_model):
+    params = jax.tree.map(np.array, tiny_model.params)
+    params["layers"]["mlp"]["up"]["kernel"][1, :2, :3] = (0.0, -0.0, 1e-45)
+    params["layers"]["mlp"]["up"]["bias"][2, 1] = 0
+    params["embedding"]["tokens"][5] = 0
+    on_host = sparsity_figures(params, tiny_config)
+    assert on_host == sparsity_figures(jax.tree.map(jnp.asarray, params), tiny_config)
+    assert on_host.by_layer["layers/mlp/up/kernel"][1] == pytest.approx(4 / (32 * 128))

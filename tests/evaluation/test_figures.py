@@ -10,6 +10,7 @@ import pytest
 from ragjax.data.tokenizer import train_tokenizer
 from ragjax.errors import InputError
 from ragjax.evaluation import Speed, evaluate
+from ragjax.evaluation.figures import default_length
 from ragjax.evaluation.perplexity import perplexity
 from ragjax.model import Model
 from ragjax.models.decoder import init_params

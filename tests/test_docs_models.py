@@ -135,6 +135,15 @@ def gguf_in(model, family, folder):
     np.testing.assert_allclose(load(folder / "m.gguf")(some_tokens()), model(some_tokens()), atol=1e-5)
 
 
+def quantize(model, family, folder):
+    sizes = {}
+    for dtype in ("f32", "q8_0", "q4_0"):
+        sizes[dtype] = export(model, folder / f"{dtype}.gguf", format="gguf", dtype=dtype).size
+    assert sizes["f32"] > sizes["q8_0"] > sizes["q4_0"]
+    difference = load(folder / "q8_0.gguf")(some_tokens()) - model(some_tokens())
+    assert 0 < np.abs(difference).max() < 0.05 * np.abs(model(some_tokens())).max()
+
+
 def stablehlo(model, family, folder):
     program = load_stablehlo(export_stablehlo(model, folder / "out", platforms=("cpu",)))
     np.testing.assert_allclose(program(some_tokens()), model(some_tokens()), atol=1e-5)
@@ -145,6 +154,7 @@ TRIALS = {
     "save": can_load_and_save,
     "prune": can_prune,
     "distill": can_distill,
+    "quantize": quantize,
     "GGUF in": gguf_in,
     "GGUF out": gguf_out,
     "StableHLO": stablehlo,

@@ -18,6 +18,7 @@ every 2 ms. On CPU the parameters themselves are in it; the bound is parameters 
 
     python scripts/bench/load.py --folder /tmp/load
     python scripts/bench/load.py --folder /tmp/load --layers 8 --family llama --dtype bfloat16
+    python scripts/bench/load.py --model ~/.cache/ragjax/smollm2
 """
 
 from __future__ import annotations
@@ -43,12 +44,14 @@ def main() -> None:
     if options.peer:
         print(json.dumps(run_peer(options)))
         return
-    folder = options.folder / f"{options.family}-{options.layers}-{options.dtype}"
-    sizes = write(folder, options)
+    if options.model:
+        folder, sizes, shape = options.model, *stored(options.model)
+    else:
+        folder = options.folder / f"{options.family}-{options.layers}-{options.dtype}"
+        sizes, shape = write(folder, options)
     names = ["read", "kept", "ragjax"] + (["transformers"] if options.transformers else [])
     result: dict = {
-        "geometry": {"layers": options.layers, "width": WIDTH, "heads": HEADS, "vocab_size": VOCAB},
-        "family": options.family, "dtype": options.dtype,
+        **shape,
         "stored_gb": gb(sizes["stored"]), "machine": machine(), "bound_gb": gb(sizes["bound"]),
     }  # fmt: skip
     for cache in ("warm", "cold"):
@@ -67,7 +70,7 @@ def main() -> None:
             for name in names
         }
     print(json.dumps(result, indent=2))
-    if not options.keep:
+    if not options.keep and not options.model:
         for file in folder.iterdir():
             file.unlink()
         folder.rmdir()
@@ -81,7 +84,9 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--folder", type=Path, required=True, help="where the checkpoint is written")
+    where = parser.add_mutually_exclusive_group(required=True)
+    where.add_argument("--folder", type=Path, help="where a random checkpoint is written")
+    where.add_argument("--model", type=Path, help="a Hugging Face folder that is there, read as it is")
     parser.add_argument("--keep", action="store_true", help="leave the checkpoint there, and use one that is")
     parser.add_argument("--layers", type=int, default=48, help="transformer blocks (default 48, 1.5B)")
     parser.add_argument(
@@ -96,12 +101,11 @@ def parse() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def write(folder: Path, options: argparse.Namespace) -> dict[str, int]:
-    """The checkpoint of random weights; bytes stored, and bytes that loading it may hold at most."""
+def write(folder: Path, options: argparse.Namespace) -> tuple[dict[str, int], dict]:
+    """Writes the checkpoint of random weights; returns as `stored` does."""
     import numpy as np
 
     from ragjax.interchange.families import FAMILIES
-    from ragjax.interchange.layout import parameter_shapes
     from ragjax.interchange.tensors import write_tensors
     from ragjax.models.decoder_config import DecoderConfig, Rotary
 
@@ -123,11 +127,28 @@ def write(folder: Path, options: argparse.Namespace) -> dict[str, int]:
         )  # fmt: skip
         (folder / "config.json").write_text(json.dumps(family.config_to(config)))
         os.sync()
-    width = {"float32": 4, "bfloat16": 2}[options.dtype]
-    counts = [math.prod(shape) for shape in shapes.values()]
+    return stored(folder)
+
+
+def stored(folder: Path) -> tuple[dict[str, int], dict]:
+    """Bytes of a model's tensors, and bytes that loading it may hold at most; and what model it is."""
+    from ragjax.interchange.families import family_of
+    from ragjax.interchange.layout import parameter_shapes
+    from ragjax.interchange.tensors import open_tensors
+
+    values = json.loads((folder / "config.json").read_text())
+    config = family_of(values).config_from(values)
+    tensors = open_tensors(folder)
+    sizes = [tensors.read(name).nbytes for name in tensors.shapes]
     # In memory parameters are float32; the largest tensor is as it is stored.
     held = 4 * sum(math.prod(shape) for shape in parameter_shapes(config).values())
-    return {"stored": width * sum(counts), "bound": held + width * max(counts)}
+    shape = {"layers": config.layers, "width": config.width, "vocab_size": config.vocab_size}
+    about = {
+        "family": values["model_type"],
+        "dtypes": sorted(set(tensors.dtypes.values())),
+        "geometry": shape,
+    }
+    return {"stored": sum(sizes), "bound": held + max(sizes)}, about
 
 
 def measure(name: str, folder: Path, cache: str, memory: int) -> dict:

@@ -291,6 +291,6 @@ def test_report_writes_to_the_file_it_is_given(monkeypatch, capsys):
 
 
 def test_the_version_is_that_of_the_package(monkeypatch, capsys):
-    monkeypatch.setattr("importlib.metadata.version", {"ragjax": "1.2.3"}.__getitem__)
+    monkeypatch.setattr("importlib.metadata.version", lambda name: "1.2.3" if name == "ragjax" else "0")
     main(["--version"])
     assert capsys.readouterr().out == "ragjax 1.2.3\n"

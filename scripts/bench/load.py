@@ -69,11 +69,28 @@ def main() -> None:
             }
             for name in names
         }
-    print(json.dumps(result, indent=2))
+    if options.json:
+        print(json.dumps(result))
+    else:
+        show(result)
     if not options.keep and not options.model:
         for file in folder.iterdir():
             file.unlink()
         folder.rmdir()
+
+
+def show(result: dict) -> None:
+    """The figures as a table."""
+    shape = result["geometry"]
+    print(f"{result['family']}, {shape['layers']} layers of width {shape['width']}, {result['stored_gb']} GB")
+    print(f"{'':<22}{'seconds':>10}{'GB/s':>8}{'/ read':>8}{'/ kept':>8}{'peak GB':>9}")
+    for cache in ("warm", "cold"):
+        for name, found in result[cache].items():
+            row = f"{median(found['seconds']):>10.2f}{found['gb_per_second']:>8.2f}{found['over_read']:>8.2f}"
+            print(
+                f"{name + ', ' + cache:<22}{row}{found['over_kept']:>8.2f}{found['peak_anonymous_gb']:>9.2f}"
+            )
+    print(f"bound of the memory: {result['bound_gb']} GB. {result['machine']}")
 
 
 def ratio(rounds: list[dict], one: str, other: str) -> float:
@@ -95,6 +112,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="as stored")
     parser.add_argument("--rounds", type=int, default=3, help="loads of each, warm and cold (default 3)")
     parser.add_argument("--transformers", action="store_true", help="also measure from_pretrained in torch")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("--peer", choices=tuple(PEERS), help=argparse.SUPPRESS)
     parser.add_argument("--touch", type=int, default=0, help=argparse.SUPPRESS)
     parser.add_argument("--cache", choices=("warm", "cold"), help=argparse.SUPPRESS)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any, NamedTuple
 
 from ragjax.errors import InputError
@@ -25,15 +24,9 @@ class Family(NamedTuple):
     def expresses(self, config: DecoderConfig) -> bool:
         """Whether this family's config.json says all that an architecture computes."""
         try:
-            return _spelled_out(self.config_from(self.config_to(config))) == _spelled_out(config)
+            return self.config_from(self.config_to(config)).spelled_out() == config.spelled_out()
         except InputError:
             return False
-
-
-def _spelled_out(config: DecoderConfig) -> DecoderConfig:
-    """The same architecture with nothing left to defaults that follow from other fields."""
-    windows = config.layer_windows if any(config.layer_windows) else ()
-    return replace(config, windows=windows, head_size=config.head_width, kv_heads=config.key_value_heads)
 
 
 FAMILIES: dict[str, Family] = {

@@ -28,7 +28,7 @@ from ragjax.interchange.fields import (
     read_fields,
     token_values,
 )
-from ragjax.interchange.layout import Layout, Stored
+from ragjax.interchange.layout import Layout, Stored, language_model
 from ragjax.models.decoder_config import DecoderConfig
 
 _WINDOWS = Kind(
@@ -128,20 +128,17 @@ def layout(config: DecoderConfig) -> Layout:
     side along its outputs.
     """
     width, inner = config.width, config.mlp_width
-    table = (config.vocab_size, width)
     stored = [
-        Stored("transformer.wte.weight", table, ("embedding/tokens",)),
         Stored("transformer.wpe.weight", (config.positions, width), ("embedding/positions",)),
         *(tensor for layer in range(config.layers) for tensor in _block(layer, width, inner)),
         Stored("transformer.ln_f.weight", (width,), ("final_norm/scale",)),
         Stored("transformer.ln_f.bias", (width,), ("final_norm/bias",)),
     ]
-    if not config.tied:
-        stored.append(Stored("lm_head.weight", table, ("head",)))
-    return Layout(
-        stored=tuple(stored),
+    return language_model(
+        config,
+        stored,
+        tokens="transformer.wte.weight",
         prefix="transformer.",
-        copies=(("lm_head.weight", "transformer.wte.weight"),) if config.tied else (),
         # Masks and constants that older checkpoints carry along.
         ignored=r"(transformer\.)?h\.\d+\.attn\.(masked_)?bias",
     )

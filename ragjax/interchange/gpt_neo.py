@@ -24,7 +24,7 @@ from ragjax.interchange.fields import (
     read_fields,
     token_values,
 )
-from ragjax.interchange.layout import Layout, Stored, layer_norm_tensors, linear_tensors
+from ragjax.interchange.layout import Layout, Stored, language_model, layer_norm_tensors, linear_tensors
 from ragjax.models.decoder_config import DecoderConfig
 
 _GLOBAL, _LOCAL = "global", "local"
@@ -143,19 +143,16 @@ def _repeated(kinds: list[str]) -> list[Any]:
 
 def layout(config: DecoderConfig) -> Layout:
     """Where GPT-Neo's tensors belong."""
-    table = (config.vocab_size, config.width)
     stored = [
-        Stored("transformer.wte.weight", table, ("embedding/tokens",)),
         Stored("transformer.wpe.weight", (config.positions, config.width), ("embedding/positions",)),
         *(tensor for layer in range(config.layers) for tensor in _block(config, layer)),
         *layer_norm_tensors("transformer.ln_f", "final_norm", config.width),
     ]
-    if not config.tied:
-        stored.append(Stored("lm_head.weight", table, ("head",)))
-    return Layout(
-        stored=tuple(stored),
+    return language_model(
+        config,
+        stored,
+        tokens="transformer.wte.weight",
         prefix="transformer.",
-        copies=(("lm_head.weight", "transformer.wte.weight"),) if config.tied else (),
         # Masks and constants that older checkpoints carry along.
         ignored=r"(transformer\.)?h\.\d+\.attn\.attention\.(masked_)?bias",
     )

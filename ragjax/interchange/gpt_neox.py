@@ -23,7 +23,14 @@ from ragjax.interchange.fields import (
     read_fields,
     token_values,
 )
-from ragjax.interchange.layout import Layout, Stored, by_head, layer_norm_tensors, linear_tensors
+from ragjax.interchange.layout import (
+    Layout,
+    Stored,
+    by_head,
+    language_model,
+    layer_norm_tensors,
+    linear_tensors,
+)
 from ragjax.interchange.rotary_fields import ROTARY_FIELDS, read_rotary, rotary_values
 from ragjax.models.decoder_config import DecoderConfig, Rotary
 
@@ -115,18 +122,16 @@ def _share(turned: int, head: int) -> float:
 
 def layout(config: DecoderConfig) -> Layout:
     """Where GPT-NeoX's tensors belong; queries, keys and values stand head by head in one."""
-    table = (config.vocab_size, config.width)
     stored = [
-        Stored("gpt_neox.embed_in.weight", table, ("embedding/tokens",)),
         *(tensor for layer in range(config.layers) for tensor in _block(config, layer)),
         *layer_norm_tensors("gpt_neox.final_layer_norm", "final_norm", config.width),
     ]
-    if not config.tied:
-        stored.append(Stored("embed_out.weight", table, ("head",)))
-    return Layout(
-        stored=tuple(stored),
+    return language_model(
+        config,
+        stored,
+        tokens="gpt_neox.embed_in.weight",
+        head="embed_out.weight",
         prefix="gpt_neox.",
-        copies=(("embed_out.weight", "gpt_neox.embed_in.weight"),) if config.tied else (),
         # Masks, constants and frequencies that older checkpoints carry along.
         ignored=r"(gpt_neox\.)?(layers\.\d+\.attention\.)?((masked_)?bias|rotary_emb\.inv_freq)",
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import jax
@@ -117,6 +117,35 @@ class Layout(NamedTuple):
     """Pattern of names that hold nothing learned."""
     source: str = "config.json"
     """What says which tensors there must be."""
+
+
+def language_model(
+    config: DecoderConfig,
+    stored: Iterable[Stored],
+    *,
+    tokens: str,
+    head: str = "lm_head.weight",
+    prefix: str,
+    ignored: str = r"(?!)",
+) -> Layout:
+    """The layout of a model with its tables of tokens: the one it reads and, untied, the one that scores.
+
+    Args:
+      config: the architecture.
+      stored: all tensors but the tables, each of which is [vocabulary, token width].
+      tokens: name of the table it reads.
+      head: name of the table that scores.
+      prefix: as in `Layout`.
+      ignored: as in `Layout`.
+    """
+    table = (config.vocab_size, config.token_width)
+    own = () if config.tied else (Stored(head, table, ("head",)),)
+    return Layout(
+        stored=(Stored(tokens, table, ("embedding/tokens",)), *stored, *own),
+        prefix=prefix,
+        copies=((head, tokens),) if config.tied else (),
+        ignored=ignored,
+    )
 
 
 def parameter_shapes(config: DecoderConfig) -> dict[str, tuple[int, ...]]:

@@ -25,7 +25,7 @@ from ragjax.interchange.fields import (
     read_fields,
     token_values,
 )
-from ragjax.interchange.layout import Layout, Stored, linear_tensors
+from ragjax.interchange.layout import Layout, Stored, language_model, linear_tensors
 from ragjax.interchange.rotary_fields import ROTARY_FIELDS, read_rotary, rotary_values
 from ragjax.models.decoder_config import DecoderConfig, Rotary
 
@@ -143,18 +143,16 @@ def block_values(config: DecoderConfig, fields: Mapping[str, Field]) -> dict[str
 
 def layout(config: DecoderConfig) -> Layout:
     """Where Llama's tensors belong: as `torch.nn.Linear` holds them, [outputs, inputs]."""
-    width, table = config.width, (config.vocab_size, config.width)
+    width = config.width
     stored = [
-        Stored("model.embed_tokens.weight", table, ("embedding/tokens",)),
         *(tensor for layer in range(config.layers) for tensor in _block(config, layer)),
         Stored("model.norm.weight", (width,), ("final_norm/scale",)),
     ]
-    if not config.tied:
-        stored.append(Stored("lm_head.weight", table, ("head",)))
-    return Layout(
-        stored=tuple(stored),
+    return language_model(
+        config,
+        stored,
+        tokens="model.embed_tokens.weight",
         prefix="model.",
-        copies=(("lm_head.weight", "model.embed_tokens.weight"),) if config.tied else (),
         # Frequencies that older checkpoints carry along.
         ignored=r"(model\.)?layers\.\d+\.self_attn\.rotary_emb\.inv_freq",
     )

@@ -24,7 +24,7 @@ from ragjax.interchange.fields import (
     read_fields,
     token_values,
 )
-from ragjax.interchange.layout import Layout, Stored, layer_norm_tensors, linear_tensors
+from ragjax.interchange.layout import Layout, Stored, language_model, layer_norm_tensors, linear_tensors
 from ragjax.models.decoder_config import DecoderConfig
 
 _OFFSET = 2
@@ -115,10 +115,9 @@ def opt_to(config: DecoderConfig) -> dict[str, Any]:
 
 def layout(config: DecoderConfig) -> Layout:
     """Where OPT's tensors belong."""
-    table, begin = (config.vocab_size, config.token_width), "model.decoder"
+    begin = "model.decoder"
     places = (_OFFSET + config.positions, config.width)
     stored = [
-        Stored(f"{begin}.embed_tokens.weight", table, ("embedding/tokens",)),
         Stored(f"{begin}.embed_positions.weight", places, ("embedding/positions",)),
     ]
     if config.embedding_width:
@@ -131,12 +130,11 @@ def layout(config: DecoderConfig) -> Layout:
     stored += [tensor for layer in range(config.layers) for tensor in _block(config, layer)]
     if config.final_norm:
         stored += layer_norm_tensors(f"{begin}.final_layer_norm", "final_norm", config.width)
-    if not config.tied:
-        stored.append(Stored("lm_head.weight", table, ("head",)))
-    return Layout(
-        stored=tuple(stored),
+    return language_model(
+        config,
+        stored,
+        tokens=f"{begin}.embed_tokens.weight",
         prefix="model.",
-        copies=(("lm_head.weight", f"{begin}.embed_tokens.weight"),) if config.tied else (),
         ignored=r"(model\.)?decoder\.version",
     )
 

@@ -7,6 +7,7 @@ import mmap
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Protocol
 
 import ml_dtypes
 import numpy as np
@@ -40,19 +41,32 @@ _OTHER_FORMATS = {
 }
 
 
-class Tensors:
-    """Open weight files: the shape of every tensor, and its values when asked for.
+class Tensors(Protocol):
+    """Open weights: the shape of every tensor, and its values when asked for.
 
     Attributes:
       shapes: shape of each tensor, by name.
       dtypes: type of each, as safetensors calls it.
     """
 
+    shapes: dict[str, tuple[int, ...]]
+    dtypes: dict[str, str]
+
+    def read(self, name: str) -> np.ndarray:
+        """The values of one tensor, in the type they are stored in."""
+        ...
+
+
+class SafeTensors:
+    """The tensors of open safetensors files, as `Tensors`."""
+
     def __init__(self, files: Mapping[str, WeightFile]):
         self._files = files
         headers = {name: file.header[name] for name, file in files.items()}
-        self.shapes = {name: tuple(header["shape"]) for name, header in headers.items()}
-        self.dtypes = {name: header["dtype"] for name, header in headers.items()}
+        self.shapes: dict[str, tuple[int, ...]] = {
+            name: tuple(header["shape"]) for name, header in headers.items()
+        }
+        self.dtypes: dict[str, str] = {name: header["dtype"] for name, header in headers.items()}
 
     def read(self, name: str) -> np.ndarray:
         """The values of one tensor, in the type they are stored in; read from the file as they are used."""
@@ -99,9 +113,9 @@ def open_tensors(folder: Path) -> Tensors:
     """
     if (folder / SINGLE).is_file():
         file = _open(folder / SINGLE)
-        return Tensors(dict.fromkeys(file.header, file))
+        return SafeTensors(dict.fromkeys(file.header, file))
     if (folder / INDEX).is_file():
-        return Tensors(_open_shards(folder))
+        return SafeTensors(_open_shards(folder))
     raise InputError(_no_weights(folder))
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ragjax.errors import InputError
 
@@ -122,6 +122,19 @@ class DecoderConfig:
 
     def __post_init__(self) -> None:
         _check_choices(self, norm=("layer", "rms"), residual=("pre_norm", "parallel", "post_norm"))
+
+    def spelled_out(self) -> DecoderConfig:
+        """The same architecture with nothing left to defaults that follow from other fields."""
+        rotary = self.rotary
+        if rotary is not None and rotary.width == self.head_width:
+            rotary = replace(rotary, width=None)
+        return replace(
+            self,
+            windows=self.layer_windows if any(self.layer_windows) else (),
+            head_size=self.head_width,
+            kv_heads=self.key_value_heads,
+            rotary=rotary,
+        )
 
     @property
     def head_width(self) -> int:

@@ -34,7 +34,7 @@ class MetricsLog:
         return self._seconds(kept, stage)
 
     def seconds(self, stage: str) -> float:
-        """The seconds that `stage` has taken, over all its sessions, up to the last line it wrote."""
+        """The seconds that `stage` has taken, before and after every stop, up to the last line it wrote."""
         return self._seconds([entry for line in self._lines() if (entry := _parsed(line))], stage)
 
     def _lines(self) -> list[str]:
@@ -79,7 +79,7 @@ class Progress:
         self.earlier = 0.0
 
     def begin(self, step: int, *, seconds: float = 0.0) -> None:
-        """Starts the clock at `step`, which earlier sessions took `seconds` to reach."""
+        """Starts the clock at `step`, which it took `seconds` to reach before it was resumed."""
         self.begin_time = self.mark_time = time.monotonic()
         self.earlier = seconds
         self.mark_step = step
@@ -88,7 +88,7 @@ class Progress:
 
     @property
     def seconds(self) -> float:
-        """Of training, over all sessions."""
+        """Of training, before and after every stop."""
         return self.earlier + time.monotonic() - self.begin_time
 
     def steps_per_second(self, step: int) -> float:

@@ -130,12 +130,13 @@ def _token_ids(config: DecoderConfig) -> dict[str, int]:
     return {f"tokenizer.ggml.{name}_token_id": token for name, token in given if token is not None}
 
 
-class _Planned(Tensors):
+class _Planned:
     """Tensors that are to be written, of which shapes and constants are known."""
 
     def __init__(self, written: Written):
         self.shapes = {stored.name: stored.shape for stored in written.layout.stored}
         self.shapes |= {name: values.shape for name, values in written.constants.items()}
+        self.dtypes = dict.fromkeys(self.shapes, "F32")
         self._constants = written.constants
 
     def read(self, name: str) -> np.ndarray:
@@ -158,17 +159,10 @@ def _lost(written: Written, config: DecoderConfig) -> list[str]:
 
 def _plain(config: DecoderConfig) -> DecoderConfig:
     """The same for who computes logits, with nothing left to defaults and one name for each activation."""
-    rotary = config.rotary
-    if rotary is not None and rotary.width == config.head_width:
-        rotary = replace(rotary, width=None)
     same = [name for name, made in ACTIVATIONS.items() if made is ACTIVATIONS[config.activation]]
     return replace(
-        config,
-        head_size=config.head_width,
-        kv_heads=config.key_value_heads,
-        rotary=rotary,
+        config.spelled_out(),
         activation=same[0],
-        windows=config.layer_windows if any(config.layer_windows) else (),
         upcast_attention=False,
         embedding_dropout=0.0,
         attention_dropout=0.0,

@@ -11,14 +11,13 @@ import numpy as np
 from ragjax.errors import InputError, listing
 from ragjax.interchange.gguf.head import Head, Place
 from ragjax.interchange.gguf.package import gguf_package
-from ragjax.interchange.tensors import Tensors
 
 _PLAIN = {"F32": np.float32, "F16": np.float16, "BF16": ml_dtypes.bfloat16}
 _CHUNK = 1 << 20
 """Values that are dequantized at once."""
 
 
-class GgufTensors(Tensors):
+class GgufTensors:
     """The open weights of a GGUF file.
 
     Attributes:

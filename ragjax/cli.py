@@ -252,7 +252,7 @@ def _export(given: list[str]) -> None:
     def export(
         model: Annotated[Positional[str], arg(metavar="MODEL")],
         out: Annotated[Positional[Path], arg(metavar="OUT")],
-        format: Literal["hf", "gguf", "stablehlo"],
+        format: Literal["hf", "bitmask", "gguf", "stablehlo"],
         dtype: str | None = None,
     ) -> None:
         """Write a model for another runtime.
@@ -260,10 +260,10 @@ def _export(given: list[str]) -> None:
         Args:
             model: MODEL: a Hugging Face folder, a GGUF file, a hub id, or a run folder.
             out: Folder or file to write; must not exist.
-            format: hf: a Hugging Face folder; gguf: a file for llama.cpp; stablehlo: a program that JAX runs
-                without ragjax.
-            dtype: Type of the weights. hf: float32, float16, bfloat16; gguf: f32, f16, q8_0, q4_0; stablehlo:
-                float32, bfloat16. None: the first of these.
+            format: hf: a Hugging Face folder; bitmask: a smaller one for sparse models, which ragjax alone
+                reads; gguf: a file for llama.cpp; stablehlo: a program that JAX runs without ragjax.
+            dtype: Type of the weights. hf, bitmask: float32, float16, bfloat16; gguf: f32, f16, q8_0, q4_0;
+                stablehlo: float32, bfloat16. None: the first of these.
         """
         from ragjax.interchange.folder import load
         from ragjax.interchange.formats import check_request

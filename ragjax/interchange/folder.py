@@ -13,6 +13,7 @@ from jax.sharding import Mesh
 from ragjax.data.tokenizer import save_tokenizer
 from ragjax.errors import InputError
 from ragjax.interchange.atomic import atomic_folder
+from ragjax.interchange.bitmask import open_bitmask, write_bitmask
 from ragjax.interchange.families import family_for, family_of
 from ragjax.interchange.fields import TOKENS
 from ragjax.interchange.gguf import read_gguf
@@ -24,6 +25,9 @@ from ragjax.interchange.tensors import open_tensors, write_tensors
 from ragjax.interchange.tokenizer import check_vocabulary, read_tokenizer
 from ragjax.model import Model
 from ragjax.models.decoder_config import DecoderConfig
+
+STORAGES = {"dense": write_tensors, "bitmask": write_bitmask}
+"""Ways of storing weights as safetensors."""
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
@@ -63,7 +67,8 @@ def load(model: str | Path, *, dtype: Any = jnp.float32, mesh: Mesh | None = Non
     tokenizer = read_tokenizer(folder, values["model_type"])
     if tokenizer is not None:
         check_vocabulary(tokenizer, config.vocab_size)
-    params = read_params(open_tensors(folder), family.layout(config), config, dtype, mesh)
+    tensors = open_bitmask(folder) or open_tensors(folder)
+    params = read_params(tensors, family.layout(config), config, dtype, mesh)
     return Model(config, params, tokenizer, _imported(model, folder) if history is None else history)
 
 
@@ -98,6 +103,7 @@ def save(
     dtype: str = "float32",
     overwrite: bool = False,
     shard_bytes: int = 5_000_000_000,
+    storage: str = "dense",
 ) -> Path:
     """Writes a model as a Hugging Face folder, whole or not at all.
 
@@ -110,6 +116,8 @@ def save(
       dtype: type the weights are stored in: "float32", "float16" or "bfloat16".
       overwrite: replace a model that is there.
       shard_bytes: size above which the weights are spread over several files.
+      storage: "dense", or "bitmask": one bit a weight and the values that are not zero, which ragjax alone
+        reads; see `ragjax.interchange.bitmask`.
 
     Returns:
       The folder's path.
@@ -127,6 +135,8 @@ def save(
       >>> sorted(file.name for file in folder.iterdir())
       ['config.json', 'generation_config.json', 'model.safetensors', 'ragjax.json']
     """
+    if storage not in STORAGES:
+        raise InputError(f"storage must be one of {', '.join(STORAGES)}, found {storage!r}.")
     config = model.config
     check_params(model.params, config)
     if model.tokenizer is not None:
@@ -141,7 +151,7 @@ def save(
         write_object(partial / "generation_config.json", {"_from_model_config": True, **ids})
         shapes = {stored.name: stored.shape for stored in layout.stored}
         reader = tensor_reader(model.params, layout)
-        write_tensors(partial, shapes, reader, dtype=dtype, shard_bytes=shard_bytes)
+        STORAGES[storage](partial, shapes, reader, dtype=dtype, shard_bytes=shard_bytes)
         write_record(partial, model.params, model.history)
         if model.tokenizer is not None:
             save_tokenizer(model.tokenizer, partial)

@@ -7,11 +7,15 @@ from pathlib import Path
 from shlex import quote
 from typing import NamedTuple
 
+import jax
+import numpy as np
+
 from ragjax.errors import InputError
 from ragjax.interchange.folder import save
 from ragjax.interchange.gguf import write_gguf
 from ragjax.interchange.gguf.package import gguf_package
 from ragjax.interchange.gguf.write import DTYPES
+from ragjax.interchange.size import weight_files
 from ragjax.interchange.stablehlo import DTYPES as PROGRAM_DTYPES
 from ragjax.interchange.stablehlo import PLATFORMS, check_flatbuffers, export_stablehlo
 from ragjax.interchange.tensors import STORED_DTYPES
@@ -98,6 +102,15 @@ def _hugging_face(model: Model, out: Path, dtype: str) -> Exported:
     return Exported(path, size, f"a Hugging Face folder, weights {dtype}", use)
 
 
+def _bitmask(model: Model, out: Path, dtype: str) -> Exported:
+    path = save(model, out, dtype=dtype, storage="bitmask")
+    size = sum(file.stat().st_size for file in path.iterdir())
+    dense = sum(leaf.size for leaf in jax.tree.leaves(model.params)) * np.dtype(STORED_DTYPES[dtype]).itemsize
+    share = sum(file.stat().st_size for file in weight_files(path)) / dense
+    what = f"sparse weights {dtype}, one bit each and the values that are not zero: {share:.1%} of dense"
+    return Exported(path, size, what, f"with ragjax alone: ragjax eval {quote(str(out))}")
+
+
 def _gguf(model: Model, out: Path, dtype: str) -> Exported:
     written = write_gguf(model, out, dtype=dtype)
     tensors = ", ".join(f"{count} {kind}" for kind, count in written.tensors.items())
@@ -115,6 +128,7 @@ def _stablehlo(model: Model, out: Path, dtype: str) -> Exported:
 
 FORMATS: dict[str, Format] = {
     "hf": Format(tuple(STORED_DTYPES), _hugging_face),
+    "bitmask": Format(tuple(STORED_DTYPES), _bitmask),
     "gguf": Format(tuple(DTYPES), _gguf, gguf_package, is_file=True),
     "stablehlo": Format(PROGRAM_DTYPES, _stablehlo, check_flatbuffers),
 }

@@ -23,7 +23,7 @@ STORED_DTYPES = {"float32": np.float32, "float16": np.float16, "bfloat16": ml_dt
 """Types a model can be stored in."""
 READ_DTYPES = ("F32", "F16", "BF16")
 """Types of weights that are read, by safetensors' names."""
-_NUMPY_DTYPES = {"F32": np.float32, "F16": np.float16, "BF16": ml_dtypes.bfloat16}
+_NUMPY_DTYPES = {"F32": np.float32, "F16": np.float16, "BF16": ml_dtypes.bfloat16, "U8": np.uint8}
 
 _AHEAD = 1 << 26
 """Bytes after a tensor that are read from the disk while it is worked on."""
@@ -78,6 +78,7 @@ class WeightFile:
 
     Attributes:
       header: of each tensor by name, as the file states it: `dtype`, `shape`, `data_offsets`.
+      metadata: what the file says of itself: names and texts.
     """
 
     def __init__(self, path: Path):
@@ -86,7 +87,7 @@ class WeightFile:
             length = int.from_bytes(file.read(8), "little")
             self.header = json.loads(file.read(length))
             self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        self.header.pop("__metadata__", None)
+        self.metadata: dict[str, str] = self.header.pop("__metadata__", {})
         self._begin = 8 + length
 
     def read(self, name: str) -> np.ndarray:
@@ -112,14 +113,19 @@ def open_tensors(folder: Path) -> Tensors:
         there.
     """
     if (folder / SINGLE).is_file():
-        file = _open(folder / SINGLE)
+        file = open_weight_file(folder / SINGLE)
         return SafeTensors(dict.fromkeys(file.header, file))
     if (folder / INDEX).is_file():
         return SafeTensors(_open_shards(folder))
     raise InputError(_no_weights(folder))
 
 
-def _open(path: Path) -> WeightFile:
+def open_weight_file(path: Path) -> WeightFile:
+    """Opens a safetensors file.
+
+    Raises:
+      InputError: it is damaged, or no safetensors file.
+    """
     try:
         with safe_open(path, framework="np"):
             pass
@@ -147,7 +153,7 @@ def _open_shards(folder: Path) -> dict[str, WeightFile]:
             f"{index}: names of safetensors files in the same folder were expected:\n{listing(wrong)}\n"
             "Copy or download the model again."
         )
-    shards = {name: _open(folder / name) for name in names}
+    shards = {name: open_weight_file(folder / name) for name in names}
     absent = [f"{name}: not in {place}" for name, place in places.items() if name not in shards[place].header]
     if absent:
         raise InputError(f"{index}: tensors are not where it says:\n{listing(absent)}")
@@ -184,10 +190,7 @@ def write_tensors(
     Raises:
       InputError: the type is not known, or values are not finite in it.
     """
-    if dtype not in STORED_DTYPES:
-        raise InputError(f"dtype must be one of {', '.join(STORED_DTYPES)}, found {dtype!r}.")
-    if shard_bytes < 1:
-        raise InputError(f"shard_bytes must be at least 1, found {shard_bytes}.")
+    check_dtype(dtype, shard_bytes)
     width = np.dtype(STORED_DTYPES[dtype]).itemsize
     sizes = {name: int(np.prod(shape)) * width for name, shape in shapes.items()}
     shards: list[list[str]] = [[]]
@@ -211,7 +214,7 @@ def write_tensors(
             if not is_finite(held[name]):
                 bad.append(name)
         if not bad:
-            _write(held, folder / file)
+            write_weight_file(held, folder / file, {"format": "pt"})
     if bad:
         raise InputError(f"Weights that are not finite as {dtype} cannot be saved:\n{listing(bad)}")
     if len(shards) > 1:
@@ -220,9 +223,18 @@ def write_tensors(
         write_object(folder / INDEX, {"metadata": about, "weight_map": places})
 
 
-def _write(tensors: dict[str, np.ndarray], file: Path) -> None:
+def check_dtype(dtype: str, shard_bytes: int) -> None:
+    """Refuses a type that weights are not stored in, and files of no size."""
+    if dtype not in STORED_DTYPES:
+        raise InputError(f"dtype must be one of {', '.join(STORED_DTYPES)}, found {dtype!r}.")
+    if shard_bytes < 1:
+        raise InputError(f"shard_bytes must be at least 1, found {shard_bytes}.")
+
+
+def write_weight_file(tensors: dict[str, np.ndarray], file: Path, metadata: dict[str, str]) -> None:
+    """Writes one safetensors file, which those may read who may read any other."""
     # safetensors makes files that only their owner may read.
     file.touch()
     mode = file.stat().st_mode
-    save_file(tensors, file, metadata={"format": "pt"})
+    save_file(tensors, file, metadata=metadata)
     file.chmod(mode)

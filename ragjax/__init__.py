@@ -5,6 +5,8 @@
     model = ragjax.load("openai-community/gpt2")       # a Hugging Face folder, GGUF file, hub id, run folder
     logits = model(tokens)                             # float32 [batch, seq, vocab]
     figures = ragjax.evaluate(model, "builtin:python")
+    sparse = ragjax.prune(model).model                 # half of the weights, by Wanda
+    small = ragjax.shrink(model, Shrink(params=0.5)).model   # heads, neurons and width out of the arrays
     ragjax.compress(config, "runs/mine")
     ragjax.save(model, "my-gpt2")
     ragjax.export(model, "my-gpt2.gguf", format="gguf", dtype="q8_0")
@@ -23,7 +25,9 @@ if TYPE_CHECKING:
     from ragjax.interchange.folder import load, save
     from ragjax.interchange.formats import export
     from ragjax.model import Model
+    from ragjax.one_shot import prune
     from ragjax.recipe import compress, pretrain
+    from ragjax.shrinking import shrink
 
 _HOMES = {
     "Figures": "ragjax.evaluation.figures",
@@ -34,10 +38,24 @@ _HOMES = {
     "generate": "ragjax.generation",
     "load": "ragjax.interchange.folder",
     "pretrain": "ragjax.recipe",
+    "prune": "ragjax.one_shot",
     "save": "ragjax.interchange.folder",
+    "shrink": "ragjax.shrinking",
 }
 
-__all__ = ["Figures", "Model", "compress", "evaluate", "export", "generate", "load", "pretrain", "save"]
+__all__ = [
+    "Figures",
+    "Model",
+    "compress",
+    "evaluate",
+    "export",
+    "generate",
+    "load",
+    "pretrain",
+    "prune",
+    "save",
+    "shrink",
+]
 
 
 def __getattr__(name: str) -> Any:

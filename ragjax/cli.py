@@ -7,16 +7,25 @@ import errno
 import os
 import sys
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from inspect import cleandoc
 from json import dumps
 from pathlib import Path
-from typing import Annotated, Any, Literal, NoReturn
+from typing import Annotated, Any, Literal, NoReturn, cast, get_args
 
 import tyro
 from tyro.conf import FlagCreatePairsOff, Positional, arg
 
-from ragjax.config import Compress, Pretrain
+from ragjax.config import (
+    Compress,
+    Mesh,
+    OneShot,
+    OneShotBudget,
+    OneShotMethod,
+    Pattern,
+    Pretrain,
+    Shrink,
+)
 from ragjax.config_file import read_config
 from ragjax.errors import InputError
 
@@ -31,6 +40,9 @@ usage: ragjax VERB ...
 
   compress   CONFIG   teacher -> pruned and distilled student -> evaluation -> report
   train      CONFIG   train one model, from scratch or on from another
+  prune      MODEL    remove weights of a trained model at once, guided by a text; --compare methods
+  sensitivity MODEL   how much pruning each matrix bears
+  shrink     MODEL    take neurons, heads, width or layers out, to sizes or to a budget
   eval       MODEL    perplexity, size, sparsity and speed
   generate   MODEL    continue a prompt
   export     MODEL    write it for another runtime: Hugging Face, GGUF, StableHLO
@@ -164,6 +176,192 @@ def _long_work(work: Callable[[], object], again: str) -> None:
         _fail(f"{stopped}. Go on with: {again}", EXIT_INTERRUPTED)
     except Diverged as error:
         _fail(str(error), EXIT_DIVERGED)
+
+
+@dataclass(frozen=True)
+class _PruneCommand:
+    """Remove weights of a trained model at once, and write the sparse one as a Hugging Face folder.
+
+    A text shows which weights matter. The model goes by block by block, so that one that fits into the
+    host's memory can be pruned on a small device.
+    """
+
+    model: Annotated[Positional[str], arg(metavar="MODEL")]
+    """MODEL: a Hugging Face folder, a GGUF file, a hub id, or a run folder."""
+    out: Annotated[Positional[Path], arg(metavar="OUT")]
+    """Folder to write; must not exist."""
+    config: Annotated[OneShot, arg(name="")]
+    mesh: Mesh = field(default_factory=lambda: Mesh(data=1))
+    """Devices that share the work; the rest stand by."""
+    json: FlagCreatePairsOff[bool] = False
+    """Print one JSON object; progress goes to standard error."""
+
+
+@dataclass(frozen=True)
+class _CompareCommand:
+    """Prune a model in several ways, and write what each costs: comparison.json and report.html.
+
+    The same command goes on where it stopped.
+    """
+
+    model: Annotated[Positional[str], arg(metavar="MODEL")]
+    """MODEL: a Hugging Face folder, a GGUF file, a hub id, or a run folder."""
+    out: Annotated[Positional[Path], arg(metavar="OUT")]
+    """Folder to write."""
+    compare: str
+    """Methods, with commas between: magnitude,wanda,sparsegpt."""
+    sparsity: str = "0.3,0.5,0.7"
+    """Sparsities, with commas between; for the pattern n_of_m it is what n and m say."""
+    data: str = "builtin:python"
+    """Source URI of the text perplexity is measured on."""
+    max_tokens: int = 16_384
+    """Tokens of it that are scored at most."""
+    pattern: Pattern | None = None
+    """As without --compare."""
+    n: int = 2
+    """As without --compare."""
+    m: int = 4
+    """As without --compare."""
+    block: tuple[int, int] = (8, 128)
+    """As without --compare."""
+    budget: OneShotBudget = "uniform"
+    """As without --compare."""
+    calibration: str = "builtin:python"
+    """As without --compare."""
+    samples: int = 128
+    """As without --compare."""
+    sequence_length: int | None = None
+    """As without --compare."""
+    batch_size: int = 8
+    """As without --compare."""
+    seed: int = 0
+    """As without --compare."""
+    json: FlagCreatePairsOff[bool] = False
+    """Print one JSON object; progress goes to standard error."""
+
+
+def _compare(given: list[str]) -> None:
+    command = tyro.cli(_CompareCommand, args=given, prog="ragjax prune --compare")
+    shared = {
+        name: getattr(command, name)
+        for name in ("pattern", "n", "m", "block", "budget", "calibration", "samples", "sequence_length",
+                     "batch_size", "seed")
+    }  # fmt: skip
+    levels: list[float | None] = [None] if command.pattern == "n_of_m" else []
+    problems = []
+    for text in [] if levels else command.sparsity.split(","):
+        try:
+            levels.append(float(text))
+        except ValueError:
+            problems.append(f"sparsity must be numbers with commas between, found {text!r}")
+    methods = command.compare.split(",")
+    problems += [
+        f"there is no method {name!r}: {', '.join(get_args(OneShotMethod))}"
+        for name in methods
+        if name not in get_args(OneShotMethod)
+    ]
+    if problems:
+        raise InputError(f"--compare: {'; '.join(problems)}.")
+    ways = [
+        OneShot(method=cast(OneShotMethod, method), sparsity=level, **shared)
+        for level in levels
+        for method in methods
+    ]
+    from ragjax.pruning_files import compare_to_folder, print_comparison
+
+    found = compare_to_folder(
+        command.model, command.out, ways,
+        data=command.data, max_tokens=command.max_tokens, to_stderr=command.json,
+    )  # fmt: skip
+    if command.json:
+        print(dumps(found))
+    else:
+        print_comparison(found, command.out)
+
+
+@dataclass(frozen=True)
+class _SensitivityCommand:
+    """Measure how the loss grows when one matrix of one layer is pruned, for each of them.
+
+    Writes curves (sensitivity.json), the sparsities by which --sparsity costs least (budget.json, for
+    `ragjax prune --budget table --table`), and report.html.
+    """
+
+    model: Annotated[Positional[str], arg(metavar="MODEL")]
+    """MODEL: a Hugging Face folder, a GGUF file, a hub id, or a run folder."""
+    out: Annotated[Positional[Path], arg(metavar="OUT")]
+    """Folder to write; must not exist."""
+    config: Annotated[OneShot, arg(name="")]
+    sparsities: tuple[float, ...] = (0.3, 0.5, 0.7, 0.9)
+    """Shares of a matrix's weights that are removed."""
+    sequences: int = 8
+    """Sequences of held-out text by which losses are measured."""
+    json: FlagCreatePairsOff[bool] = False
+    """Print one JSON object; progress goes to standard error."""
+
+
+def _sensitivity(given: list[str]) -> None:
+    command = tyro.cli(_SensitivityCommand, args=given, prog="ragjax sensitivity")
+    from ragjax.pruning_files import print_sensitivity, sensitivity_to_folder
+
+    found = sensitivity_to_folder(
+        command.model, command.out, command.config,
+        sparsities=command.sparsities, sequences=command.sequences, to_stderr=command.json,
+    )  # fmt: skip
+    if command.json:
+        print(dumps(found))
+    else:
+        print_sensitivity(found, command.model, command.out)
+
+
+def _prune(given: list[str]) -> None:
+    if any(word.split("=")[0] == "--compare" for word in given):
+        _compare(given)
+        return
+    command = tyro.cli(_PruneCommand, args=given, prog="ragjax prune")
+    from ragjax.prune_verb import print_report, prune_to_folder, summary
+
+    report = prune_to_folder(
+        command.model, command.out, command.config, devices=command.mesh, to_stderr=command.json
+    )
+    if command.json:
+        print(dumps(summary(report, command.out)))
+    else:
+        print_report(report, command.out)
+
+
+@dataclass(frozen=True)
+class _ShrinkCommand:
+    """Take neurons, heads, width or layers out of a model's arrays, and write the smaller one.
+
+    A budget (--params, --flops, --latency), sizes, or both say how small; a text shows what matters.
+    """
+
+    model: Annotated[Positional[str], arg(metavar="MODEL")]
+    """MODEL: a Hugging Face folder, a GGUF file, a hub id, or a run folder."""
+    out: Annotated[Positional[Path], arg(metavar="OUT")]
+    """Folder to write; must not exist."""
+    config: Annotated[Shrink, arg(name="")]
+    data: str | None = None
+    """Source URI of a text on which perplexity is measured before and after; none: it is not."""
+    max_tokens: int | None = None
+    """Tokens of it that are scored at most; none: all."""
+    json: FlagCreatePairsOff[bool] = False
+    """Print one JSON object; progress goes to standard error."""
+
+
+def _shrink(given: list[str]) -> None:
+    command = tyro.cli(_ShrinkCommand, args=given, prog="ragjax shrink")
+    from ragjax.shrink_verb import print_comparison, shrink_to_folder, summary
+
+    compared = shrink_to_folder(
+        command.model, command.out, command.config,
+        data=command.data, max_tokens=command.max_tokens, to_stderr=command.json,
+    )  # fmt: skip
+    if command.json:
+        print(dumps(summary(compared, command.out)))
+    else:
+        print_comparison(compared, command.model, command.out)
 
 
 def _eval(given: list[str]) -> None:
@@ -338,6 +536,9 @@ def _doctor(given: list[str]) -> None:
 VERBS: dict[str, Callable[[list[str]], None]] = {
     "compress": _compress,
     "train": _train,
+    "prune": _prune,
+    "sensitivity": _sensitivity,
+    "shrink": _shrink,
     "eval": _eval,
     "generate": _generate,
     "export": _export,

@@ -14,9 +14,15 @@ from typing import Literal
 from ragjax.errors import InputError, listing
 
 Dtype = Literal["float32", "bfloat16"]
-Score = Literal["magnitude", "random"]
-Pattern = Literal["tensor", "row", "global", "n_of_m"]
-SparsitySchedule = Literal["one_shot", "cubic"]
+Score = Literal["magnitude", "random", "saliency"]
+Pattern = Literal["tensor", "row", "global", "n_of_m", "block"]
+SparsityMethod = Literal["gradual", "movement", "ste", "sr_ste", "set", "rigl", "ac_dc", "rewind"]
+SparsitySchedule = Literal["one_shot", "periodic", "cubic", "polynomial", "cosine", "geometric"]
+Budget = Literal["uniform", "erk"]
+OneShotMethod = Literal["magnitude", "random", "wanda", "ria", "sparsegpt", "alps"]
+OneShotBudget = Literal["uniform", "erk", "owl", "global", "table"]
+Importance = Literal["activation", "taylor", "magnitude", "random"]
+Shrinkable = Literal["neurons", "heads", "width", "layers"]
 RateSchedule = Literal["constant", "linear", "cosine"]
 Optimizer = Literal["adamw", "lion", "adafactor", "sgd"]
 Remat = Literal["none", "dots", "full"]
@@ -164,27 +170,45 @@ class Sparsity(_Checked):
 
     target: float = 0.0
     """Share of the prunable weights that is removed; 0: none. For n_of_m it is what n and m say."""
+    method: SparsityMethod = "gradual"
+    """How weights go, and whether they come back."""
     score: Score = "magnitude"
-    """What makes a weight worth keeping."""
+    """What makes a weight worth keeping; movement has its own."""
     pattern: Pattern = "tensor"
-    """Where the lowest scores are looked for: a tensor, an output row, the whole model, or n of m."""
+    """Where the lowest scores are looked for: a tensor, an output row, the whole model, n of m, or blocks."""
     n: int = 2
     """n_of_m: weights kept in each group."""
     m: int = 4
     """n_of_m: consecutive inputs in a group."""
+    block: tuple[int, int] = (8, 128)
+    """block: inputs and outputs of a block; 8 x 128 and 128 x 128 are a TPU's tiles."""
+    budget: Budget = "uniform"
+    """Sparsity of each matrix: the same, or by Erdos-Renyi-Kernel, which spares small and narrow ones."""
     schedule: SparsitySchedule = "cubic"
-    """How sparsity grows from `start` to `stop`."""
+    """How sparsity grows from `start` to `stop`; set, rigl and ac_dc reach the target at once."""
+    power: float = 3.0
+    """polynomial: 1 is a straight line, 3 is cubic."""
     start: int = 0
-    """First step that prunes."""
+    """First step that updates the masks."""
     stop: int | None = None
-    """Step at which the target is reached; none: half of the training."""
+    """Step at which the target is reached, or regrowth or alternation ends; none: half of the training."""
     every: int = 10
-    """Steps between updates of the masks."""
+    """Steps between updates of the masks; ac_dc: of a phase; rewind: of a round."""
+    fraction: float = 0.3
+    """set, rigl: share of the kept weights replaced at first, falling to 0 at `stop`; 0: static masks."""
+    decay: float = 2e-4
+    """sr_ste: how strongly masked weights are drawn to 0."""
+    rewind_to: int = 0
+    """rewind: step whose weights every round goes back to."""
     prunable: tuple[str, ...] = ("layers/*/kernel",)
     """Names of the parameters that may be pruned, as shell patterns over the whole path."""
 
     def _problems(self) -> list[str]:
-        found = _share(self, "target") + _at_least(self, 1, "every", "n", "m") + _at_least(self, 0, "start")
+        found = _share(self, "target", "fraction") + _at_least(self, 1, "every", "n", "m")
+        found += _at_least(self, 0, "start", "rewind_to", "decay")
+        found += [f"block must have sides of at least 1, found {self.block}"] * (min(self.block) < 1)
+        if not self.power > 0:
+            found.append(f"power must be above 0, found {self.power!r}")
         if self.stop is not None and self.stop < self.start:
             found.append(f"stop must not lie before start, found {self.stop} and {self.start}")
         if self.pattern == "n_of_m" and self.m > 0:
@@ -197,12 +221,197 @@ class Sparsity(_Checked):
                 )
         if not self.prunable:
             found.append("prunable must name at least one pattern, such as 'layers/*/kernel'")
+        return found + self._misfits()
+
+    def _misfits(self) -> list[str]:
+        """Fields that do not go together, or that would be passed over in silence."""
+        found = [
+            f"{name} is read by the method {' or '.join(methods)} alone, found {self.method!r}: "
+            f"leave it at {default!r}"
+            for name, methods in _READ_BY.items()
+            if self.method not in methods and getattr(self, name) != (default := getattr(type(self), name))
+        ]
+        if self.method == "movement" and self.score != "magnitude":
+            found.append(f"movement has its own score, found {self.score!r}: leave it at 'magnitude'")
+        if self.method in ("set", "rigl") and self.pattern != "tensor":
+            found.append(
+                f"{self.method} regrows within a matrix: pattern must be 'tensor', found {self.pattern!r}"
+            )
+        if self.method == "rewind" and self.rewind_to > self.start:
+            found.append(f"rewind_to must not lie after start, found {self.rewind_to} and {self.start}")
+        if self.budget == "erk" and self.pattern in ("global", "n_of_m"):
+            found.append(f"budget 'erk' needs the pattern 'tensor', 'row' or 'block', found {self.pattern!r}")
         return found
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.pattern == "n_of_m":
             object.__setattr__(self, "target", 1 - self.n / self.m)
+
+
+_READ_BY: dict[str, tuple[str, ...]] = {
+    "schedule": ("gradual", "rewind", "ste", "sr_ste", "movement"),
+    "fraction": ("set", "rigl"),
+    "decay": ("sr_ste",),
+    "rewind_to": ("rewind",),
+}
+"""Fields of `Sparsity` that some methods alone read."""
+
+
+@dataclass(frozen=True)
+class OneShot(_Checked):
+    """Which weights of a trained model are removed at once, guided by a calibration text."""
+
+    method: OneShotMethod = "wanda"
+    """What chooses the weights; sparsegpt and alps also change those that stay."""
+    sparsity: float | None = None
+    """Share of the prunable weights that is removed; none: 0.5, or what n and m say."""
+    pattern: Pattern | None = None
+    """Where weights compete: tensor, row (of an output), n_of_m, block; global is tensor with the budget
+    global. None: what the method's paper does, row for wanda and ria, tensor for the others."""
+    n: int = 2
+    """n_of_m: weights kept in each group."""
+    m: int = 4
+    """n_of_m: consecutive inputs in a group."""
+    block: tuple[int, int] = (8, 128)
+    """block: inputs and outputs of a block; 8 x 128 and 128 x 128 are a TPU's tiles."""
+    budget: OneShotBudget = "uniform"
+    """How sparsity is shared out: alike, by a matrix's shape (erk), by a layer's outliers (owl), as when
+    all scores are ranked together (global), or as a file says (table)."""
+    table: str | None = None
+    """table: JSON file of sparsities by name pattern, each one number or one for each layer."""
+    calibration: str = "builtin:python"
+    """Source URI: builtin:python, text:GLOB, jsonl:PATH#field, tfds:NAME/split#field, hf:NAME."""
+    samples: int = 128
+    """Sequences of the calibration text."""
+    sequence_length: int | None = None
+    """Tokens in a sequence; none: as many as the model has positions, 1024 at most."""
+    batch_size: int = 8
+    """Sequences that are on the device at once, at most."""
+    dampening: float = 0.01
+    """sparsegpt, alps: added to the diagonal of the gram, as a share of its mean."""
+    seed: int = 0
+    """Seed of the choice of sequences, and of random scores."""
+    prunable: tuple[str, ...] = ("layers/*/kernel",)
+    """Names of the parameters that may be pruned, as shell patterns over the whole path."""
+
+    def _problems(self) -> list[str]:
+        found = _at_least(self, 1, "n", "m", "samples", "batch_size")
+        found += _share(self, "sparsity") if self.sparsity is not None else []
+        found += _at_least(self, 2, "sequence_length") if self.sequence_length is not None else []
+        if min(self.block) < 1:
+            found.append(f"block must have sides of at least 1, found {self.block}")
+        if not self.dampening > 0:
+            found.append(f"dampening must be above 0, found {self.dampening!r}")
+        if not self.calibration:
+            found.append("calibration must name a source, found an empty string")
+        if not self.prunable:
+            found.append("prunable must name at least one pattern, such as 'layers/*/kernel'")
+        return found + self._misfits()
+
+    def _misfits(self) -> list[str]:
+        """Fields that do not go together."""
+        found = []
+        if self.pattern == "n_of_m" and self.m > 0:
+            if not self.n < self.m:
+                found.append(f"n must be below m, found {self.n} of {self.m}")
+            elif self.sparsity is not None and abs(self.sparsity - (1 - self.n / self.m)) > 1e-9:
+                found.append(
+                    f"{self.n} of {self.m} removes {1 - self.n / self.m:g} of the weights, "
+                    f"sparsity says {self.sparsity:g}: leave it out"
+                )
+            if self.budget != "uniform":
+                found.append(f"n_of_m removes as much everywhere: budget {self.budget} has nothing to share")
+        if self.pattern == "global" and self.budget not in ("uniform", "global"):
+            found.append(f"the pattern global is a budget of its own, found budget {self.budget}")
+        if (self.budget == "table") != (self.table is not None):
+            found.append(
+                f"budget table and a file in `table` go together, found {self.budget} and {self.table!r}"
+            )
+        return found
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.pattern == "global":
+            object.__setattr__(self, "pattern", "tensor")
+            object.__setattr__(self, "budget", "global")
+        if self.sparsity is None:
+            share = 1 - self.n / self.m if self.pattern == "n_of_m" else 0.5
+            object.__setattr__(self, "sparsity", share)
+
+
+@dataclass(frozen=True)
+class Shrink(_Checked):
+    """How small a trained model is made, and what stays of it.
+
+    Either a budget (params, flops or latency), sizes (layers, width, heads, kv_heads, mlp_width), or both: a
+    size that is given is not searched for.
+    """
+
+    params: float | None = None
+    """Budget: parameters, as a share of the model's."""
+    flops: float | None = None
+    """Budget: operations of the forward pass a token, as a share of the model's."""
+    latency: float | None = None
+    """Budget: seconds of the forward pass on this device, as a share of the model's; candidates are timed."""
+    what: tuple[Shrinkable, ...] = ()
+    """What a budget may shrink; none: neurons, heads, and the width where heads have to fill it (GPT-2)."""
+    layers: int | None = None
+    """Transformer blocks that stay."""
+    width: int | None = None
+    """Residual width that stays."""
+    heads: int | None = None
+    """Query heads that stay; none: all, or as many as the model's family can write with `width`."""
+    kv_heads: int | None = None
+    """Heads of keys and values that stay; none: with `heads`, by whole groups where that comes out even."""
+    mlp_width: int | None = None
+    """Neurons of an MLP that stay."""
+    importance: Importance = "activation"
+    """What makes a part worth keeping."""
+    compensate: bool = True
+    """Refit the projections that read heads and neurons, so that what stays makes up for what went."""
+    multiple: int = 8
+    """Budgets choose neurons and width in multiples of it; 128 is a TPU's tile."""
+    tensor: int = 1
+    """Devices that will split each layer: heads and neurons stay divisible by it."""
+    batch_size: int = 1
+    """latency: sequences at once."""
+    length: int | None = None
+    """flops, latency: tokens in a sequence; none: the model's positions, 512 at most."""
+    calibration: str = "builtin:python"
+    """Source URI: builtin:python, text:GLOB, jsonl:PATH#field, tfds:NAME/split#field, hf:NAME."""
+    samples: int = 128
+    """Sequences of the calibration text."""
+    sequence_length: int | None = None
+    """Tokens in a calibration sequence; none: the model's positions, 256 at most."""
+    seed: int = 0
+    """Seed of the choice of sequences, and of random importance."""
+
+    def _problems(self) -> list[str]:
+        budgets = [name for name in ("params", "flops", "latency") if getattr(self, name) is not None]
+        sizes = ("layers", "width", "heads", "kv_heads", "mlp_width")
+        given = [name for name in (*sizes, "length", "sequence_length") if getattr(self, name) is not None]
+        found = _at_least(self, 1, "multiple", "tensor", "batch_size", "samples", *given)
+        found += [
+            f"{name} must lie between 0 and 1, found {getattr(self, name)!r}"
+            for name in budgets
+            if not 0 < getattr(self, name) < 1
+        ]
+        if len(budgets) > 1:
+            found.append(f"there can be one budget, found {', '.join(budgets)}: leave out all but one")
+        if not budgets and not set(given) & set(sizes):
+            found.append(f"a budget (params, flops, latency) or a size ({', '.join(sizes)}) must be given")
+        if self.what and not budgets:
+            found.append("what says what a budget may shrink: give params, flops or latency, or leave it out")
+        named = {"neurons": "mlp_width", "heads": "heads", "width": "width", "layers": "layers"}
+        found += [
+            f"{field} is given, so that a budget cannot choose {kind}: leave one of them out"
+            for kind, field in named.items()
+            if kind in self.what and field in given
+        ]
+        if not self.calibration:
+            found.append("calibration must name a source, found an empty string")
+        return found
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,8 @@ import numpy as np
 from jaxtyping import UInt8
 
 from ragjax.errors import InputError, listing
+from ragjax.interchange.families import family_for
+from ragjax.interchange.layout import tensor_reader
 from ragjax.interchange.sweep import is_finite
 from ragjax.interchange.tensors import (
     STORED_DTYPES,
@@ -29,6 +31,8 @@ from ragjax.interchange.tensors import (
     open_weight_file,
     write_weight_file,
 )
+from ragjax.models.decoder import Params
+from ragjax.models.decoder_config import DecoderConfig
 
 SUFFIX = ".bitmask.safetensors"
 _FORMAT, _VERSION = "ragjax-bitmask", "1"
@@ -175,3 +179,19 @@ def compressed(name: str, values: np.ndarray) -> dict[str, np.ndarray]:
 def unpack(bits: UInt8[np.ndarray, " bytes"], size: int) -> np.ndarray:
     """Booleans of the first `size` bits, the least of each byte first."""
     return np.unpackbits(bits, count=size, bitorder="little").view(bool)
+
+
+def compressed_bytes(params: Params, config: DecoderConfig) -> int:
+    """Bytes of a model's weights as bitmasks in float32, without headers.
+
+    Args:
+      params: its parameters.
+      config: its architecture.
+    """
+    layout = family_for(config).layout(config)
+    read = tensor_reader(params, layout)
+    parts = (
+        compressed(stored.name, np.ascontiguousarray(read(stored.name), np.float32))
+        for stored in layout.stored
+    )
+    return sum(part.nbytes for of_tensor in parts for part in of_tensor.values())

@@ -6,6 +6,7 @@ paper; margins and text are in pixels and belong to the style sheet.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -64,6 +65,7 @@ def line_chart(
     x_words: Words,
     y_words: Words,
     y_range: tuple[float, float] | None = None,
+    log_beyond: float = math.inf,
     note: object = None,
 ) -> Markup:
     """Lines over a common x axis that begins at 0.
@@ -78,11 +80,12 @@ def line_chart(
       y_words: writes a value of y.
       y_range: values the y axis must hold; what lies above it is cut off, and the chart says so.
         None: all values.
+      log_beyond: make the y axis logarithmic where values span more than so many times the least.
       note: sentence below the chart.
     """
     x = scale_of([point[0] for line in series for point in line.points], from_zero=True)
     values = [v for line in series for _, v in line.points if v is not None]
-    y = scale_of(y_range or values)
+    y = scale_of(y_range or values, log_beyond=log_beyond)
     is_cut = max(values) > y.high
     cut = f"Values above {trimmed(y_words(y.high))} are cut off." if is_cut else None
     drawn = [_line(line, x, y) for line in series]
@@ -118,7 +121,8 @@ def line_chart(
         ]
     )
     return framed(
-        inner, title=title, spoken=spoken, x_title=x_title, y_title=y_title, legend=legend,
+        inner, title=title, spoken=spoken, x_title=x_title, legend=legend,
+        y_title=f"{y_title} (logarithmic)" if y.log else y_title,
         note=joined([part for part in (cut, note) if part], " "),
         data_low=f"{x.low:g}", data_high=f"{x.high:g}", data_unit=x_title,
     )  # fmt: skip

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 
 # Characters HTML forbids or UTF-8 cannot hold; a tokenizer's broken bytes decode to some of them.
 _FORBIDDEN = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufdd0-\ufdef\ufffe\uffff]")
-_VOID = frozenset({"br", "hr", "link", "meta"})
+_VOID = frozenset({"br", "hr", "img", "link", "meta"})
 
 
 class Markup(str):

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ragjax.report.curves import stage_totals
+from ragjax.report.heat import short
 from ragjax.report.markup import Markup, tag
 from ragjax.report.read import Run, Zeros
 from ragjax.report.verdict import EVEN_QUALITY, EVEN_SPEED, round_ratios
@@ -148,7 +149,7 @@ def heat_map(zeros: list[Zeros]) -> Markup:
         )
 
     rows = [
-        row(_short(m), [by_place.get((m, c), []) for c in columns], [e for e in zeros if e.matrix == m])
+        row(short(m), [by_place.get((m, c), []) for c in columns], [e for e in zeros if e.matrix == m])
         for m in matrices
     ]
     rows.append(row("All", [[e for e in zeros if e.layer == c] for c in columns], zeros, "total"))
@@ -176,16 +177,6 @@ def _heat_cell(zeros: list[Zeros], kind: str = "") -> Markup:
     part = share(zeros)
     written = percent(part).split("\u00a0")[0]
     return tag("td", written, style=f"--share:{part:.3f}", class_=f"filled {kind}".strip())
-
-
-def _short(matrix: str) -> str:
-    """layers/mlp/up/kernel -> mlp up."""
-    parts = matrix.split("/")
-    if len(parts) > 2 and parts[0] == "layers":
-        parts = parts[1:]
-    if len(parts) > 1 and parts[-1] == "kernel":
-        parts = parts[:-1]
-    return " ".join(parts)
 
 
 def stages(run: Run) -> Markup:

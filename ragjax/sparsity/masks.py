@@ -68,6 +68,11 @@ def apply_masks(tree: PyTree, masks: Masks) -> PyTree:
     )
 
 
+def masked_part(tree: PyTree, masks: Masks) -> PyTree:
+    """`tree` with None wherever the masks have None."""
+    return jax.tree.map(lambda leaf, mask: None if mask is None else leaf, tree, masks)
+
+
 @jax.jit
 def mask_sparsity(masks: Masks) -> Float[Array, ""]:
     """Share of the prunable weights that the masks remove."""

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import TypeAlias
+from typing import Protocol, TypeAlias
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, PyTree, UInt32
 
-from ragjax.config import Sparsity
 from ragjax.errors import InputError, listing
 from ragjax.models.names import path_name
 from ragjax.sparsity.masks import Masks
@@ -22,64 +22,77 @@ from ragjax.sparsity.threshold import lowest, ordered_bits
 
 Scores: TypeAlias = PyTree[Float[Array, "..."]]
 Share = float | Float[Array, ""]
-Pattern = Callable[[Scores, float, Share], Masks]
+Target: TypeAlias = float | Float[np.ndarray, " layers"] | Float[Array, " layers"] | PyTree
+"""Sparsity in the end: a number, one for each layer of a parameter, or a tree of such for each parameter."""
+Pattern = Callable[[Scores, Target, Share], Masks]
 """From scores, the sparsity in the end, and the share of it that is due now, to masks."""
 
 
-def removed(size: int, target: float, share: Share = 1.0) -> UInt32[Array, ""]:
+def removed(
+    size: int, target: float | Float[np.ndarray, "*layers"] | Float[Array, "*layers"], share: Share = 1.0
+) -> UInt32[Array, "*layers"]:
     """How many of `size` weights go: round(size * target) in the end, before that its share, rounded down.
 
     Args:
       size: weights that are ranked together.
-      target: sparsity in the end.
+      target: sparsity in the end; may be traced.
       share: how much of the target is due, in [0, 1]; may be traced.
 
     Returns:
-      The count, exact where `share` is 1 however many weights there are.
+      The count where `share` is 1: exact however many weights there are, or, where `target` is traced,
+      as exact as its float32 is.
     """
-    final = round(size * target)
-    due = jnp.minimum(jnp.floor(jnp.float32(final) * share).astype(jnp.uint32), jnp.uint32(final))
-    return jnp.where(jnp.float32(share) >= 1, jnp.uint32(final), due)
+    if isinstance(target, jax.Array):
+        final = jnp.round(size * target).astype(jnp.uint32)
+    else:
+        final = jnp.asarray(np.rint(size * np.asarray(target, np.float64)).astype(np.uint32))
+    due = jnp.minimum(jnp.floor(final.astype(jnp.float32) * share).astype(jnp.uint32), final)
+    return jnp.where(jnp.float32(share) >= 1, final, due)
 
 
-def per_tensor(scores: Scores, target: float, share: Share = 1.0) -> Masks:
+def per_tensor(scores: Scores, target: Target, share: Share = 1.0) -> Masks:
     """Removes the lowest scores of each matrix of each layer.
 
     Args:
       scores: arrays [..., in, out].
-      target: sparsity in the end, the same for every matrix.
+      target: sparsity of each matrix in the end.
       share: how much of the target is due, in [0, 1]; may be traced.
 
     Returns:
       Masks, False at exactly `removed(in * out, target, share)` weights of each matrix.
     """
 
-    def mask(s):
-        return ~lowest([s], removed(s.shape[-2] * s.shape[-1], target, share), (-2, -1))[0]
+    def mask(s, target):
+        count = removed(s.shape[-2] * s.shape[-1], target, share)
+        return ~lowest([s], count[..., None, None], (-2, -1))[0]
 
-    return jax.tree.map(mask, scores)
+    return jax.tree.map(mask, scores, jax.tree.broadcast(target, scores))
 
 
-def per_row(scores: Scores, target: float, share: Share = 1.0) -> Masks:
+def per_row(scores: Scores, target: Target, share: Share = 1.0) -> Masks:
     """Removes the lowest scores among the inputs of each output unit.
 
     Args:
       scores: arrays [..., in, out].
-      target: sparsity in the end, the same for every output unit.
+      target: sparsity of each output unit in the end.
       share: how much of the target is due, in [0, 1]; may be traced.
 
     Returns:
       Masks, False at exactly `removed(in, target, share)` weights of each output unit.
     """
-    return jax.tree.map(lambda s: ~lowest([s], removed(s.shape[-2], target, share), (-2,))[0], scores)
+
+    def mask(s, target):
+        return ~lowest([s], removed(s.shape[-2], target, share)[..., None, None], (-2,))[0]
+
+    return jax.tree.map(mask, scores, jax.tree.broadcast(target, scores))
 
 
-def over_model(scores: Scores, target: float, share: Share = 1.0) -> Masks:
+def over_model(scores: Scores, target: Target, share: Share = 1.0) -> Masks:
     """Removes the lowest scores of all matrices together.
 
     Args:
       scores: arrays; of equal scores those of the first parameter by name go first.
-      target: sparsity of all of them together in the end.
+      target: sparsity of all of them together in the end: one number.
       share: how much of the target is due, in [0, 1]; may be traced.
 
     Returns:
@@ -99,7 +112,38 @@ def over_model(scores: Scores, target: float, share: Share = 1.0) -> Masks:
     return jax.tree.unflatten(structure, masks)
 
 
-def n_of_m(scores: Scores, target: float, share: Share = 1.0, *, m: int) -> Masks:
+def per_block(
+    scores: Scores, target: Target, share: Share = 1.0, *, block: tuple[int, int] = (8, 128)
+) -> Masks:
+    """Removes the blocks of each matrix whose weights score lowest on average.
+
+    Args:
+      scores: arrays [..., in, out]; blocks at their ends may be smaller.
+      target: share of the blocks of each matrix that goes in the end.
+      share: how much of the target is due, in [0, 1]; may be traced.
+      block: inputs and outputs of a block; 8 x 128 and 128 x 128 are the tiles of a TPU.
+
+    Returns:
+      Masks, False at exactly `removed(blocks, target, share)` blocks of each matrix.
+    """
+    rows, columns = block
+
+    def mask(s, target):
+        *layers, inputs, outputs = s.shape
+        high, wide = -(-inputs // rows), -(-outputs // columns)
+        ends = [(0, 0)] * len(layers) + [(0, high * rows - inputs), (0, wide * columns - outputs)]
+
+        def summed(x):
+            return jnp.pad(x, ends).reshape(*layers, high, rows, wide, columns).sum((-3, -1))
+
+        mean = summed(s) / summed(jnp.ones_like(s))
+        kept = ~lowest([mean], removed(high * wide, target, share)[..., None, None], (-2, -1))[0]
+        return jnp.repeat(jnp.repeat(kept, rows, -2), columns, -1)[..., :inputs, :outputs]
+
+    return jax.tree.map(mask, scores, jax.tree.broadcast(target, scores))
+
+
+def n_of_m(scores: Scores, target: Target, share: Share = 1.0, *, m: int) -> Masks:
     """Removes the lowest scores of each m consecutive inputs of an output unit.
 
     Args:
@@ -124,9 +168,9 @@ def n_of_m(scores: Scores, target: float, share: Share = 1.0, *, m: int) -> Mask
             f"the pattern 'n_of_m' needs inputs divisible by m = {m}; choose another m, or a `prunable` "
             f"without these:\n{listing(odd)}"
         )
-    count = removed(m, target, share)
 
-    def mask(s):
+    def mask(s, target):
+        count = removed(m, target, share)[..., None, None, None]
         *layers, inputs, outputs = s.shape
         keys = ordered_bits(s).reshape(*layers, inputs // m, m, outputs)
         place = jax.lax.broadcasted_iota(jnp.uint32, keys.shape, keys.ndim - 2)
@@ -136,13 +180,26 @@ def n_of_m(scores: Scores, target: float, share: Share = 1.0, *, m: int) -> Mask
             rank += (key < keys) | ((key == keys) & (other < place))
         return (rank >= count).reshape(s.shape)
 
-    return jax.tree.map(mask, scores)
+    return jax.tree.map(mask, scores, jax.tree.broadcast(target, scores))
 
 
-PATTERNS: dict[str, Callable[[Sparsity], Pattern]] = {
+class PatternFields(Protocol):
+    """What a pattern is built from: a config with these fields."""
+
+    @property
+    def m(self) -> int:
+        """n_of_m: consecutive inputs in a group."""
+
+    @property
+    def block(self) -> tuple[int, int]:
+        """block: inputs and outputs of a block."""
+
+
+PATTERNS: dict[str, Callable[[PatternFields], Pattern]] = {
     "tensor": lambda config: per_tensor,
     "row": lambda config: per_row,
     "global": lambda config: over_model,
     "n_of_m": lambda config: partial(n_of_m, m=config.m),
+    "block": lambda config: partial(per_block, block=config.block),
 }
 """Patterns by their name in the config; each is built from the config."""

@@ -1,91 +1,30 @@
-"""Pruning as a gradient transformation: any optimizer stays sparse, in any trainer."""
+"""Sparse training as a gradient transformation: any optimizer stays sparse, in any trainer."""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Callable
+from functools import partial
 
-import jax
-import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Int, PyTree
 
 from ragjax.config import Sparsity
-from ragjax.sparsity.masks import Masks, apply_masks, masks_from_zeros
-from ragjax.sparsity.patterns import PATTERNS
-from ragjax.sparsity.schedules import schedule
-from ragjax.sparsity.scores import SCORES
+from ragjax.sparsity.hard import from_random, from_zeros, hard
+from ragjax.sparsity.latent import Latent, drawn_to_zero, latent, movement, of_kept, straight_through
+from ragjax.sparsity.masks import Masks
+from ragjax.sparsity.rewind import rewind
+from ragjax.sparsity.rules import alternate, regrow_by_gradient, regrow_random, shrink
 
-
-class PruneState(NamedTuple):
-    """State of `prune`; `optax.tree.get(state, "masks")` reads the masks out of any chain."""
-
-    count: Int[Array, ""]  # type: ignore[assignment]
-    """The step that comes next."""
-    masks: Masks
-    """True where a weight is kept; None where it may not be pruned."""
-
-
-class SparsifyState(NamedTuple):
-    """State of `sparsify`."""
-
-    optimizer: optax.OptState
-    """State of the optimizer; 0 wherever it belongs to a masked weight."""
-    pruning: PruneState
-    """Masks."""
-
-
-def prune(
-    config: Sparsity, *, total_steps: int, seed: int, masks: Masks | None = None
-) -> optax.GradientTransformationExtraArgs:
-    """Removes weights on a schedule; the last link of a chain.
-
-    Scores the weights the update would lead to, and changes the update so that params + update is
-    exactly 0 where a weight is masked. A weight that was removed stays removed. Between updates of
-    the masks nothing is scored.
-
-    `update` takes the number of the step as `step`, for a trainer that skips some: what would have been
-    removed in those is removed in the next. Without it, its calls are counted.
-
-    Args:
-      config: which weights, and when.
-      total_steps: steps of the training.
-      seed: seed of random scores.
-      masks: masks to begin with; none: weights that are exactly 0 are gone already, all others kept.
-
-    Raises:
-      InputError: if the schedule does not end within the training; and from `init`, if the names or
-        shapes of the parameters do not fit the config.
-    """
-    when = schedule(config, total_steps)
-    score, pattern = SCORES[config.score], PATTERNS[config.pattern](config)
-
-    def pruned(masks: Masks, weights: PyTree, step: Int[Array, ""]) -> Masks:
-        scores = score(weights, jax.random.fold_in(jax.random.key(seed), step))
-        scores = jax.tree.map(lambda s, mask: jnp.where(mask, s, -jnp.inf), scores, masks)
-        return jax.tree.map(jnp.logical_and, masks, pattern(scores, config.target, when.share(step)))
-
-    def init(params: PyTree) -> PruneState:
-        chosen = masks_from_zeros(params, config.prunable) if masks is None else jax.tree.map(jnp.copy, masks)
-        # Shapes that the pattern refuses are refused before the training begins.
-        jax.eval_shape(pruned, chosen, _prunable(params, chosen), jnp.int32(0))
-        return PruneState(jnp.int32(0), chosen)
-
-    def update(updates: PyTree, state: PruneState, params: PyTree | None = None, **extra_args: object):
-        step = jnp.asarray(extra_args.get("step", state.count), jnp.int32)
-        if params is None:
-            raise ValueError("prune needs the parameters: call update(updates, state, params)")
-        weights = _prunable(optax.apply_updates(params, updates), state.masks)
-        masks = jax.lax.cond(
-            when.is_update(step, since=state.count),
-            lambda: pruned(state.masks, weights, step),
-            lambda: state.masks,
-        )
-        updates = jax.tree.map(
-            lambda u, p, mask: u if mask is None else jnp.where(mask, u, -p), updates, params, masks
-        )
-        return updates, PruneState(optax.safe_increment(step), masks)
-
-    return optax.GradientTransformationExtraArgs(init, update)
+METHODS: dict[str, Callable[..., optax.GradientTransformationExtraArgs]] = {
+    "gradual": partial(hard, rule=shrink, begin=from_zeros),
+    "set": partial(hard, rule=regrow_random, begin=from_random),
+    "rigl": partial(hard, rule=regrow_by_gradient, begin=from_random),
+    "ac_dc": partial(hard, rule=alternate, begin=from_zeros),
+    "rewind": rewind,
+    "ste": partial(latent, method=Latent(straight_through)),
+    "sr_ste": partial(latent, method=Latent(drawn_to_zero)),
+    "movement": partial(latent, method=Latent(of_kept, remember=movement)),
+}
+"""Methods by their name in the config; each takes what `sparsify` takes."""
 
 
 def sparsify(
@@ -96,58 +35,33 @@ def sparsify(
     seed: int,
     masks: Masks | None = None,
 ) -> optax.GradientTransformation:
-    """The optimizer, followed by `prune`, and blind to the weights that are gone.
+    """The optimizer, made to train a sparse model by the method the config names.
 
-    The gradient of a masked weight is 0 before the optimizer sees it (it counts in no norm), and
-    so is everything the optimizer remembers of it, from the step on at which it is removed.
+    `update` takes the number of the step as `step`, for a trainer that skips some; without it, its calls
+    are counted. `optax.tree.get(state, "masks")` reads the masks.
 
     Args:
       optimizer: any gradient transformation.
-      config: which weights, and when; a target of 0 leaves the optimizer as it is.
+      config: which weights, how, and when; a target of 0 leaves the optimizer as it is, or, where masks
+        are given, holds the weights to them.
       total_steps: steps of the training.
-      seed: seed of random scores.
-      masks: masks to begin with, kept also at a target of 0; none: weights that are exactly 0 are gone
-        already, all others kept.
+      seed: seed of what is drawn by chance.
+      masks: masks to begin with; none: those the method begins with.
 
     Raises:
-      InputError: as `prune`.
+      InputError: if the schedule does not end within the training; and from `init`, if the names or
+        shapes of the parameters do not fit the config.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> params = {"layers": {"up": {"kernel": jnp.arange(1.0, 9.0).reshape(1, 2, 4)}}}
+      >>> config = Sparsity(target=0.5, schedule="one_shot")
+      >>> optimizer = sparsify(optax.sgd(0.0), config, total_steps=1, seed=0)
+      >>> updates, state = optimizer.update(params, optimizer.init(params), params)
+      >>> optax.apply_updates(params, updates)["layers"]["up"]["kernel"].tolist()
+      [[[0.0, 0.0, 0.0, 0.0], [5.0, 6.0, 7.0, 8.0]]]
     """
     if not config.target and masks is None:
         return optimizer
-    inner = optax.with_extra_args_support(optimizer)
-    pruning = prune(config, total_steps=total_steps, seed=seed, masks=masks)
-
-    def init(params: PyTree) -> SparsifyState:
-        return SparsifyState(inner.init(params), pruning.init(params))
-
-    def update(updates: PyTree, state: SparsifyState, params: PyTree | None = None, **extra_args: object):
-        updates = apply_masks(updates, state.pruning.masks)
-        updates, memory = inner.update(updates, state.optimizer, params, **extra_args)
-        updates, pruned = pruning.update(updates, state.pruning, params, **extra_args)
-        return updates, SparsifyState(zero_where_masked(memory, pruned.masks), pruned)
-
-    return optax.GradientTransformationExtraArgs(init, update)
-
-
-def zero_where_masked(state: optax.OptState, masks: Masks) -> optax.OptState:
-    """An optimizer state whose moments are 0 where their weight is masked.
-
-    Args:
-      state: any tree; arrays that lie under a parameter's path and have its shape belong to it.
-        Moments of other shapes, as Adafactor's factored ones, are left.
-      masks: the masks.
-    """
-    owners = dict(jax.tree_util.tree_leaves_with_path(masks, is_leaf=lambda leaf: leaf is None))
-
-    def zero(path: tuple, leaf: Array) -> Array:
-        owner = next((path[i:] for i in range(len(path)) if path[i:] in owners), None)
-        mask = None if owner is None else owners[owner]
-        if mask is None or mask.shape != jnp.shape(leaf):
-            return leaf
-        return jnp.where(mask, leaf, jnp.zeros_like(leaf))
-
-    return jax.tree_util.tree_map_with_path(zero, state)
-
-
-def _prunable(tree: PyTree, masks: Masks) -> PyTree:
-    return jax.tree.map(lambda leaf, mask: None if mask is None else leaf, tree, masks)
+    method = METHODS[config.method if config.target else "gradual"]
+    return method(optimizer, config, total_steps=total_steps, seed=seed, masks=masks)

@@ -10,7 +10,15 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from ragjax.config import Sparsity
 from ragjax.errors import InputError
-from ragjax.sparsity.patterns import PATTERNS, n_of_m, over_model, per_row, per_tensor, removed
+from ragjax.sparsity.patterns import (
+    PATTERNS,
+    n_of_m,
+    over_model,
+    per_block,
+    per_row,
+    per_tensor,
+    removed,
+)
 
 
 def draw(*shape, seed=0):
@@ -112,11 +120,55 @@ def test_a_pattern_touches_only_what_is_there():
     assert masks["b"] is None
 
 
+@pytest.mark.parametrize("block", [(2, 4), (3, 5), (8, 128)])
+@pytest.mark.parametrize("target", [0.0, 0.3, 0.5])
+def test_per_block_removes_the_blocks_of_the_lowest_mean(block, target):
+    scores = np.abs(np.asarray(draw(2, 11, 14)))
+    mask = np.asarray(jax.jit(lambda s: per_block({"w": s}, target, block=block)["w"])(scores))
+    high, wide = block
+    for layer in range(2):
+        corners = list(itertools.product(range(0, 11, high), range(0, 14, wide)))
+        means = [scores[layer, i : i + high, j : j + wide].astype(np.float64).mean() for i, j in corners]
+        gone = set(np.argsort(means)[: round(len(corners) * target)].tolist())
+        for number, (i, j) in enumerate(corners):
+            assert (mask[layer, i : i + high, j : j + wide] == (number not in gone)).all()
+
+
+TARGETS = np.array([0.0, 0.25, 0.75])
+
+
+@pytest.mark.parametrize("traced", [False, True])
+@pytest.mark.parametrize(
+    ("pattern", "grouped", "size"), [(per_tensor, (-2, -1), 96), (per_row, -2, 8), (per_block, (-2, -1), 96)]
+)
+def test_each_layer_and_each_parameter_may_have_a_target_of_its_own(pattern, grouped, size, traced):
+    blocks = pattern is per_block
+    pattern = (lambda s, t: per_block(s, t, block=(2, 3))) if blocks else pattern
+    scores = {"a": draw(3, 8, 12), "b": draw(3, 8, 12, seed=1), "c": None}
+    targets = {"a": TARGETS, "b": TARGETS[::-1].copy(), "c": None}
+    masks = jax.jit(pattern)(scores, targets) if traced else pattern(scores, targets)
+    for name in ("a", "b"):
+        counts = np.broadcast_to(
+            np.rint(size * targets[name]).reshape(3, *(1,) * (grouped == -2)),
+            zeros(masks[name], grouped).shape,
+        )
+        np.testing.assert_array_equal(zeros(masks[name], grouped), counts)
+    shared = pattern(scores, TARGETS)
+    np.testing.assert_array_equal(shared["a"], masks["a"])
+    assert (zeros(shared["b"], (-2, -1)) == np.rint(96 * TARGETS)).all()
+
+
+def test_n_of_m_takes_a_target_for_each_layer():
+    mask = n_of_m({"w": draw(3, 8, 4)}, TARGETS, m=4)["w"]
+    assert (zeros(np.asarray(mask).reshape(3, 2, 4, 4), -2) == (4 * TARGETS)[:, None, None]).all()
+
+
 CONFIGS = {
     "tensor": Sparsity(target=0.7, pattern="tensor"),
     "row": Sparsity(target=0.7, pattern="row"),
     "global": Sparsity(target=0.7, pattern="global"),
     "n_of_m": Sparsity(target=0.5, pattern="n_of_m"),
+    "block": Sparsity(target=0.5, pattern="block", block=(4, 8)),
 }
 
 

@@ -1,0 +1,255 @@
+"""A model pruned as its blocks go by: each is given what the pruned ones before it hand on.
+
+Of the model no more is on the device than one block's parameters, what it is given by one microbatch, and
+sums over all. The residual streams of all sequences wait in the host's memory.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
+from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding
+from jaxtyping import Array, Float, Int
+
+from ragjax.models.blockwise import embed, layer_of, one_layer, run_block
+from ragjax.models.decoder import LayerData, Params
+from ragjax.models.decoder_config import DecoderConfig
+from ragjax.parallel.hosts import global_array, to_host
+from ragjax.parallel.rules import partition, place
+from ragjax.sparsity.calibrated.budgets import Sparsities
+from ragjax.sparsity.calibrated.methods import METHODS, How, Matrices, MatrixFigures, prune_block
+from ragjax.sparsity.calibrated.statistics import Statistics, gather, gather_and_run, nothing_yet, readers
+
+_PREFIX = "layers/"
+
+
+class Calibration(NamedTuple):
+    """The text that shows which weights matter, and where it is run."""
+
+    tokens: Int[np.ndarray, "microbatches rows seq"]
+    """Token ids; the rows of a microbatch are split over data and fsdp."""
+    mesh: Mesh | None = None
+    """Devices that share the work; none: JAX's default device."""
+
+
+class LayerFigures(NamedTuple):
+    """What became of one block."""
+
+    layer: int
+    """From 0."""
+    error: float
+    """||B'(x) - B(x)|| / ||B(x) - x|| of what block B adds to its input x, on one microbatch."""
+    matrices: dict[str, MatrixFigures]
+    """By name of the kernel."""
+    seconds: float
+    """How long it took."""
+
+
+def prune_blocks(
+    config: DecoderConfig,
+    params: Params,
+    calibration: Calibration,
+    sparsities: Sparsities,
+    *,
+    method: str,
+    how: How,
+    seed: int = 0,
+    progress: Callable[[LayerFigures], None] = lambda figures: None,
+) -> tuple[Params, list[LayerFigures]]:
+    """Prunes a model block by block.
+
+    Args:
+      config: the architecture.
+      params: the dense parameters, on the host or on devices; left as they are.
+      calibration: the text.
+      sparsities: share of weights that goes, of each layer of each kernel that may be pruned.
+      method: a key of `METHODS`.
+      how: what does not differ between blocks.
+      seed: seed of random scores.
+      progress: told of each block that is done.
+
+    Returns:
+      Parameters with the pruned kernels, which lie where the dense ones do, and figures of all layers.
+    """
+    short = [name.removeprefix(_PREFIX) for name in sparsities]
+    pruned = {
+        name: np.array(leaf) for name, leaf in flatten_dict(params, sep="/").items() if name in sparsities
+    }
+    hidden = embedded(config, params, calibration)
+    groups = readers(config, one_layer(params["layers"], 0), short)
+    done = []
+    for layer in range(config.layers):
+        began = time.monotonic()
+        block, data = block_on_device(params, layer, calibration.mesh), layer_of(config, layer)
+        flat = flatten_dict(block, sep="/")
+        with _over(calibration.mesh):
+            sums = _nothing_yet(groups, calibration.mesh, with_gram=METHODS[method].needs_gram)
+            sums = _gathered(config, block, data, sums, hidden, calibration.mesh)
+            given = Matrices(
+                {name: flat[name] for name in short},
+                sums,
+                {name: jnp.float32(sparsities[_PREFIX + name][layer]) for name in short},
+                jax.random.fold_in(jax.random.key(seed), layer),
+            )
+            kernels, figures = prune_block(given, method=method, how=how)
+            del sums, given
+            after = unflatten_dict({**flat, **kernels}, sep="/")
+            first = _on_device(hidden[0], calibration.mesh)
+            error = float(_block_error(block, after, data, first, config=config))
+            if layer + 1 < config.layers:
+                _handed_on(config, after, data, hidden, calibration.mesh)
+        for name, kernel in to_host(kernels).items():
+            pruned[_PREFIX + name][layer] = kernel
+        matrices = {_PREFIX + name: each for name, each in to_host(figures).items()}
+        done.append(LayerFigures(layer, error, matrices, time.monotonic() - began))
+        progress(done[-1])
+    return _put_back(params, pruned), done
+
+
+def dense_norms(
+    config: DecoderConfig, params: Params, names: Sequence[str], calibration: Calibration
+) -> dict[str, Float[np.ndarray, "layers in"]]:
+    """Norms of the inputs of the dense model's matrices, over the calibration text.
+
+    Args:
+      config: the architecture.
+      params: its parameters.
+      names: of kernels: 'layers/mlp/up/kernel'.
+      calibration: the text.
+    """
+    short = [name.removeprefix(_PREFIX) for name in names]
+    hidden = embedded(config, params, calibration)
+    groups = readers(config, one_layer(params["layers"], 0), short)
+    norms: dict[str, list[np.ndarray]] = {name: [] for name in names}
+    for layer in range(config.layers):
+        block, data = block_on_device(params, layer, calibration.mesh), layer_of(config, layer)
+        with _over(calibration.mesh):
+            sums = _nothing_yet(groups, calibration.mesh, with_gram=False)
+            for number, x in enumerate(hidden):
+                given = _on_device(x, calibration.mesh)
+                sums, out = gather_and_run(sums, block, data, given, config=config)
+                hidden[number] = to_host(out)
+        for group, known in sums.items():
+            for name in group:
+                norms[_PREFIX + name].append(to_host(known.norms))
+    return {name: np.stack(each) for name, each in norms.items()}
+
+
+def embedded(
+    config: DecoderConfig, params: Params, calibration: Calibration
+) -> list[Float[np.ndarray, "rows seq width"]]:
+    """The residual streams before the first block, one array a microbatch, on the host."""
+    table = {"embedding": params["embedding"]}
+    mesh = calibration.mesh
+    table = jax.device_put(table, _default_device()) if mesh is None else place(table, mesh)
+    with _over(mesh):
+        return [to_host(_embed(table, _on_device(t, mesh), config=config)) for t in calibration.tokens]
+
+
+def block_on_device(params: Params, layer: int, mesh: Mesh | None) -> Params:
+    """The parameters of one block on the device, or split over the mesh by the rules."""
+    block = one_layer(params["layers"], layer)
+    if mesh is None:
+        return jax.device_put(block, _default_device())
+
+    def put(path, leaf):
+        return _placed(leaf, NamedSharding(mesh, _partition_of_layer(path, leaf.shape, mesh)))
+
+    flat = {name: put(name, leaf) for name, leaf in flatten_dict(block, sep="/").items()}
+    return unflatten_dict(flat, sep="/")
+
+
+def _partition_of_layer(name: str, shape: tuple[int, ...], mesh: Mesh) -> PartitionSpec:
+    """How the rules split one layer of a stacked parameter."""
+    return PartitionSpec(*partition(_PREFIX + name, (1, *shape), mesh)[1:])
+
+
+def _placed(leaf: Any, sharding: Sharding) -> jax.Array:
+    if jax.process_count() == 1:
+        return jax.device_put(leaf, sharding)
+    host = to_host(leaf)
+    return jax.make_array_from_callback(host.shape, sharding, lambda index: host[index])
+
+
+def _default_device() -> jax.Device:
+    (device,) = jnp.zeros(()).devices()
+    return device
+
+
+def _over(mesh: Mesh | None) -> Any:
+    return nullcontext() if mesh is None else jax.set_mesh(mesh)
+
+
+def _on_device(x: np.ndarray, mesh: Mesh | None) -> jax.Array:
+    if mesh is None:
+        return jax.device_put(x, _default_device())
+    return global_array(x.shape, lambda rows: x[rows], mesh)
+
+
+def _nothing_yet(groups: dict[tuple[str, ...], int], mesh: Mesh | None, *, with_gram: bool) -> Statistics:
+    sums = nothing_yet(groups, with_gram=with_gram)
+    # Told where to lie, as all that is added to it: else the first sum is another program's.
+    return jax.device_put(sums, _default_device()) if mesh is None else sums
+
+
+def _gathered(
+    config: DecoderConfig,
+    block: Params,
+    data: LayerData,
+    sums: Statistics,
+    hidden: list[np.ndarray],
+    mesh: Mesh | None,
+) -> Statistics:
+    for x in hidden:
+        sums = gather(sums, block, data, _on_device(x, mesh), config=config)
+    return sums
+
+
+def _handed_on(
+    config: DecoderConfig, block: Params, data: LayerData, hidden: list[np.ndarray], mesh: Mesh | None
+) -> None:
+    """Replaces each microbatch by what the block makes of it, fetched while the next is computed."""
+    running: jax.Array | None = None
+    for number, x in enumerate(hidden):
+        out = _run(block, data, _on_device(x, mesh), config=config)
+        if running is not None:
+            hidden[number - 1] = to_host(running)
+        running = out
+    hidden[-1] = to_host(running)
+
+
+def _put_back(params: Params, pruned: dict[str, np.ndarray]) -> Params:
+    """The parameters with the pruned kernels, each where the dense one lies."""
+    flat = flatten_dict(params, sep="/")
+    for name in list(pruned):
+        dense, values = flat[name], pruned.pop(name)
+        on_device = isinstance(dense, jax.Array)
+        flat[name] = _placed(values, dense.sharding) if on_device else values
+    return unflatten_dict(flat, sep="/")
+
+
+@partial(jax.jit, static_argnames="config")
+def _embed(table: Params, tokens: Int[Array, "rows seq"], *, config: DecoderConfig) -> Array:
+    return embed(config, table, tokens)
+
+
+@partial(jax.jit, static_argnames="config")
+def _run(block: Params, layer: LayerData, hidden: Array, *, config: DecoderConfig) -> Array:
+    return run_block(config, block, layer, hidden).hidden
+
+
+@partial(jax.jit, static_argnames="config")
+def _block_error(
+    dense: Params, pruned: Params, layer: LayerData, hidden: Array, *, config: DecoderConfig
+) -> Float[Array, ""]:
+    before, after = (run_block(config, block, layer, hidden).hidden for block in (dense, pruned))
+    lost, added = (jnp.linalg.norm((x - y).ravel()) for x, y in ((after, before), (before, hidden)))
+    return lost / jnp.where(added > 0, added, 1)

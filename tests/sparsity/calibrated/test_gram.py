@@ -1,0 +1,38 @@
+"""X'X against float64, on one device and on eight."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import NamedSharding, PartitionSpec
+
+from ragjax.sparsity.calibrated.gram import gram
+
+
+@pytest.mark.parametrize("shape", [(3, 5, 8), (64, 33), (40, 1026), (2, 20, 1280)])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_it_is_the_product_summed_over_all_tokens_in_float32(shape, dtype):
+    x = jnp.asarray(np.random.default_rng(0).normal(1, 1, shape), dtype)
+    rows = np.asarray(x, np.float64).reshape(-1, shape[-1])
+    found = jax.jit(gram)(x)
+    assert found.dtype == jnp.float32
+    np.testing.assert_allclose(found, rows.T @ rows, rtol=1e-5, atol=1e-4)
+
+
+def test_wide_ones_are_symmetric_to_the_bit():
+    x = jnp.asarray(np.random.default_rng(1).normal(size=(300, 2048)), jnp.float32)
+    found = np.asarray(gram(x))
+    np.testing.assert_array_equal(found, found.T)
+
+
+def test_wide_ones_cost_fewer_operations_than_the_plain_product():
+    x = jax.ShapeDtypeStruct((1024, 2048), jnp.float32)
+    cost = jax.jit(gram).lower(x).compile().cost_analysis()["flops"]
+    assert cost < 0.66 * 2 * 1024 * 2048**2
+
+
+def test_tokens_on_eight_devices_are_summed_over_all():
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+    x = jnp.asarray(np.random.default_rng(2).normal(size=(16, 6, 1040)), jnp.float32)
+    split = jax.device_put(x, NamedSharding(mesh, PartitionSpec("data")))
+    np.testing.assert_allclose(jax.jit(gram)(split), gram(x), rtol=1e-5, atol=1e-4)

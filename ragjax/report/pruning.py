@@ -156,7 +156,7 @@ def _errors(pruning: dict[str, Any]) -> Markup | None:
         for name, each in pruning.get("matrices", {}).items()
         if any(finite(e) is not None for e in each.get("error") or [])
     }
-    blocks = [(i + 1.0, finite(e)) for i, e in enumerate(pruning.get("blocks") or [])]
+    blocks = [(float(i), finite(e)) for i, e in enumerate(pruning.get("blocks") or [])]
     drawn = []
     if any(value is not None for _, value in blocks):
         drawn.append(

@@ -102,6 +102,25 @@ def test_other_patterns_hold_in_every_group(pattern):
     )
 
 
+@pytest.mark.parametrize(
+    ("pattern", "sparsity", "every"),
+    [
+        (per_tensor, 0.5, 128),
+        (per_tensor, 0.9, 128),
+        (per_row, 0.5, 32),
+        (partial(n_of_m, m=4), 0.5, 4),
+        (partial(per_block, block=(8, 4)), 0.5, 32),
+    ],
+)
+def test_inputs_of_unlike_size_cost_less_than_by_magnitude(pattern, sparsity, every):
+    kernel, gram = problem(96, 16)
+    size = np.exp(np.random.default_rng(1).normal(size=96)).astype(np.float32)
+    gram = size[:, None] * gram * size
+    found = sparsegpt(kernel, gram, pattern, sparsity, every=every)
+    plain = by_magnitude(kernel, pattern, sparsity)
+    assert output_error(kernel, found.kernel, gram) < output_error(kernel, plain, gram)
+
+
 def test_stacked_matrices_are_pruned_as_each_alone():
     kernel, gram = problem(150, 10, (2, 3))
     sparsity = jnp.array([[0.2, 0.5, 0.7], [0.3, 0.6, 0.9]])

@@ -1,0 +1,313 @@
+"""Seconds and memory of one-shot pruning, beside the same algorithm in torch as the papers' programs have it.
+
+A GPT-2 of the 124M geometry with random weights is pruned to 50 % with random tokens: statistics of every
+matrix's inputs, the pruning of each block, and the pruned block's outputs for the next (not after the last).
+Ours is `ragjax.sparsity.calibrated.stream.prune_blocks`, which also measures errors. Torch's is written here
+in the way of the programs that Wanda's and SparseGPT's authors published: transformers' blocks with forward
+hooks, c_attn in one matrix, X'X by addmm, cholesky, cholesky_inverse and cholesky again, a loop over the
+columns of each 128. (So torch ranks queries, keys and values together, and ours each alone: the same work,
+other masks.)
+
+Each runs in a process of its own and sleeps while the other works; a round is one pruning of each, in
+alternating order, and a ratio is the median over rounds of the quotient within a round: of the time that
+passed, and of the time the processors were busy, which says more on a machine that others use. Everything
+runs once before the first round, so that nothing is compiled in one. Peak memory is the growth of the
+process's resident set above what it is after imports: weights, the calibration text's residual streams, the
+compiler's own, and what pruning needs.
+
+    python scripts/bench/pruning.py --layers 1        one layer
+    python scripts/bench/pruning.py                   the whole model
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import platform
+import resource
+import subprocess
+import sys
+import time
+from pathlib import Path
+from statistics import median
+
+WIDTH, HEADS, VOCAB = 768, 12, 50257
+METHODS = ("wanda", "sparsegpt")
+BATCH = 2
+
+
+def main() -> None:
+    options = parse()
+    if options.peer:
+        serve(options)
+        return
+    results = {}
+    for method in options.methods:
+        options.method = method
+        results[method] = compare(options)
+    shape = {"layers": options.layers, "width": WIDTH, "tokens": options.samples * options.length}
+    found = {"geometry": shape, "rounds": options.rounds, "machine": machine(), "methods": results}
+    print(json.dumps(found) if options.json else table(found))
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--layers", type=int, default=12, help="transformer blocks (default 12)")
+    parser.add_argument("--samples", type=int, default=8, help="calibration sequences (default 8)")
+    parser.add_argument("--length", type=int, default=1024, help="tokens in a sequence (default 1024)")
+    parser.add_argument("--rounds", type=int, default=3, help="prunings of each that are timed (default 3)")
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=METHODS)
+    parser.add_argument("--json", action="store_true", help="print the result as one line")
+    parser.add_argument("--peer", choices=("ragjax", "torch"), help=argparse.SUPPRESS)
+    parser.add_argument("--method", choices=METHODS, help=argparse.SUPPRESS)
+    return parser.parse_args()
+
+
+def compare(options: argparse.Namespace) -> dict:
+    """One method: both in turns."""
+    names = ["ragjax", "torch"]
+    peers = {name: Peer(name, options) for name in names}
+    rounds = []
+    for number in range(options.rounds):
+        order = names if number % 2 == 0 else names[::-1]
+        rounds.append({name: peers[name].ask("prune") for name in order})
+    closing = {name: peer.close() for name, peer in peers.items()}
+    found: dict = {
+        name: {
+            "seconds": round(median(r[name]["seconds"] for r in rounds), 2),
+            "cpu_seconds": round(median(r[name]["cpu_seconds"] for r in rounds), 2),
+            "peak_memory_mb": round(closing[name]["peak_mb"]),
+            "version": closing[name]["version"],
+        }
+        for name in names
+    }
+    for key in ("seconds", "cpu_seconds"):
+        ratios = [r["torch"][key] / r["ragjax"][key] for r in rounds]
+        found[f"{key}_ratio"] = round(median(ratios), 2)
+    found["memory_ratio"] = round(closing["ragjax"]["peak_mb"] / closing["torch"]["peak_mb"], 2)
+    return found
+
+
+def table(found: dict) -> str:
+    shape = found["geometry"]
+    lines = [
+        f"{shape['layers']} layers of width {shape['width']}, {shape['tokens']:,} tokens, "
+        f"{found['rounds']} rounds, {found['machine']}",
+        f"{'':<12}{'ragjax':>12}{'torch':>12}{'torch/ragjax':>15}",
+    ]
+    for method, each in found["methods"].items():
+        ours, theirs = each["ragjax"], each["torch"]
+        for name, key in ((method, "seconds"), ("  busy", "cpu_seconds")):
+            times = f"{ours[key]:>10.2f} s{theirs[key]:>10.2f} s{each[f'{key}_ratio']:>15.2f}"
+            lines.append(f"{name:<12}{times}")
+        lines += [
+            f"{'  memory':<12}{ours['peak_memory_mb']:>9} MB{theirs['peak_memory_mb']:>9} MB"
+            f"{1 / each['memory_ratio']:>15.2f}",
+        ]
+    return "\n".join(lines)
+
+
+def machine() -> str:
+    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
+    model = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), "")
+    return f"{os.cpu_count()} cores, {model or platform.processor()}"
+
+
+class Peer:
+    """A process that prunes once for each line it is sent."""
+
+    def __init__(self, name: str, options: argparse.Namespace):
+        command = [sys.executable, __file__, "--peer", name]
+        for key in ("layers", "samples", "length", "method"):
+            command += [f"--{key}", str(getattr(options, key))]
+        self.process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+            env=os.environ | {"JAX_PLATFORMS": "cpu", "HF_HUB_OFFLINE": "1"},
+        )  # fmt: skip
+        self._answer()
+
+    def ask(self, what: str) -> dict:
+        print(what, file=self.process.stdin, flush=True)
+        return self._answer()
+
+    def close(self) -> dict:
+        answer = self.ask("close")
+        self.process.wait()
+        return answer
+
+    def _answer(self) -> dict:
+        line = self.process.stdout.readline()
+        if not line:
+            sys.exit(f"{self.process.args[3]} stopped with code {self.process.wait()}")
+        return json.loads(line)
+
+
+def serve(options: argparse.Namespace) -> None:
+    """Answers the lines of the parent process, one JSON object each."""
+    answers, sys.stdout = sys.stdout, sys.stderr
+    prune, closing = {"ragjax": ragjax_peer, "torch": torch_peer}[options.peer](options)
+
+    def answer(value: dict) -> None:
+        print(json.dumps(value), file=answers, flush=True)
+
+    answer({})
+    for line in sys.stdin:
+        if line.strip() == "close":
+            answer(closing())
+            return
+        usage, start = cpu_seconds(), time.perf_counter()
+        prune()
+        answer({"seconds": time.perf_counter() - start, "cpu_seconds": cpu_seconds() - usage})
+
+
+def cpu_seconds() -> float:
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    return usage.ru_utime + usage.ru_stime
+
+
+def ragjax_peer(options: argparse.Namespace):
+    import jax
+    import numpy as np
+
+    from ragjax.models.decoder import init_params
+    from ragjax.models.decoder_config import DecoderConfig
+    from ragjax.sparsity.calibrated.methods import How
+    from ragjax.sparsity.calibrated.stream import Calibration, prune_blocks
+
+    base = resident_mb("VmRSS")
+    config = DecoderConfig(
+        vocab_size=VOCAB, positions=1024, width=WIDTH, layers=options.layers, heads=HEADS,
+        mlp_width=4 * WIDTH,
+    )  # fmt: skip
+    params = init_params(config, seed=0)
+    text = np.random.default_rng(0).integers(0, VOCAB, (options.samples, options.length), np.int32)
+    calibration = Calibration(text.reshape(-1, BATCH, options.length))
+    names = ["attention/query", "attention/key", "attention/value", "attention/out", "mlp/up", "mlp/down"]
+    half = {f"layers/{name}/kernel": np.full(options.layers, 0.5) for name in names}
+    how = How("row" if options.method == "wanda" else "tensor")
+
+    def prune():
+        jax.block_until_ready(
+            prune_blocks(config, params, calibration, half, method=options.method, how=how)[0]
+        )
+
+    prune()
+    forget_peak()
+    return prune, lambda: {"peak_mb": resident_mb("VmHWM") - base, "version": jax.__version__}
+
+
+def torch_peer(options: argparse.Namespace):
+    import torch
+    import transformers
+
+    base = resident_mb("VmRSS")
+    torch.manual_seed(0)
+    config = transformers.GPT2Config(n_layer=options.layers, use_cache=False)
+    model = transformers.GPT2LMHeadModel._from_config(config, attn_implementation="sdpa").eval()
+    text = torch.randint(0, VOCAB, (options.samples // BATCH, BATCH, options.length))
+
+    @torch.no_grad()
+    def prune():
+        transformer = model.transformer
+        places = torch.arange(options.length)[None]
+        hidden = [transformer.wte(tokens) + transformer.wpe(places) for tokens in text]
+        for number, block in enumerate(transformer.h):
+            linears = [block.attn.c_attn, block.attn.c_proj, block.mlp.c_fc, block.mlp.c_proj]
+            watchers = [Watcher(linear, options.method) for linear in linears]
+            hooks = [
+                linear.register_forward_hook(lambda _, given, out, w=w: w.add(given[0]))
+                for linear, w in zip(linears, watchers, strict=True)
+            ]
+            for x in hidden:
+                block(x)
+            for hook in hooks:
+                hook.remove()
+            for linear, watcher in zip(linears, watchers, strict=True):
+                # The dense weights stay, so that every round prunes the same model.
+                watcher.dense = linear.weight.data
+                linear.weight.data = watcher.pruned().T.contiguous()
+            if number + 1 < options.layers:
+                hidden = [first(block(x)) for x in hidden]
+            for linear, watcher in zip(linears, watchers, strict=True):
+                linear.weight.data = watcher.dense
+
+    def first(out):
+        return out[0] if isinstance(out, tuple) else out
+
+    class Watcher:
+        """Statistics of one matrix's inputs, and its pruning to 50 %."""
+
+        def __init__(self, linear, method):
+            self.weight = linear.weight.data.T.clone()
+            self.method, self.samples = method, 0
+            size = self.weight.shape[1]
+            self.statistics = torch.zeros(size) if method == "wanda" else torch.zeros(size, size)
+
+        def add(self, given):
+            x, new = given.reshape(-1, given.shape[-1]).t(), given.shape[0]
+            self.statistics *= self.samples / (self.samples + new)
+            self.samples += new
+            if self.method == "wanda":
+                self.statistics += torch.norm(x, p=2, dim=1) ** 2 / self.samples
+            else:
+                x = math.sqrt(2 / self.samples) * x
+                self.statistics.addmm_(x, x.t())
+
+        def pruned(self):
+            return self.by_wanda() if self.method == "wanda" else self.by_sparsegpt()
+
+        def by_wanda(self):
+            metric = self.weight.abs() * torch.sqrt(self.statistics.reshape(1, -1))
+            order = torch.sort(metric, dim=-1, stable=True)[1]
+            self.weight.scatter_(1, order[:, : metric.shape[1] // 2], 0)
+            return self.weight
+
+        def by_sparsegpt(self, every=128, share=0.01):
+            weight, hessian = self.weight, self.statistics
+            dead = torch.diag(hessian) == 0
+            hessian[dead, dead] = 1
+            weight[:, dead] = 0
+            hessian.diagonal().add_(share * torch.mean(torch.diag(hessian)))
+            inverse = torch.cholesky_inverse(torch.linalg.cholesky(hessian))
+            inverse = torch.linalg.cholesky(inverse, upper=True)
+            for start in range(0, weight.shape[1], every):
+                end = min(start + every, weight.shape[1])
+                part = weight[:, start:end].clone()
+                settled, errors = torch.zeros_like(part), torch.zeros_like(part)
+                own = inverse[start:end, start:end]
+                scores = part**2 / torch.diag(own).reshape(1, -1) ** 2
+                mask = scores <= torch.sort(scores.flatten())[0][scores.numel() // 2]
+                for i in range(end - start):
+                    column, diagonal = part[:, i], own[i, i]
+                    new = column.clone()
+                    new[mask[:, i]] = 0
+                    settled[:, i] = new
+                    error = (column - new) / diagonal
+                    part[:, i:] -= error.unsqueeze(1).matmul(own[i, i:].unsqueeze(0))
+                    errors[:, i] = error
+                weight[:, start:end] = settled
+                weight[:, end:] -= errors.matmul(inverse[start:end, end:])
+            return weight
+
+    prune()
+    forget_peak()
+    return prune, lambda: {"peak_mb": resident_mb("VmHWM") - base, "version": torch.__version__}
+
+
+def resident_mb(field: str) -> float:
+    """VmRSS, the resident set now, or VmHWM, its peak, of this process."""
+    line = next(x for x in Path("/proc/self/status").read_text().splitlines() if x.startswith(field))
+    return int(line.split()[1]) / 1024
+
+
+def forget_peak() -> None:
+    """Lets VmHWM start again from the present resident set."""
+    Path("/proc/self/clear_refs").write_text("5")
+
+
+if __name__ == "__main__":
+    main()

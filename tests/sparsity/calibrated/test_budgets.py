@@ -73,6 +73,8 @@ def test_owl_keeps_more_where_outliers_are_and_stays_within_its_spread():
     counts = [0, 1, 2, 5]
     for layer, count in enumerate(counts):
         scores["layers/mlp/up/kernel"][layer].ravel()[:count] = 1000
+    # Above the mean, and not five times as large: no outliers.
+    scores["layers/mlp/down/kernel"][0].ravel()[:40] = 3
     asked = []
     found = owl(census(0.6, scores=scores, asked=asked))
     off = np.array(counts) - np.mean(counts)

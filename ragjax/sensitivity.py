@@ -18,7 +18,7 @@ from ragjax.data import Batches, open_corpora
 from ragjax.distillation.vocabulary import Head, vocabulary_loss
 from ragjax.errors import InputError
 from ragjax.model import Model
-from ragjax.models.blockwise import embed, layer_of, one_layer, run_block
+from ragjax.models.blockwise import first_hidden, layer_of, next_hidden, one_layer, run_block
 from ragjax.models.decoder import Final, LayerData, Params, layer_data, output_table
 from ragjax.models.decoder_config import DecoderConfig
 from ragjax.models.run import apply
@@ -77,8 +77,8 @@ def sensitivity(
     planned = plan(model, config, cache=cache)
     text = _held_out(model, planned, sequences, config, cache)
     batches = planned.calibration.tokens
-    hidden = [np.asarray(embed(model.config, model.params, jnp.asarray(tokens))) for tokens in batches]
-    read = embed(model.config, model.params, jnp.asarray(text.tokens))
+    hidden = [np.asarray(first_hidden(model.params, tokens, config=model.config)) for tokens in batches]
+    read = first_hidden(model.params, text.tokens, config=model.config)
     names = [name.removeprefix(_PREFIX) for name in planned.shapes]
     groups = readers(model.config, one_layer(model.params["layers"], 0), names)
     loss = {name: np.empty((model.config.layers, len(sparsities))) for name in planned.shapes}
@@ -113,7 +113,7 @@ def sensitivity(
             losses = {n: after(unflatten_dict({**flat, n: kernel}, sep="/")) for n, kernel in kernels.items()}
             for name, value in losses.items():
                 loss[_PREFIX + name][layer, level] = float(value)
-        read = _run(block, data, read, config=model.config)
+        read = next_hidden(block, data, read, config=model.config)
         progress(layer)
     assert dense is not None
     return Sensitivity(tuple(sparsities), dense, loss)
@@ -125,11 +125,6 @@ def _held_out(model: Model, planned: Plan, sequences: int, config: OneShot, cach
     _, corpus = open_corpora(config.calibration, None, model.tokenizer, cache=cache)
     batch = Batches(corpus=corpus, batch_size=sequences, sequence_length=length, seed=config.seed).batch(0)
     return Text(jnp.asarray(batch.tokens), jnp.asarray(batch.targets))
-
-
-@partial(jax.jit, static_argnames="config")
-def _run(block: Params, data: LayerData, hidden: Array, *, config: DecoderConfig) -> Array:
-    return run_block(config, block, data, hidden).hidden
 
 
 @partial(jax.jit, static_argnames="config")

@@ -6,6 +6,7 @@ only the residual stream and one block's parameters.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -94,3 +95,32 @@ def run_block(
     with nn.intercept_methods(look):
         after, _ = apply(Block(config), block, hidden, layer, span)
     return BlockRun(after, inputs)
+
+
+@partial(jax.jit, static_argnames="config")
+def first_hidden(
+    params: Params, tokens: Int[Array, "batch seq"], *, config: DecoderConfig
+) -> Float[Array, "batch seq width"]:
+    """`embed`, compiled.
+
+    Args:
+      params: parameters of which the embedding is read; the others need not be there.
+      tokens: token ids.
+      config: the architecture.
+    """
+    return embed(config, params, tokens)
+
+
+@partial(jax.jit, static_argnames="config")
+def next_hidden(
+    block: Params, layer: LayerData, hidden: Float[Array, "batch seq width"], *, config: DecoderConfig
+) -> Float[Array, "batch seq width"]:
+    """The residual stream after a block, compiled once for all layers.
+
+    Args:
+      block: the block's parameters, without a layer axis.
+      layer: its scale and window.
+      hidden: the residual stream before it.
+      config: the architecture.
+    """
+    return run_block(config, block, layer, hidden).hidden

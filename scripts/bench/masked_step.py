@@ -15,13 +15,9 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import resource
-import subprocess
-import sys
-import time
-from pathlib import Path
 from statistics import median
+
+from turns import Peer, forget_peak, machine, resident_mb, serve
 
 GPT2 = {"vocab_size": 50257, "width": 768, "layers": 12, "heads": 12, "batch": 2, "length": 512}
 SMALL = {"vocab_size": 2048, "width": 256, "layers": 4, "heads": 4, "batch": 4, "length": 128}
@@ -31,7 +27,7 @@ METHODS = ("gradual", "set", "rigl", "ac_dc", "rewind", "ste", "sr_ste", "moveme
 def main() -> None:
     options = parse()
     if options.peer:
-        serve(options)
+        serve(lambda: peer(options))
     else:
         result = compare(options)
         print(json.dumps(result, indent=None if options.json else 2))
@@ -77,7 +73,7 @@ def compare(options: argparse.Namespace) -> dict:
     return {
         "geometry": shape(options), "method": options.method, "pattern": options.pattern,
         "score": options.score, "sparsity": options.sparsity, "rounds": options.rounds,
-        "machine": {"cores": os.cpu_count(), "versions": closing["dense"]["versions"]},
+        "machine": machine(), "versions": closing["dense"]["versions"],
         "seconds": {n: [round(r[n]["seconds"], 3) for r in rounds] for n in ("dense", "between", "update")},
         "between": {what: ratio("between", what) for what in ("seconds", "cpu_seconds")},
         "update": {what: ratio("update", what) for what in ("seconds", "cpu_seconds")},
@@ -85,51 +81,6 @@ def compare(options: argparse.Namespace) -> dict:
         "memory_ratio": round(closing["masked"]["peak_mb"] / closing["dense"]["peak_mb"], 3),
         "state_mb": {name: round(told["state_mb"], 1) for name, told in closing.items()},
     }  # fmt: skip
-
-
-class Peer:
-    """A process that takes steps when it is asked to."""
-
-    def __init__(self, name: str) -> None:
-        environment = os.environ | {"JAX_PLATFORMS": os.environ.get("JAX_PLATFORMS", "cpu")}
-        self.process = subprocess.Popen(
-            [sys.executable, *sys.argv, "--peer", name],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment,
-        )  # fmt: skip
-        self._answer()
-
-    def ask(self, what: str) -> dict:
-        print(what, file=self.process.stdin, flush=True)
-        return self._answer()
-
-    def close(self) -> dict:
-        answer = self.ask("close")
-        self.process.wait()
-        return answer
-
-    def _answer(self) -> dict:
-        line = self.process.stdout.readline()
-        if not line:
-            sys.exit(f"{self.process.args[-1]} stopped with code {self.process.wait()}")
-        return json.loads(line)
-
-
-def serve(options: argparse.Namespace) -> None:
-    """Answers the lines of the parent process, one JSON object each."""
-    answers, sys.stdout = sys.stdout, sys.stderr
-    step, closing = peer(options)
-
-    def answer(value: dict) -> None:
-        print(json.dumps(value), file=answers, flush=True)
-
-    answer({})
-    for line in sys.stdin:
-        if line.strip() == "close":
-            answer(closing())
-            return
-        usage, start = cpu_seconds(), time.perf_counter()
-        step()
-        answer({"seconds": time.perf_counter() - start, "cpu_seconds": cpu_seconds() - usage})
 
 
 def peer(options: argparse.Namespace):
@@ -183,25 +134,9 @@ def peer(options: argparse.Namespace):
     forget_peak()
     once()
     held = sum(leaf.nbytes for leaf in jax.tree.leaves(state)) / 2**20
-    return once, lambda: {
+    return {"step": once}, lambda: {
         "peak_mb": resident_mb("VmHWM") - base, "state_mb": held, "versions": {"jax": jax.__version__},
     }  # fmt: skip
-
-
-def cpu_seconds() -> float:
-    usage = resource.getrusage(resource.RUSAGE_SELF)
-    return usage.ru_utime + usage.ru_stime
-
-
-def resident_mb(field: str) -> float:
-    """VmRSS, the resident set now, or VmHWM, its peak, of this process."""
-    line = next(x for x in Path("/proc/self/status").read_text().splitlines() if x.startswith(field))
-    return int(line.split()[1]) / 1024
-
-
-def forget_peak() -> None:
-    """Lets VmHWM start again from the present resident set."""
-    Path("/proc/self/clear_refs").write_text("5")
 
 
 if __name__ == "__main__":

@@ -24,14 +24,9 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import os
-import platform
-import resource
-import subprocess
-import sys
-import time
-from pathlib import Path
 from statistics import median
+
+from turns import Peer, forget_peak, machine, resident_mb, serve
 
 WIDTH, HEADS, VOCAB = 768, 12, 50257
 METHODS = ("wanda", "sparsegpt")
@@ -41,7 +36,7 @@ BATCH = 2
 def main() -> None:
     options = parse()
     if options.peer:
-        serve(options)
+        serve(lambda: {"ragjax": ragjax_peer, "torch": torch_peer}[options.peer](options))
         return
     results = {}
     for method in options.methods:
@@ -70,7 +65,7 @@ def parse() -> argparse.Namespace:
 def compare(options: argparse.Namespace) -> dict:
     """One method: both in turns."""
     names = ["ragjax", "torch"]
-    peers = {name: Peer(name, options) for name in names}
+    peers = {name: Peer(name, "--method", options.method) for name in names}
     rounds = []
     for number in range(options.rounds):
         order = names if number % 2 == 0 else names[::-1]
@@ -111,64 +106,6 @@ def table(found: dict) -> str:
     return "\n".join(lines)
 
 
-def machine() -> str:
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    model = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), "")
-    return f"{os.cpu_count()} cores, {model or platform.processor()}"
-
-
-class Peer:
-    """A process that prunes once for each line it is sent."""
-
-    def __init__(self, name: str, options: argparse.Namespace):
-        command = [sys.executable, __file__, "--peer", name]
-        for key in ("layers", "samples", "length", "method"):
-            command += [f"--{key}", str(getattr(options, key))]
-        self.process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-            env=os.environ | {"JAX_PLATFORMS": "cpu", "HF_HUB_OFFLINE": "1"},
-        )  # fmt: skip
-        self._answer()
-
-    def ask(self, what: str) -> dict:
-        print(what, file=self.process.stdin, flush=True)
-        return self._answer()
-
-    def close(self) -> dict:
-        answer = self.ask("close")
-        self.process.wait()
-        return answer
-
-    def _answer(self) -> dict:
-        line = self.process.stdout.readline()
-        if not line:
-            sys.exit(f"{self.process.args[3]} stopped with code {self.process.wait()}")
-        return json.loads(line)
-
-
-def serve(options: argparse.Namespace) -> None:
-    """Answers the lines of the parent process, one JSON object each."""
-    answers, sys.stdout = sys.stdout, sys.stderr
-    prune, closing = {"ragjax": ragjax_peer, "torch": torch_peer}[options.peer](options)
-
-    def answer(value: dict) -> None:
-        print(json.dumps(value), file=answers, flush=True)
-
-    answer({})
-    for line in sys.stdin:
-        if line.strip() == "close":
-            answer(closing())
-            return
-        usage, start = cpu_seconds(), time.perf_counter()
-        prune()
-        answer({"seconds": time.perf_counter() - start, "cpu_seconds": cpu_seconds() - usage})
-
-
-def cpu_seconds() -> float:
-    usage = resource.getrusage(resource.RUSAGE_SELF)
-    return usage.ru_utime + usage.ru_stime
-
-
 def ragjax_peer(options: argparse.Namespace):
     import jax
     import numpy as np
@@ -197,7 +134,7 @@ def ragjax_peer(options: argparse.Namespace):
 
     prune()
     forget_peak()
-    return prune, lambda: {"peak_mb": resident_mb("VmHWM") - base, "version": jax.__version__}
+    return {"prune": prune}, lambda: {"peak_mb": resident_mb("VmHWM") - base, "version": jax.__version__}
 
 
 def torch_peer(options: argparse.Namespace):
@@ -295,18 +232,7 @@ def torch_peer(options: argparse.Namespace):
 
     prune()
     forget_peak()
-    return prune, lambda: {"peak_mb": resident_mb("VmHWM") - base, "version": torch.__version__}
-
-
-def resident_mb(field: str) -> float:
-    """VmRSS, the resident set now, or VmHWM, its peak, of this process."""
-    line = next(x for x in Path("/proc/self/status").read_text().splitlines() if x.startswith(field))
-    return int(line.split()[1]) / 1024
-
-
-def forget_peak() -> None:
-    """Lets VmHWM start again from the present resident set."""
-    Path("/proc/self/clear_refs").write_text("5")
+    return {"prune": prune}, lambda: {"peak_mb": resident_mb("VmHWM") - base, "version": torch.__version__}
 
 
 if __name__ == "__main__":

@@ -16,15 +16,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import platform
-import resource
-import subprocess
-import sys
 import tempfile
 import time
-from pathlib import Path
 from statistics import median
+
+from turns import Peer, forget_peak, machine, resident_mb, serve
 
 WIDTH, HEADS, VOCAB = 768, 12, 50257
 PEAK_SIZE = 3072
@@ -33,7 +30,7 @@ PEAK_SIZE = 3072
 def main() -> None:
     options = parse()
     if options.peer:
-        serve(options)
+        serve(lambda: PEERS[options.peer](options))
         return
     result = compile_depth(options) if options.compile_depth else compare(options)
     print(json.dumps(result, indent=None if options.json else 2))
@@ -65,7 +62,7 @@ def parse() -> argparse.Namespace:
 def compare(options: argparse.Namespace) -> dict:
     """Both steps in turns, the matmul peak, and the compile times."""
     names = ["ragjax"] if options.no_torch else ["ragjax", "torch"]
-    peers = {name: Peer(name, options) for name in names}
+    peers = {name: Peer(name) for name in names}
     rounds: list[dict] = []
     for number in range(options.rounds):
         order = names if number % 2 == 0 else names[::-1]
@@ -116,81 +113,28 @@ def compile_times(options: argparse.Namespace) -> dict[str, float]:
     """Seconds to trace and compile the step, with an empty persistent cache and with a full one."""
     with tempfile.TemporaryDirectory() as cache:
         return {
-            name: round(Peer("compile", options, cache).close()["compile_seconds"], 2)
+            name: round(
+                Peer("compile", "--layers", str(options.layers), **empty_cache(cache)).close()[
+                    "compile_seconds"
+                ],
+                2,
+            )
             for name in ("cold", "cached")
         }
+
+
+def empty_cache(folder: str) -> dict[str, str]:
+    """Variables by which programs are kept in a folder and nowhere else."""
+    return {
+        "JAX_COMPILATION_CACHE_DIR": folder,
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+    }
 
 
 def model_flops(layers: int, length: int) -> int:
     """Of one token, forward and backward."""
     return 6 * (12 * layers * WIDTH**2 + VOCAB * WIDTH) + 12 * layers * length * WIDTH
-
-
-def machine() -> str:
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    model = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), "")
-    return f"{os.cpu_count()} cores, {model or platform.processor()}"
-
-
-class Peer:
-    """A process that takes one step for each line it is sent."""
-
-    def __init__(self, name: str, options: argparse.Namespace, cache: str | None = None):
-        environment = os.environ | {"JAX_PLATFORMS": "cpu", "HF_HUB_OFFLINE": "1"}
-        if cache:
-            environment |= {
-                "JAX_COMPILATION_CACHE_DIR": cache,
-                "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-                "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
-            }
-        command = [sys.executable, __file__, "--peer", name]
-        for key in ("batch", "length", "layers", "dtype", "remat"):
-            command += [f"--{key}", str(getattr(options, key))]
-        self.process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
-        )
-        self._answer()
-
-    def ask(self, what: str) -> dict:
-        print(what, file=self.process.stdin, flush=True)
-        return self._answer()
-
-    def close(self) -> dict:
-        answer = self.ask("close")
-        self.process.wait()
-        return answer
-
-    def _answer(self) -> dict:
-        line = self.process.stdout.readline()
-        if not line:
-            sys.exit(f"{self.process.args[3]} stopped with code {self.process.wait()}")
-        return json.loads(line)
-
-
-def serve(options: argparse.Namespace) -> None:
-    """Answers the lines of the parent process, one JSON object each."""
-    answers, sys.stdout = sys.stdout, sys.stderr
-    calls, closing = {"ragjax": ragjax_peer, "torch": torch_peer, "compile": compile_peer}[options.peer](
-        options
-    )
-
-    def answer(value: dict) -> None:
-        print(json.dumps(value), file=answers, flush=True)
-
-    answer({})
-    for line in sys.stdin:
-        if line.strip() == "close":
-            answer(closing())
-            return
-        usage, start = cpu_seconds(), time.perf_counter()
-        extra = calls[line.strip()]() or {}
-        seconds = time.perf_counter() - start
-        answer({"seconds": seconds, "cpu_seconds": cpu_seconds() - usage} | extra)
-
-
-def cpu_seconds() -> float:
-    usage = resource.getrusage(resource.RUSAGE_SELF)
-    return usage.ru_utime + usage.ru_stime
 
 
 def ragjax_peer(options: argparse.Namespace):
@@ -309,16 +253,7 @@ def compile_peer(options: argparse.Namespace):
     return {}, lambda: {"compile_seconds": seconds}
 
 
-def resident_mb(field: str) -> float:
-    """VmRSS, the resident set now, or VmHWM, its peak, of this process."""
-    line = next(x for x in Path("/proc/self/status").read_text().splitlines() if x.startswith(field))
-    return int(line.split()[1]) / 1024
-
-
-def forget_peak() -> None:
-    """Lets VmHWM start again from the present resident set."""
-    Path("/proc/self/clear_refs").write_text("5")
-
+PEERS = {"ragjax": ragjax_peer, "torch": torch_peer, "compile": compile_peer}
 
 if __name__ == "__main__":
     main()

@@ -19,7 +19,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding
 from jaxtyping import Array, Float, Int
 
-from ragjax.models.blockwise import embed, layer_of, one_layer, run_block
+from ragjax.models.blockwise import first_hidden, layer_of, next_hidden, one_layer, run_block
 from ragjax.models.decoder import LayerData, Params
 from ragjax.models.decoder_config import DecoderConfig
 from ragjax.parallel.hosts import global_array, to_host
@@ -151,7 +151,7 @@ def embedded(
     mesh = calibration.mesh
     table = jax.device_put(table, _default_device()) if mesh is None else place(table, mesh)
     with _over(mesh):
-        return [to_host(_embed(table, _on_device(t, mesh), config=config)) for t in calibration.tokens]
+        return [to_host(first_hidden(table, _on_device(t, mesh), config=config)) for t in calibration.tokens]
 
 
 def block_on_device(params: Params, layer: int, mesh: Mesh | None) -> Params:
@@ -219,7 +219,7 @@ def _handed_on(
     """Replaces each microbatch by what the block makes of it, fetched while the next is computed."""
     running: jax.Array | None = None
     for number, x in enumerate(hidden):
-        out = _run(block, data, _on_device(x, mesh), config=config)
+        out = next_hidden(block, data, _on_device(x, mesh), config=config)
         if running is not None:
             hidden[number - 1] = to_host(running)
         running = out
@@ -234,16 +234,6 @@ def _put_back(params: Params, pruned: dict[str, np.ndarray]) -> Params:
         on_device = isinstance(dense, jax.Array)
         flat[name] = _placed(values, dense.sharding) if on_device else values
     return unflatten_dict(flat, sep="/")
-
-
-@partial(jax.jit, static_argnames="config")
-def _embed(table: Params, tokens: Int[Array, "rows seq"], *, config: DecoderConfig) -> Array:
-    return embed(config, table, tokens)
-
-
-@partial(jax.jit, static_argnames="config")
-def _run(block: Params, layer: LayerData, hidden: Array, *, config: DecoderConfig) -> Array:
-    return run_block(config, block, layer, hidden).hidden
 
 
 @partial(jax.jit, static_argnames="config")

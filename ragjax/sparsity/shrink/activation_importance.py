@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from ragjax.models.blockwise import embed, layer_of, one_layer, run_block
+from ragjax.models.blockwise import first_hidden, layer_of, one_layer, run_block
 from ragjax.models.decoder import LayerData, Params
 from ragjax.models.decoder_config import DecoderConfig
 from ragjax.sparsity.shrink.progress import Progress, silent
@@ -83,12 +83,7 @@ def embedded(
       tokens: token ids.
     """
     table = {"embedding": params["embedding"]}
-    return [np.asarray(_embed(table, rows, config=config)) for rows in tokens]
-
-
-@partial(jax.jit, static_argnames="config")
-def _embed(table: Params, rows: Int[Array, "rows seq"], *, config: DecoderConfig) -> Array:
-    return embed(config, table, rows)
+    return [np.asarray(first_hidden(table, rows, config=config)) for rows in tokens]
 
 
 @partial(jax.jit, static_argnames="config")

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Int
+from jaxtyping import Int
 
-from ragjax.models.blockwise import layer_of, one_layer, run_block
-from ragjax.models.decoder import LayerData, Params
+from ragjax.models.blockwise import layer_of, next_hidden, one_layer
+from ragjax.models.decoder import Params
 from ragjax.models.decoder_config import DecoderConfig
 from ragjax.sparsity.depth import keep_layers
 from ragjax.sparsity.shrink.activation_importance import embedded
@@ -104,7 +103,7 @@ def cut_and_refit(
             errors.setdefault("mlp/down", []).append((float(found.error_before), float(found.error)))
         blocks.append(block)
         if layer + 1 < config.layers:
-            hidden = [np.asarray(_run(block, data, x, config=small)) for x in hidden]
+            hidden = [np.asarray(next_hidden(block, data, x, config=small)) for x in hidden]
         progress(layer + 1, config.layers)
     return Cut(small, {**params, "layers": _stacked(blocks)}, errors)
 
@@ -132,8 +131,3 @@ def _parts(kept: Kept, layer: int) -> dict[str, Int[np.ndarray, " kept"]]:
 
 def _stacked(blocks: list[Params]) -> Params:
     return jax.tree.map(lambda *layers: jnp.stack(layers), *blocks)
-
-
-@partial(jax.jit, static_argnames="config")
-def _run(block: Params, data: LayerData, hidden: Array, *, config: DecoderConfig) -> Array:
-    return run_block(config, block, data, hidden).hidden

@@ -1,0 +1,97 @@
+"""Two programs timed in turns, each in a process of its own that sleeps while the other works."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+
+class Peer:
+    """A process that does a piece of work for each line it is sent, and tells how long it took."""
+
+    def __init__(self, name: str, *options: str, **environment: str):
+        """Starts this script again as the peer `name`.
+
+        Args:
+          name: goes to the script as `--peer`.
+          options: the script's own; what stands there last counts.
+          environment: variables besides those of this process.
+        """
+        self.name = name
+        self.process = subprocess.Popen(
+            [sys.executable, *sys.argv, *options, "--peer", name],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+            env={"JAX_PLATFORMS": "cpu", "HF_HUB_OFFLINE": "1"} | os.environ | environment,
+        )  # fmt: skip
+        self._answer()
+
+    def ask(self, what: str) -> dict:
+        """Has one piece of work done: `seconds` passed, `cpu_seconds` of all cores, and what it tells."""
+        print(what, file=self.process.stdin, flush=True)
+        return self._answer()
+
+    def close(self) -> dict:
+        """Ends the process: what it has to tell at the end."""
+        answer = self.ask("close")
+        self.process.wait()
+        return answer
+
+    def _answer(self) -> dict:
+        line = self.process.stdout.readline()
+        if not line:
+            sys.exit(f"{self.name} stopped with code {self.process.wait()}")
+        return json.loads(line)
+
+
+def serve(start: Callable[[], tuple[dict[str, Callable[[], dict | None]], Callable[[], dict]]]) -> None:
+    """Answers the lines of the parent process, one JSON object each, until it says "close".
+
+    Args:
+      start: makes the pieces of work, by name, and what tells the rest at the end.
+    """
+    answers, sys.stdout = sys.stdout, sys.stderr
+    calls, closing = start()
+
+    def answer(value: dict) -> None:
+        print(json.dumps(value), file=answers, flush=True)
+
+    answer({})
+    for line in sys.stdin:
+        if line.strip() == "close":
+            answer(closing())
+            return
+        usage, begin = cpu_seconds(), time.perf_counter()
+        extra = calls[line.strip()]() or {}
+        seconds = time.perf_counter() - begin
+        answer({"seconds": seconds, "cpu_seconds": cpu_seconds() - usage} | extra)
+
+
+def cpu_seconds() -> float:
+    """Seconds that the cores worked for this process, together."""
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    return usage.ru_utime + usage.ru_stime
+
+
+def machine() -> str:
+    """Cores and the name of the processor."""
+    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
+    model = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), "")
+    return f"{os.cpu_count()} cores, {model or platform.processor()}"
+
+
+def resident_mb(field: str) -> float:
+    """VmRSS, the resident set now, or VmHWM, its peak, of this process."""
+    line = next(x for x in Path("/proc/self/status").read_text().splitlines() if x.startswith(field))
+    return int(line.split()[1]) / 1024
+
+
+def forget_peak() -> None:
+    """Lets VmHWM start again from the present resident set."""
+    Path("/proc/self/clear_refs").write_text("5")

@@ -14,8 +14,7 @@ from ragjax.interchange.atomic import atomic_folder
 from ragjax.interchange.json_file import read_object, write_object
 from ragjax.model import Model
 from ragjax.one_shot import plan, prune
-
-FILE = "comparison.json"
+from ragjax.report.pruning import COMPARISON
 
 
 class Measure(NamedTuple):
@@ -97,7 +96,7 @@ def way_of(config: OneShot) -> str:
 
 
 def _begun(folder: Path, asked: dict[str, Any]) -> dict[str, Any]:
-    file = folder / FILE
+    file = folder / COMPARISON
     if file.is_file():
         found = read_object(file)
         different = [
@@ -113,14 +112,14 @@ def _begun(folder: Path, asked: dict[str, Any]) -> dict[str, Any]:
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise InputError(f"{folder} exists already: choose another name.")
     with atomic_folder(folder, overwrite=False) as partial:
-        write_object(partial / FILE, {**asked, "rows": []})
+        write_object(partial / COMPARISON, {**asked, "rows": []})
     return {**asked, "rows": []}
 
 
 def _keep(folder: Path, found: dict[str, Any]) -> None:
-    unfinished = folder / f".{FILE}.unfinished"
+    unfinished = folder / f".{COMPARISON}.unfinished"
     write_object(unfinished, found)
-    unfinished.replace(folder / FILE)
+    unfinished.replace(folder / COMPARISON)
 
 
 def _perplexity(model: Model, measure: Measure) -> float:

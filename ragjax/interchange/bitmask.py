@@ -25,8 +25,8 @@ from ragjax.interchange.families import family_for
 from ragjax.interchange.layout import tensor_reader
 from ragjax.interchange.sweep import is_finite
 from ragjax.interchange.tensors import (
-    STORED_DTYPES,
     WeightFile,
+    as_stored,
     check_dtype,
     open_weight_file,
     write_weight_file,
@@ -133,8 +133,7 @@ def write_bitmask(
 
     def stored() -> Iterator[tuple[str, dict[str, np.ndarray]]]:
         for name in shapes:
-            with np.errstate(over="ignore"):
-                values = np.ascontiguousarray(read(name).astype(STORED_DTYPES[dtype], copy=False))
+            values = as_stored(read(name), dtype)
             if not is_finite(values):
                 bad.append(name)
             yield name, compressed(name, values)

@@ -209,8 +209,7 @@ def write_tensors(
     for file, names in zip(files, shards, strict=True):
         held = {}
         for name in names:
-            with np.errstate(over="ignore"):
-                held[name] = np.ascontiguousarray(read(name).astype(STORED_DTYPES[dtype], copy=False))
+            held[name] = as_stored(read(name), dtype)
             if not is_finite(held[name]):
                 bad.append(name)
         if not bad:
@@ -229,6 +228,12 @@ def check_dtype(dtype: str, shard_bytes: int) -> None:
         raise InputError(f"dtype must be one of {', '.join(STORED_DTYPES)}, found {dtype!r}.")
     if shard_bytes < 1:
         raise InputError(f"shard_bytes must be at least 1, found {shard_bytes}.")
+
+
+def as_stored(values: np.ndarray, dtype: str) -> np.ndarray:
+    """Values in the type they are stored in, row by row; what is too large for it becomes infinite."""
+    with np.errstate(over="ignore"):
+        return np.ascontiguousarray(values.astype(STORED_DTYPES[dtype], copy=False))
 
 
 def write_weight_file(tensors: dict[str, np.ndarray], file: Path, metadata: dict[str, str]) -> None:

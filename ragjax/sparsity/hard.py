@@ -11,9 +11,17 @@ import optax
 from jaxtyping import Array, Int, Key, PyTree
 
 from ragjax.config import Sparsity
-from ragjax.sparsity.masks import Masks, apply_masks, masked_part, masks_from_zeros, prunable
+from ragjax.sparsity.by_layer import by_layer
+from ragjax.sparsity.masks import (
+    Masks,
+    apply_masks,
+    masked_part,
+    masks_from_zeros,
+    prunable,
+    renewed_where,
+)
 from ragjax.sparsity.memory import zero_where_masked
-from ragjax.sparsity.rules import Rule, Turn, random_masks, shrink
+from ragjax.sparsity.rules import SHRINK, Rule, Turn, random_masks
 from ragjax.sparsity.schedules import schedule
 from ragjax.sparsity.scores import Evidence
 
@@ -57,6 +65,8 @@ class Masking(NamedTuple):
     """From the parameters."""
     advance: Callable[..., PruneState]
     """From a state, the parameters, their gradients if there are any, and the number of the step or none."""
+    alive: Callable[[Masks, Masks], Masks]
+    """From masks and the masks before to the weights that are kept and were kept before."""
 
 
 def masking(
@@ -79,9 +89,14 @@ def masking(
     when = schedule(config, total_steps)
 
     def chosen(masks: Masks, weights: PyTree, gradients: PyTree | None, step: Int[Array, ""]) -> Masks:
+        share, time, number = when.share(step), when.time(step), when.number(step)
+
+        def choose(masks: Masks, weights: PyTree, gradients: PyTree | None, key: Key[Array, ""]) -> Masks:
+            seen = Evidence(apply_masks(weights, masks), key, gradients)
+            return rule.choose(config, Turn(masks, seen, share, time, number))
+
         key = jax.random.fold_in(jax.random.key(seed), step)
-        seen = Evidence(apply_masks(weights, masks), key, gradients)
-        return rule(config, Turn(masks, seen, when.share(step), when.time(step), when.number(step)))
+        return by_layer(choose, config, masks, weights, gradients, key=key)
 
     def init(params: PyTree) -> PruneState:
         if masks is None:
@@ -99,14 +114,18 @@ def masking(
         step = jnp.asarray(state.count if step is None else step, jnp.int32)
         weights = masked_part(params, state.masks)
         slopes = None if gradients is None else masked_part(gradients, state.masks)
-        masks = jax.lax.cond(
+        masks = renewed_where(
             when.is_update(step, since=state.count),
-            lambda: chosen(state.masks, weights, slopes, step),
-            lambda: state.masks,
+            lambda masks: chosen(masks, weights, slopes, step),
+            state.masks,
         )
         return PruneState(optax.safe_increment(step), masks)
 
-    return Masking(init, advance)
+    def alive(masks: Masks, before: Masks) -> Masks:
+        # A weight that has just grown is 0 still.
+        return jax.tree.map(jnp.logical_and, masks, before) if rule.regrows else masks
+
+    return Masking(init, advance, alive)
 
 
 def prune(
@@ -115,7 +134,7 @@ def prune(
     total_steps: int,
     seed: int,
     masks: Masks | None = None,
-    rule: Rule = shrink,
+    rule: Rule = SHRINK,
     begin: Begin = from_zeros,
 ) -> optax.GradientTransformationExtraArgs:
     """Holds the weights to masks that are updated on a schedule; the last link of a chain.
@@ -142,7 +161,7 @@ def prune(
         if params is None:
             raise ValueError("prune needs the parameters: call update(updates, state, params)")
         new = going.advance(state, params, extra_args.get("gradients"), extra_args.get("step"))
-        return led_to_zero(updates, params, lasting(new.masks, state.masks)), new
+        return led_to_zero(updates, params, going.alive(new.masks, state.masks)), new
 
     return optax.GradientTransformationExtraArgs(going.init, update)
 
@@ -154,7 +173,7 @@ def hard(
     total_steps: int,
     seed: int,
     masks: Masks | None = None,
-    rule: Rule = shrink,
+    rule: Rule = SHRINK,
     begin: Begin = from_zeros,
 ) -> optax.GradientTransformationExtraArgs:
     """The optimizer, held to masks, and blind to the weights that are gone.
@@ -186,18 +205,13 @@ def hard(
         if params is None:
             raise ValueError("sparsify needs the parameters: call update(updates, state, params)")
         pruning = going.advance(state.pruning, params, updates, extra_args.get("step"))
-        alive = lasting(pruning.masks, state.pruning.masks)
+        alive = going.alive(pruning.masks, state.pruning.masks)
         # Before the update and not after it, so that moments are updated where they lie.
         memory = zero_where_masked(state.optimizer, alive)
         moved, memory = inner.update(apply_masks(updates, alive), memory, params, **extra_args)
         return led_to_zero(moved, params, alive), SparsifyState(memory, pruning)
 
     return optax.GradientTransformationExtraArgs(init, update)
-
-
-def lasting(masks: Masks, before: Masks) -> Masks:
-    """Weights that are kept and were kept before: the others are 0, gone or just grown."""
-    return jax.tree.map(jnp.logical_and, masks, before)
 
 
 def led_to_zero(updates: PyTree, params: PyTree, masks: Masks) -> PyTree:

@@ -13,10 +13,11 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Bool, Float, Int, PyTree
+from jaxtyping import Array, Bool, Float, Int, Key, PyTree
 
 from ragjax.config import Sparsity
-from ragjax.sparsity.masks import Masks, dense_masks, masked_part
+from ragjax.sparsity.by_layer import by_layer
+from ragjax.sparsity.masks import Masks, dense_masks, masked_part, renewed_where
 from ragjax.sparsity.rules import strongest
 from ragjax.sparsity.schedules import schedule
 from ragjax.sparsity.scores import SCORES, Evidence
@@ -116,10 +117,15 @@ def latent(
     when = replace(schedule(config, total_steps), last=total_steps - 1)
 
     def chosen(scores: PyTree, dense: PyTree, gradients: PyTree, step: Int[Array, ""]) -> Masks:
-        if method.remember is None:
-            key = jax.random.fold_in(jax.random.key(seed), step)
-            scores = SCORES[config.score].rank(Evidence(dense, key, gradients))
-        return strongest(config, scores, when.share(step))
+        share = when.share(step)
+
+        def choose(scores: PyTree, dense: PyTree, gradients: PyTree, key: Key[Array, ""]) -> Masks:
+            if method.remember is None:
+                scores = SCORES[config.score].rank(Evidence(dense, key, gradients))
+            return strongest(config, scores, share)
+
+        key = jax.random.fold_in(jax.random.key(seed), step)
+        return by_layer(choose, config, scores, dense, gradients, key=key)
 
     def init(params: PyTree) -> LatentState:
         first = dense_masks(params, config.prunable) if masks is None else jax.tree.map(jnp.copy, masks)
@@ -143,10 +149,10 @@ def latent(
         scores = state.scores
         if method.remember is not None:
             scores = jax.tree.map(method.remember, scores, state.dense, gradients)
-        masks = jax.lax.cond(
+        masks = renewed_where(
             when.is_update(step, since=state.count),
-            lambda: chosen(scores, dense, gradients, step),
-            lambda: state.masks,
+            lambda _: chosen(scores, dense, gradients, step),
+            state.masks,
         )
 
         # Not the inner update itself: what rounding makes of it here and there would drift apart.

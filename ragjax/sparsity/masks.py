@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from fnmatch import fnmatchcase
 from typing import TypeAlias
 
@@ -71,6 +71,16 @@ def apply_masks(tree: PyTree, masks: Masks) -> PyTree:
 def masked_part(tree: PyTree, masks: Masks) -> PyTree:
     """`tree` with None wherever the masks have None."""
     return jax.tree.map(lambda leaf, mask: None if mask is None else leaf, tree, masks)
+
+
+def renewed_where(due: Bool[Array, ""], renew: Callable[[Masks], Masks], masks: Masks) -> Masks:
+    """`renew(masks)` where it is due, else `masks`, where they lie.
+
+    A loop of one turn or none: what a branch leaves as it is, XLA copies.
+    """
+    return jax.lax.while_loop(
+        lambda turn: turn[0], lambda turn: (jnp.zeros((), bool), renew(turn[1])), (due, masks)
+    )[1]
 
 
 @jax.jit

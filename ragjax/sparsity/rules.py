@@ -32,7 +32,13 @@ class Turn(NamedTuple):
     """Number of the turn, counted from 0."""
 
 
-Rule = Callable[[Sparsity, Turn], Masks]
+class Rule(NamedTuple):
+    """Which weights are kept next."""
+
+    choose: Callable[[Sparsity, Turn], Masks]
+    """From the config and a turn to the next masks."""
+    regrows: bool = True
+    """Whether a weight that is gone may come back; where none does, the masks before need not be kept."""
 
 
 def strongest(config: Sparsity, scores: Scores, share: Share = 1.0) -> Masks:
@@ -134,3 +140,7 @@ def _of_kept(config: Sparsity, turn: Turn) -> Scores:
     """Scores that are -inf where a weight is gone."""
     scores = SCORES[config.score].rank(turn.seen)
     return jax.tree.map(lambda s, mask: jnp.where(mask, s, -jnp.inf), scores, turn.masks)
+
+
+SHRINK = Rule(shrink, regrows=False)
+"""Removes the lowest scores of what is left."""

@@ -12,13 +12,13 @@ from ragjax.sparsity.hard import from_random, from_zeros, hard
 from ragjax.sparsity.latent import Latent, drawn_to_zero, latent, movement, of_kept, straight_through
 from ragjax.sparsity.masks import Masks
 from ragjax.sparsity.rewind import rewind
-from ragjax.sparsity.rules import alternate, regrow_by_gradient, regrow_random, shrink
+from ragjax.sparsity.rules import SHRINK, Rule, alternate, regrow_by_gradient, regrow_random
 
 METHODS: dict[str, Callable[..., optax.GradientTransformationExtraArgs]] = {
-    "gradual": partial(hard, rule=shrink, begin=from_zeros),
-    "set": partial(hard, rule=regrow_random, begin=from_random),
-    "rigl": partial(hard, rule=regrow_by_gradient, begin=from_random),
-    "ac_dc": partial(hard, rule=alternate, begin=from_zeros),
+    "gradual": partial(hard, rule=SHRINK, begin=from_zeros),
+    "set": partial(hard, rule=Rule(regrow_random), begin=from_random),
+    "rigl": partial(hard, rule=Rule(regrow_by_gradient), begin=from_random),
+    "ac_dc": partial(hard, rule=Rule(alternate), begin=from_zeros),
     "rewind": rewind,
     "ste": partial(latent, method=Latent(straight_through)),
     "sr_ste": partial(latent, method=Latent(drawn_to_zero)),

@@ -9,7 +9,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -19,7 +18,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding
 from jaxtyping import Array, Float, Int
 
-from ragjax.models.blockwise import first_hidden, layer_of, next_hidden, one_layer, run_block
+from ragjax.models.blockwise import first_hidden, layer_of, next_hidden, one_layer
 from ragjax.models.decoder import LayerData, Params
 from ragjax.models.decoder_config import DecoderConfig
 from ragjax.parallel.hosts import global_array, to_host
@@ -62,56 +61,62 @@ def prune_blocks(
     method: str,
     how: How,
     seed: int = 0,
+    donate: bool = False,
     progress: Callable[[LayerFigures], None] = lambda figures: None,
 ) -> tuple[Params, list[LayerFigures]]:
     """Prunes a model block by block.
 
     Args:
       config: the architecture.
-      params: the dense parameters, on the host or on devices; left as they are.
+      params: the dense parameters, on the host or on devices; left as they are, unless donated.
       calibration: the text.
       sparsities: share of weights that goes, of each layer of each kernel that may be pruned.
       method: a key of `METHODS`.
       how: what does not differ between blocks.
       seed: seed of random scores.
+      donate: whether kernels on the devices that do the work may be overwritten; `params` are used up.
       progress: told of each block that is done.
 
     Returns:
       Parameters with the pruned kernels, which lie where the dense ones do, and figures of all layers.
     """
     short = [name.removeprefix(_PREFIX) for name in sparsities]
-    pruned = {
-        name: np.array(leaf) for name, leaf in flatten_dict(params, sep="/").items() if name in sparsities
-    }
+    flat = flatten_dict(params, sep="/")
+    stacks = {name: _writable(flat[name], calibration.mesh, donate=donate) for name in sparsities}
     hidden = embedded(config, params, calibration)
     groups = readers(config, one_layer(params["layers"], 0), short)
     done = []
     for layer in range(config.layers):
         began = time.monotonic()
-        block, data = block_on_device(params, layer, calibration.mesh), layer_of(config, layer)
-        flat = flatten_dict(block, sep="/")
+        block = block_on_device(unflatten_dict(flat | stacks, sep="/"), layer, calibration.mesh)
+        data, of_block = layer_of(config, layer), flatten_dict(block, sep="/")
         with _over(calibration.mesh):
             sums = _nothing_yet(groups, calibration.mesh, with_gram=METHODS[method].needs_gram)
-            sums = _gathered(config, block, data, sums, hidden, calibration.mesh)
+            first = _on_device(hidden[0], calibration.mesh)
+            sums, dense = gather_and_run(sums, block, data, first, config=config)
+            for x in hidden[1:]:
+                sums = gather(sums, block, data, _on_device(x, calibration.mesh), config=config)
             given = Matrices(
-                {name: flat[name] for name in short},
+                {name: of_block[name] for name in short},
                 sums,
                 {name: jnp.float32(sparsities[_PREFIX + name][layer]) for name in short},
                 jax.random.fold_in(jax.random.key(seed), layer),
             )
             kernels, figures = prune_block(given, method=method, how=how)
-            del sums, given
-            after = unflatten_dict({**flat, **kernels}, sep="/")
-            first = _on_device(hidden[0], calibration.mesh)
-            error = float(_block_error(block, after, data, first, config=config))
+            del sums, given, block
+            after = unflatten_dict(of_block | kernels, sep="/")
+            out = next_hidden(after, data, first, config=config)
+            error = float(_block_error(first, dense, out))
+            hidden[0] = to_host(out)
+            del first, dense, out
             if layer + 1 < config.layers:
                 _handed_on(config, after, data, hidden, calibration.mesh)
-        for name, kernel in to_host(kernels).items():
-            pruned[_PREFIX + name][layer] = kernel
+        for name, kernel in kernels.items():
+            stacks[_PREFIX + name] = _with_layer(stacks[_PREFIX + name], layer, kernel)
         matrices = {_PREFIX + name: each for name, each in to_host(figures).items()}
         done.append(LayerFigures(layer, error, matrices, time.monotonic() - began))
         progress(done[-1])
-    return _put_back(params, pruned), done
+    return _put_back(flat, stacks), done
 
 
 def dense_norms(
@@ -200,46 +205,57 @@ def _nothing_yet(groups: dict[tuple[str, ...], int], mesh: Mesh | None, *, with_
     return jax.device_put(sums, _default_device()) if mesh is None else sums
 
 
-def _gathered(
-    config: DecoderConfig,
-    block: Params,
-    data: LayerData,
-    sums: Statistics,
-    hidden: list[np.ndarray],
-    mesh: Mesh | None,
-) -> Statistics:
-    for x in hidden:
-        sums = gather(sums, block, data, _on_device(x, mesh), config=config)
-    return sums
-
-
 def _handed_on(
     config: DecoderConfig, block: Params, data: LayerData, hidden: list[np.ndarray], mesh: Mesh | None
 ) -> None:
-    """Replaces each microbatch by what the block makes of it, fetched while the next is computed."""
+    """Replaces all microbatches but the first by what the block makes of them, each fetched while the next
+    is computed.
+    """
     running: jax.Array | None = None
-    for number, x in enumerate(hidden):
+    for number, x in enumerate(hidden[1:], 1):
         out = next_hidden(block, data, _on_device(x, mesh), config=config)
         if running is not None:
             hidden[number - 1] = to_host(running)
         running = out
-    hidden[-1] = to_host(running)
+    if running is not None:
+        hidden[-1] = to_host(running)
 
 
-def _put_back(params: Params, pruned: dict[str, np.ndarray]) -> Params:
+Stack = np.ndarray | jax.Array
+"""The kernels of all layers under one name."""
+
+
+def _writable(leaf: Stack, mesh: Mesh | None, *, donate: bool) -> Stack:
+    """The leaf, where it may be overwritten and lies where blocks are pruned; else a copy on the host."""
+    here = {_default_device()} if mesh is None else set(mesh.devices.flat)
+    if donate and isinstance(leaf, jax.Array) and leaf.sharding.device_set == here:
+        return leaf
+    return np.array(to_host(leaf))
+
+
+def _with_layer(stack: Stack, layer: int, kernel: jax.Array) -> Stack:
+    """The stack with one layer replaced, in its own memory; a stack on devices is used up."""
+    if isinstance(stack, jax.Array):
+        replace = jax.jit(_replaced, donate_argnums=0, out_shardings=stack.sharding)
+        return replace(stack, layer, kernel)
+    stack[layer] = to_host(kernel)
+    return stack
+
+
+def _replaced(stack: Array, layer: Int[Array, ""], kernel: Float[Array, "in out"]) -> Array:
+    return stack.at[layer].set(kernel.astype(stack.dtype))
+
+
+def _put_back(flat: dict[str, Stack], stacks: dict[str, Stack]) -> Params:
     """The parameters with the pruned kernels, each where the dense one lies."""
-    flat = flatten_dict(params, sep="/")
-    for name in list(pruned):
-        dense, values = flat[name], pruned.pop(name)
-        on_device = isinstance(dense, jax.Array)
-        flat[name] = _placed(values, dense.sharding) if on_device else values
+    for name in list(stacks):
+        dense, pruned = flat[name], stacks.pop(name)
+        moved = isinstance(dense, jax.Array) and isinstance(pruned, np.ndarray)
+        flat[name] = _placed(pruned, dense.sharding) if moved else pruned
     return unflatten_dict(flat, sep="/")
 
 
-@partial(jax.jit, static_argnames="config")
-def _block_error(
-    dense: Params, pruned: Params, layer: LayerData, hidden: Array, *, config: DecoderConfig
-) -> Float[Array, ""]:
-    before, after = (run_block(config, block, layer, hidden).hidden for block in (dense, pruned))
-    lost, added = (jnp.linalg.norm((x - y).ravel()) for x, y in ((after, before), (before, hidden)))
+@jax.jit
+def _block_error(hidden: Array, dense: Array, pruned: Array) -> Float[Array, ""]:
+    lost, added = (jnp.linalg.norm((x - y).ravel()) for x, y in ((pruned, dense), (dense, hidden)))
     return lost / jnp.where(added > 0, added, 1)

@@ -49,11 +49,20 @@ def test_a_singular_gram_is_damped_tenfold_until_there_is_a_factor(asked):
     assert found.dampening == np.float32(1e-6) or not jnp.isfinite(flipped).all()
 
 
-def test_an_indefinite_matrix_is_damped_as_far_as_it_needs():
-    gram = np.diag(np.linspace(-1.0, 5.0, SIZE)).astype(np.float32)
-    found = factorize(gram, 0.01)
-    assert found.dampening == pytest.approx(1.0)
-    assert jnp.isfinite(found.upper).all()
+@pytest.mark.parametrize(
+    ("least", "asked", "enough"), [(-0.03, 0.01, 0.1), (-0.3, 0.01, 1.0), (-0.3, 0.0, 1.0), (-4.0, 0.0, 10.0)]
+)
+def test_an_indefinite_matrix_is_damped_as_far_as_it_needs(least, asked, enough):
+    diagonal = np.full(SIZE, (SIZE - least) / (SIZE - 1), np.float32)
+    diagonal[7] = least
+    found = factorize(np.diag(diagonal), asked)
+    assert diagonal.mean() == pytest.approx(1.0)
+    assert found.dampening == pytest.approx(enough)
+    np.testing.assert_allclose(jnp.diagonal(found.upper) ** 2, diagonal + enough, rtol=1e-4)
+
+
+def test_a_matrix_that_no_dampening_makes_definite_is_told():
+    assert factorize(-np.eye(SIZE, dtype=np.float32)).dampening == np.inf
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])

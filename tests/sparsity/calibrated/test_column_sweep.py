@@ -74,3 +74,9 @@ def test_where_nothing_is_changed_nothing_moves():
     kernel, gram = problem(150, 5, (2,))
     keep = Decide(lambda weights, scale: (), lambda weight, choice: weight)
     np.testing.assert_array_equal(column_sweep(kernel, factorize(gram).upper, keep)[0], kernel)
+
+
+def test_products_are_of_full_float32_on_accelerators_too():
+    kernel, gram = problem(150, 5)
+    text = jax.jit(lambda k, r: column_sweep(k, r, ROUND, every=48)).lower(kernel, gram).as_text()
+    assert 0 < text.count("dot_general ") == text.count("precision = [HIGHEST, HIGHEST]")

@@ -36,3 +36,10 @@ def test_tokens_on_eight_devices_are_summed_over_all():
     x = jnp.asarray(np.random.default_rng(2).normal(size=(16, 6, 1040)), jnp.float32)
     split = jax.device_put(x, NamedSharding(mesh, PartitionSpec("data")))
     np.testing.assert_allclose(jax.jit(gram)(split), gram(x), rtol=1e-5, atol=1e-4)
+
+
+@pytest.mark.parametrize(("platform", "products"), [("cpu", 3), ("tpu", 1), ("cuda", 1)])
+def test_only_cpu_halves_it_and_every_product_is_one_of_full_float32(platform, products):
+    x = jax.ShapeDtypeStruct((64, 1024), jnp.float32)
+    text = jax.jit(gram).trace(x).lower(lowering_platforms=(platform,)).as_text()
+    assert text.count("dot_general ") == text.count("precision = [HIGHEST, HIGHEST]") == products

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from ragjax.interchange.folder import load, save
     from ragjax.interchange.formats import export
     from ragjax.model import Model
-    from ragjax.one_shot import prune
+    from ragjax.pruning import prune
     from ragjax.recipe import compress, pretrain
     from ragjax.shrinking import shrink
 
@@ -38,7 +38,7 @@ _HOMES = {
     "generate": "ragjax.generation",
     "load": "ragjax.interchange.folder",
     "pretrain": "ragjax.recipe",
-    "prune": "ragjax.one_shot",
+    "prune": "ragjax.pruning",
     "save": "ragjax.interchange.folder",
     "shrink": "ragjax.shrinking",
 }

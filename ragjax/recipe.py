@@ -81,7 +81,7 @@ def compress(config: Compress, workdir: str | Path, *, console: Console | None =
         _check_before_teaching(config, run)
         teacher = _teacher(config, run)
         texts = _texts(config.data, teacher.tokenizer)
-        start = _student_start(config, teacher, run.place.mesh)
+        start = _student_start(config, teacher, run)
         _say_shapes(run.console, teacher, start)
         stages = ["student"]
         stages += ["control"] if config.student.control else []
@@ -241,7 +241,7 @@ def _teacher(config: Compress, run: _Run) -> Model:
 
 def _check_before_teaching(config: Compress, run: _Run) -> None:
     """Refuses a student that cannot be trained before minutes are spent on its teacher."""
-    if config.teacher.model is not None:
+    if config.teacher.model is not None or config.student.model is not None:
         return
     shape = _shape(config.teacher.architecture, config.data.vocab_size)
     kept = choose_layers(shape.layers, config.student.layers)
@@ -311,14 +311,34 @@ def _texts(data: Data, tokenizer: PreTrainedTokenizerBase | None) -> Texts:
     return Texts(train, validation, data.sequence_length, data.isolate_documents)
 
 
-def _student_start(config: Compress, teacher: Model, mesh: jax.sharding.Mesh) -> Model:
-    layers = choose_layers(teacher.config.layers, config.student.layers)
-    params, shape = keep_layers(teacher.params, teacher.config, layers)
-    params = place(params, mesh)
-    history = teacher.history
-    if len(layers) < teacher.config.layers:
-        history = (*history, {"did": "keep layers", "of": teacher.config.layers, "layers": list(layers)})
-    return replace(teacher, config=shape, params=params, history=history)
+def _student_start(config: Compress, teacher: Model, run: _Run) -> Model:
+    start = _sibling(config.student.model, config.data, teacher, run) if config.student.model else teacher
+    layers = choose_layers(start.config.layers, config.student.layers)
+    params, shape = keep_layers(start.params, start.config, layers)
+    params = place(params, run.place.mesh)
+    history = start.history
+    if len(layers) < start.config.layers:
+        history = (*history, {"did": "keep layers", "of": start.config.layers, "layers": list(layers)})
+    return replace(start, config=shape, params=params, history=history)
+
+
+def _sibling(name: str, data: Data, teacher: Model, run: _Run) -> Model:
+    """A model that reads the teacher's tokens, with the teacher's tokenizer.
+
+    Raises:
+      InputError: it reads others.
+    """
+    model = _existing(name, data, run)
+    if model.tokenizer is not None and teacher.tokenizer is not None:
+        own, others = model.tokenizer.get_vocab(), teacher.tokenizer.get_vocab()
+        if own != others:
+            token = min(own.items() ^ others.items(), key=lambda item: item[1])[0]
+            raise InputError(
+                f"student.model {name} and the teacher must number their tokens alike, found "
+                f"{own.get(token, 'none')} and {others.get(token, 'none')} for {token!r}: choose models of one "
+                "family, or set data.tokenizer."
+            )
+    return replace(model, tokenizer=teacher.tokenizer)
 
 
 def _random_start(model: Model, seed: int, mesh: jax.sharding.Mesh) -> Model:

@@ -75,7 +75,13 @@ def compiled(config: Compress, topology: str) -> dict:
     mesh = make_mesh(config.mesh, chips)
     train = config.train
     objective = Objective(
-        student, teacher, config.distill, jnp.dtype(train.dtype), train.remat, shards=batch_shards(mesh)
+        student,
+        (teacher,),
+        config.distill,
+        dtype=jnp.dtype(train.dtype),
+        remat=train.remat,
+        shards=batch_shards(mesh),
+        steps=train.steps,
     )
     optimizer = sparsify(make_optimizer(train), config.sparsity, total_steps=train.steps, seed=0)
 
@@ -95,7 +101,7 @@ def compiled(config: Compress, topology: str) -> dict:
     with jax.set_mesh(mesh):
         step = make_step(objective, optimizer, clip=train.clip)
         began = time.monotonic()
-        program = step.lower(state, frozen, batch).compile()
+        program = step.lower(state, (frozen,), batch).compile()
     memory = program.memory_analysis()
     held = memory.argument_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes
     return {

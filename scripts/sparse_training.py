@@ -136,7 +136,7 @@ def trainer(layers: int, steps: int):
         mlp_width=4 * WIDTH,
     )  # fmt: skip
     train = Train(steps=steps, batch_size=BATCH, learning_rate=RATE, warmup=min(50, steps // 2))
-    objective = Objective(config, None, Distill(forward_kl=0.0, cross_entropy=1.0))
+    objective = Objective(config, (), Distill(forward_kl=0.0, cross_entropy=1.0))
     mesh = make_mesh(Mesh(), jax.devices()[:1])
 
     def run(method: str, target: float, seed: int) -> dict:
@@ -148,7 +148,7 @@ def trainer(layers: int, steps: int):
             step = make_step(objective, optimizer, clip=train.clip, seed=seed)
             state = init_state(init_params(config, seed), optimizer, mesh)
             for i in range(steps):
-                state, _ = step(state, None, batch_on_mesh(batches, i, mesh))
+                state, _ = step(state, (), batch_on_mesh(batches, i, mesh))
             params = jax.device_get(state.params)
         told = perplexity(
             Model(config, params, tokenizer), held_out.tokens, sequence_length=LENGTH, stride=LENGTH // 2,

@@ -20,7 +20,26 @@ import pytest
 
 from ragjax.model import Model
 from ragjax.models.decoder import init_params
-from ragjax.models.decoder_config import DecoderConfig
+from ragjax.models.decoder_config import DecoderConfig, Rotary
+
+_LLAMA = {
+    "rotary": Rotary(), "learned_positions": False, "norm": "rms", "gated": True, "activation": "silu",
+    "attention_bias": False, "attention_out_bias": False, "mlp_bias": False, "tied": False,
+}  # fmt: skip
+_OPT = {"activation": "relu", "position_offset": 2}
+KINDS = {
+    "gpt2": {},
+    "gpt3": {"windows": (0, 3, 5), "scale_attention_by_layer": True},
+    "gpt_neo": {"windows": (0, 3), "scale_attention": False, "attention_bias": False},
+    "opt": _OPT,
+    "opt-350m": {**_OPT, "residual": "post_norm", "final_norm": False, "embedding_width": 10},
+    "gpt_neox": {
+        "residual": "parallel", "rotary": Rotary(width=2), "learned_positions": False, "tied": False
+    },
+    "llama": _LLAMA,
+    "qwen2": {**_LLAMA, "attention_bias": True, "tied": True, "windows": (0, 4, 4)},
+}  # fmt: skip
+"""What makes the blocks of each family other than GPT-2's."""
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -46,6 +65,51 @@ def tiny_config() -> DecoderConfig:
 def tiny_model(tiny_config) -> Model:
     """A random model of `tiny_config` without a tokenizer."""
     return Model(tiny_config, init_params(tiny_config, seed=0))
+
+
+@pytest.fixture(scope="session", params=KINDS)
+def kind(request) -> str:
+    """Each kind of block."""
+    return request.param
+
+
+@pytest.fixture(scope="session")
+def of_kind():
+    """Makes the tiny config of a kind of block; fields override its own. Two heads share keys in a Llama."""
+
+    def make(kind: str, **fields) -> DecoderConfig:
+        shape = {"vocab_size": 50, "positions": 16, "width": 24, "layers": 3, "heads": 6, "mlp_width": 20}
+        shape |= {"initializer_range": 0.3, **KINDS[kind], **fields}
+        shared = {"kv_heads": shape["heads"] // 2} if kind in ("llama", "qwen2") else {}
+        return DecoderConfig(**{**shared, **shape})
+
+    return make
+
+
+@pytest.fixture
+def ended(capsys):
+    """Runs a command that exits, and hands back its code and what it printed."""
+    from ragjax.cli import main
+
+    def run(*arguments):
+        with pytest.raises(SystemExit) as stopped:
+            main([str(argument) for argument in arguments])
+        return stopped.value.code, capsys.readouterr()
+
+    return run
+
+
+@pytest.fixture
+def refused(ended):
+    """Runs a command that must end with exit code 2, and hands back its one message."""
+
+    def run(*arguments) -> str:
+        code, told = ended(*arguments)
+        assert code == 2
+        assert "Traceback" not in told.err
+        return told.err
+
+    return run
 
 
 @pytest.fixture(scope="session")

@@ -64,6 +64,10 @@ def owner_of(file):
     return file.relative_to(PACKAGE).parts[0].removesuffix(".py")
 
 
+def files_of(owner):
+    return [file for file in PACKAGE.rglob("*.py") if owner_of(file) == owner]
+
+
 def test_every_folder_and_file_stands_in_the_table_once():
     there = {owner_of(file) for file in PACKAGE.rglob("*.py")} - ENTRIES
     listed = [name for owners, _ in ROWS for name in owners]
@@ -72,10 +76,9 @@ def test_every_folder_and_file_stands_in_the_table_once():
 
 @pytest.mark.parametrize("owner", ALLOWED)
 def test_no_import_goes_where_the_table_does_not_allow(owner):
-    files = [file for file in PACKAGE.rglob("*.py") if owner_of(file) == owner]
     astray = [
         f"{file.relative_to(PACKAGE)}: ragjax.{target}"
-        for file in files
+        for file in files_of(owner)
         for target in imported(file.read_text())
         if not allows(owner, target)
     ]
@@ -84,19 +87,14 @@ def test_no_import_goes_where_the_table_does_not_allow(owner):
 
 @pytest.mark.parametrize("owner", [name for name, allowed in ALLOWED.items() if allowed])
 def test_what_the_table_allows_is_there_and_used(owner):
-    used = [
-        target
-        for file in PACKAGE.rglob("*.py")
-        if owner_of(file) == owner
-        for target in imported(file.read_text())
-    ]
+    used = [target for file in files_of(owner) for target in imported(file.read_text())]
     for name in ALLOWED[owner] - {*EVERYONES, owner}:
         assert any(target == name or target.startswith(f"{name}.") for target in used), name
 
 
 @pytest.mark.parametrize("owner", EVERYONES)
 def test_what_everyone_imports_needs_no_jax(owner):
-    tree = ast.parse((PACKAGE / f"{owner}.py").read_text())
-    modules = [node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
-    modules += [alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names]
+    nodes = [node for file in files_of(owner) for node in ast.walk(ast.parse(file.read_text()))]
+    modules = [node.module for node in nodes if isinstance(node, ast.ImportFrom)]
+    modules += [alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names]
     assert not [module for module in modules if module.split(".")[0] in ("jax", "flax", "optax")]

@@ -118,9 +118,9 @@ def can_distill(model, family, folder):
     state, teacher = init_state(model.params, optimizer, mesh), init_params(config, 1)
     told = []
     with jax.set_mesh(mesh):
-        step = make_step(Objective(config, config, losses), optimizer, clip=1.0)
+        step = make_step(Objective(config, (config,), losses), optimizer, clip=1.0)
         for _ in range(3):
-            state, metrics = step(state, teacher, batch)
+            state, metrics = step(state, (teacher,), batch)
             told.append(float(metrics.loss))
     assert told[0] > told[1] > told[2] > 0
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -28,6 +28,7 @@ class Batch(NamedTuple):
         next document where documents are isolated).
       segments: number of the document within its sequence; none: documents see one another.
       positions: place within the document, as far as it lies in the sequence; given with `segments`.
+      known: what is known beforehand of a teacher's distributions there, a tuple of arrays; none: nothing.
     """
 
     tokens: Int[Array | np.ndarray, "batch seq"]
@@ -35,6 +36,7 @@ class Batch(NamedTuple):
     weights: Float[Array | np.ndarray, "batch seq"]
     segments: Int[Array | np.ndarray, "batch seq"] | None = None
     positions: Int[Array | np.ndarray, "batch seq"] | None = None
+    known: Any = None
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

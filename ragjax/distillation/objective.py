@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from ragjax.config import Distill
 from ragjax.data.batches import Batch
-from ragjax.distillation.hidden import hidden_mse, uniform_pairs
-from ragjax.distillation.vocabulary import Head, vocabulary_loss
+from ragjax.distillation.inner import Network, inner_losses
+from ragjax.distillation.losses import Mixing
+from ragjax.distillation.ramp import at_step
+from ragjax.distillation.vocabulary import Head, Teacher, vocabulary_loss
 from ragjax.models.decoder import DecoderOutput, Params, output_table
 from ragjax.models.decoder_config import DecoderConfig
 from ragjax.models.run import run_decoder
@@ -23,83 +26,98 @@ Terms = dict[str, Float[Array, ""]]
 
 @dataclass(frozen=True)
 class Objective:
-    """The loss of a student of one shape under a teacher of another, or under none.
+    """The loss of a student of one shape under teachers of others, or under none.
 
     Attributes:
       student: the model that learns.
-      teacher: the model it learns from; none where no loss asks for one.
+      teachers: the models it learns from, which run in the step; none where no loss asks for one, or where
+        what is known of the teacher comes with the batch. Losses inside the networks look at the first.
       weights: weights of the losses.
-      dtype: type both networks compute in.
+      shares: what each teacher counts; none: all alike, 1 together.
+      dtype: type all networks compute in.
       remat: what the student's backward pass computes again.
       shards: parts the batch is split into over the mesh.
+      steps: of the training, which weights that change go along.
     """
 
     student: DecoderConfig
-    teacher: DecoderConfig | None
+    teachers: tuple[DecoderConfig, ...]
     weights: Distill
+    shares: tuple[float, ...] = ()
     dtype: jnp.dtype = jnp.float32
     remat: str = "none"
     shards: int = 1
+    steps: int = 1
 
     @property
     def needs_teacher(self) -> bool:
-        """Whether any loss with a weight looks at the teacher."""
-        return bool(self.weights.forward_kl or self.weights.hidden_mse)
+        """Whether any loss with a weight looks at a teacher."""
+        return bool(self.weights.divergences or self.weights.inner)
 
     def __call__(
         self,
         params: Params,
-        teacher_params: Params | None,
+        teachers: Sequence[Params],
         batch: Batch,
         token_weights: Float[Array, "batch seq"],
         dropout_key: jax.Array | None = None,
+        step: Int[Array, ""] | int = 0,
     ) -> tuple[Float[Array, ""], Terms]:
         """The weighted sum of the losses, and the losses themselves.
 
         Args:
-          params: the student's.
-          teacher_params: the teacher's, where `needs_teacher`.
-          batch: tokens and targets.
+          params: the student's, with its projections where hidden states of unlike widths are compared.
+          teachers: those of the teachers.
+          batch: tokens and targets, and what is known of a teacher that does not run.
           token_weights: what each token counts; they sum to 1 over the whole step.
           dropout_key: random key of the student's dropout; none: without dropout.
+          step: number of the step, from 0.
         """
         weights = self.weights
-        capture = bool(weights.hidden_mse)
+        capture = bool(weights.inner)
         run = partial(
             run_decoder, tokens=batch.tokens, positions=batch.positions, segments=batch.segments,
             dtype=self.dtype, capture=capture,
         )  # fmt: skip
         student = run(self.student, params, remat=self.remat, dropout_key=dropout_key)
-        taught: DecoderOutput | None = None
-        teacher_head: Head | None = None
-        if self.needs_teacher:
-            assert self.teacher is not None
-            assert teacher_params is not None
-            frozen = jax.lax.stop_gradient(teacher_params)
-            taught = jax.lax.stop_gradient(run(self.teacher, frozen))
-            if weights.forward_kl:
-                teacher_head = Head(taught.hidden, output_table(frozen))
+        taught: list[DecoderOutput] = []
+        heads: list[Teacher] = []
+        if batch.known is not None:
+            heads.append(batch.known)
+        elif self.needs_teacher:
+            for config, frozen in zip(self.teachers, teachers, strict=True):
+                frozen = jax.lax.stop_gradient(frozen)
+                taught.append(jax.lax.stop_gradient(run(config, frozen)))
+                heads.append(Head(taught[-1].hidden, output_table(frozen)))
+
+        def now(ramp):
+            return at_step(ramp, step, self.steps)
 
         loss, terms = vocabulary_loss(
             Head(student.hidden, output_table(params)),
             jnp.asarray(batch.targets),
             token_weights,
             vocab_size=self.student.vocab_size,
-            cross_entropy=weights.cross_entropy,
-            forward_kl=weights.forward_kl,
-            temperature=weights.temperature,
-            teacher=teacher_head,
+            coefficients={
+                name: now(weight)
+                for name, weight in {"cross_entropy": weights.cross_entropy, **weights.divergences}.items()
+            },
+            teachers=heads,
+            shares=self.shares or (1 / max(len(heads), 1),) * len(heads),
+            temperature=now(weights.temperature),
+            mixing=Mixing(weights.skew, weights.teacher_share),
+            top_k=weights.top_k,
             chunk_tokens=weights.chunk_tokens,
             shards=self.shards,
         )
-        named = {"cross_entropy": terms.cross_entropy}
-        if weights.forward_kl:
-            named["forward_kl"] = terms.forward_kl
         if capture:
-            own, others = student.layers, taught.layers if taught else None
-            assert own is not None
-            assert others is not None
-            pairs = uniform_pairs(len(own), len(others))
-            named["hidden_mse"] = hidden_mse(own, others, token_weights, pairs=pairs)
-            loss = loss + weights.hidden_mse * named["hidden_mse"]
-        return loss, jax.lax.stop_gradient(named)
+            inner = inner_losses(
+                Network(self.student, params, student),
+                Network(self.teachers[0], jax.lax.stop_gradient(teachers[0]), taught[0]),
+                token_weights,
+                weights=weights,
+                segments=batch.segments,
+            )
+            loss = loss + sum(now(weights.inner[name]) * value for name, value in inner.items())
+            terms |= inner
+        return loss, jax.lax.stop_gradient(terms)

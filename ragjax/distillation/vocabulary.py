@@ -1,13 +1,12 @@
 """The losses over the vocabulary, in chunks of tokens, so that few logits live at once.
 
-A loss is a function of float32 scores that gives a number per token; `LOSSES` names them. Scores of
-one chunk are computed, turned into loss and gradient, and dropped: the gradients of the student's
+Scores of one chunk are computed, turned into loss and gradient, and dropped: the gradients of the student's
 hidden states and output table are made during the forward pass, and nothing is computed twice.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import NamedTuple
 
@@ -15,6 +14,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from ragjax.distillation.known import Drawn, Likeliest, binned, likeliest
+from ragjax.distillation.losses import LOSSES, LOWEST, MIXING, Mixing, Pair, centred, log_probs
 from ragjax.models.matmul import transposed, weight_gradient
 from ragjax.parallel.mesh import BATCH_AXES
 from ragjax.parallel.pin import pin
@@ -22,8 +23,7 @@ from ragjax.parallel.pin import pin
 VOCABULARY_AXES = ("tensor",)
 """Mesh axes that split the vocabulary."""
 
-
-_LOWEST = -1e30
+Scalar = float | Float[Array, ""]
 
 
 class Head(NamedTuple):
@@ -35,53 +35,8 @@ class Head(NamedTuple):
     """Output projection, float32."""
 
 
-class VocabularyTerms(NamedTuple):
-    """Sums of each loss over tokens, times the tokens' weights; without gradient."""
-
-    cross_entropy: Float[Array, ""]
-    """Negative log-likelihood of the targets, measured also where its weight is 0."""
-    forward_kl: Float[Array, ""]
-    """T^2 KL(teacher || student); 0 where its weight is 0."""
-
-
-class Scores(NamedTuple):
-    """What a loss looks at: scores of a chunk of tokens, less their row's maximum."""
-
-    student: Float[Array, "*tokens vocab"]
-    teacher: Float[Array, "*tokens vocab"] | None
-    targets: Int[Array, "*tokens"]
-    temperature: float
-
-
-def cross_entropy(scores: Scores) -> Float[Array, "*tokens"]:
-    """-log p_student(target)."""
-    columns = jnp.arange(scores.student.shape[-1])
-    chosen = jnp.where(columns == scores.targets[..., None], scores.student, 0.0).sum(-1)
-    return _log_sum_exp(scores.student) - chosen
-
-
-def forward_kl(scores: Scores) -> Float[Array, "*tokens"]:
-    """T^2 KL(teacher || student) of both distributions at temperature T.
-
-    Hinton et al., "Distilling the Knowledge in a Neural Network", https://arxiv.org/abs/1503.02531
-    """
-    assert scores.teacher is not None
-    student, teacher = scores.student / scores.temperature, scores.teacher / scores.temperature
-    teacher_log_sum = _log_sum_exp(teacher)
-    likely = jnp.exp(teacher - teacher_log_sum[..., None])
-    # Written so that the gradient is p_student - p_teacher without another sum over the vocabulary.
-    divergence = (likely * (teacher - student)).sum(-1) - teacher_log_sum + _log_sum_exp(student)
-    return scores.temperature**2 * divergence
-
-
-LOSSES: dict[str, Callable[[Scores], Float[Array, "*tokens"]]] = {
-    "cross_entropy": cross_entropy,
-    "forward_kl": forward_kl,
-}
-
-
-def _log_sum_exp(centred: jax.Array) -> jax.Array:
-    return jnp.log(jnp.exp(centred).sum(-1))
+Teacher = Head | Likeliest | Drawn
+"""What is known of a teacher's distributions: all of them, or what was kept of them before."""
 
 
 def vocabulary_loss(
@@ -90,82 +45,102 @@ def vocabulary_loss(
     weights: Float[Array, "batch seq"],
     *,
     vocab_size: int,
-    cross_entropy: float,
-    forward_kl: float = 0.0,
-    temperature: float = 1.0,
-    teacher: Head | None = None,
+    coefficients: Mapping[str, Scalar],
+    teachers: Sequence[Teacher] = (),
+    shares: Sequence[float] = (1.0,),
+    temperature: Scalar = 1.0,
+    mixing: Mixing = MIXING,
+    top_k: int = 0,
     chunk_tokens: int = 512,
     shards: int = 1,
-) -> tuple[Float[Array, ""], VocabularyTerms]:
+) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
     """The weighted sum of the losses over the vocabulary, exact, with gradients to the student alone.
 
     Args:
       student: whose hidden states and table get the gradient.
       targets: the token that follows each position; any number where the weight is 0.
       weights: weight of each token, 0 for padding; divide by the number of real tokens for a mean.
-      vocab_size: real rows of the tables; the rows after them have probability 0 in both models.
-      cross_entropy: weight of the cross-entropy.
-      forward_kl: weight of T^2 KL(teacher || student); needs `teacher` unless 0.
-      temperature: T.
-      teacher: the model to follow, over the same vocabulary.
+      vocab_size: real rows of the tables; the rows after them have probability 0 in all models.
+      coefficients: what each loss counts: "cross_entropy", or a key of `LOSSES`; may be traced. Losses of
+        a plain 0 are not computed, but for the cross-entropy, which is always told.
+      teachers: the models to follow, over the same vocabulary; none where no coefficient asks for one.
+      shares: what each teacher counts.
+      temperature: T; all losses but the cross-entropy compare distributions at T, and count T^2 times.
+      mixing: the numbers of the losses that mix.
+      top_k: outcomes told apart where a teacher's whole distribution is there: its likeliest ones, and all
+        others as one more; 0: all of them.
       chunk_tokens: tokens per device whose scores live at once.
       shards: devices the batch axis is split over. Each sums its own table gradient, and the sums
         are added once, after the last chunk.
 
     Returns:
-      The loss, and the sum of each of its terms.
+      The loss, and the sum over tokens of each loss times the tokens' weights, without gradient.
     """
-    coefficients = {"cross_entropy": cross_entropy, "forward_kl": forward_kl}
+    asked = {n: c for n, c in coefficients.items() if n != "cross_entropy" and not _is_zero(c)}
     plan = _Plan(
-        coefficients=tuple((name, float(coefficients[name])) for name in LOSSES),
-        temperature=float(temperature),
-        vocab_size=vocab_size,
-        chunk_tokens=chunk_tokens,
-        shards=shards,
-    )
-    if not forward_kl:
-        teacher = None
-    return _loss(plan, student, teacher, targets, weights.astype(jnp.float32))
+        names=tuple(asked), shares=tuple(map(float, shares)), mixing=mixing, top_k=top_k,
+        vocab_size=vocab_size, chunk_tokens=chunk_tokens, shards=shards,
+    )  # fmt: skip
+    values = (coefficients.get("cross_entropy", 0.0), *asked.values())
+    knobs = _Knobs(jnp.stack([jnp.float32(c) for c in values]), jnp.float32(temperature))
+    taught = tuple(teachers) if asked else ()
+    return _loss(plan, student, taught, targets, weights.astype(jnp.float32), knobs)
+
+
+def _is_zero(coefficient: Scalar) -> bool:
+    return not isinstance(coefficient, jax.Array) and not coefficient
 
 
 class _Plan(NamedTuple):
-    coefficients: tuple[tuple[str, float], ...]
-    temperature: float
+    """What the program is made from."""
+
+    names: tuple[str, ...]
+    shares: tuple[float, ...]
+    mixing: Mixing
+    top_k: int
     vocab_size: int
     chunk_tokens: int
     shards: int
+
+
+class _Knobs(NamedTuple):
+    """What may change from step to step."""
+
+    coefficients: Float[Array, " losses"]
+    """Of the cross-entropy first."""
+    temperature: Float[Array, ""]
 
 
 class _Chunk(NamedTuple):
     """A piece of the sequences of the whole batch; in the scan, with a leading axis of chunks."""
 
     student: Float[Array, "batch part width"]
-    teacher: Float[Array, "batch part width"] | None
+    teachers: tuple[Float[Array, "batch part width"] | Likeliest | Drawn, ...]
     targets: Int[Array, "batch part"]
     weights: Float[Array, "batch part"]
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _loss(plan, student, teacher, targets, weights):
+def _loss(plan, student, teachers, targets, weights, knobs):
     """The value alone."""
-    table, teacher_table = _tables(student, teacher)
+    table, tables = _ready(student), _tables(teachers)
 
     def step(carry, chunk):
         scores = _scores(plan, chunk.student, table)
-        return carry, _chunk_loss(plan, scores, chunk, teacher_table)[1]
+        return carry, _chunk_loss(plan, scores, chunk, tables, knobs)[1]
 
-    losses = jax.lax.scan(step, None, _cut(plan, student, teacher, targets, weights))[1]
-    return _summed(plan, losses, weights)
+    losses = jax.lax.scan(step, None, _cut(plan, student, teachers, targets, weights))[1]
+    return _summed(losses, weights, knobs)
 
 
-def _loss_and_gradients(plan, student, teacher, targets, weights):
+def _loss_and_gradients(plan, student, teachers, targets, weights, knobs):
     """The value, and the gradients in place of what a backward pass would need."""
-    table, teacher_table = _tables(student, teacher)
+    table, tables = _ready(student), _tables(teachers)
     differentiated = jax.grad(_chunk_loss, argnums=1, has_aux=True)
 
     def step(table_gradient, chunk):
         scores = _scores(plan, chunk.student, table)
-        gradient, losses = differentiated(plan, scores, chunk, teacher_table)
+        gradient, losses = differentiated(plan, scores, chunk, tables, knobs)
         gradient = gradient.astype(table.dtype)
         hidden_gradient = jnp.dot(gradient, table, preferred_element_type=jnp.float32)
         table_gradient += _table_gradient(plan, gradient, chunk.student)
@@ -173,12 +148,12 @@ def _loss_and_gradients(plan, student, teacher, targets, weights):
 
     shape = (plan.shards, *table.shape) if plan.shards > 1 else table.shape
     table_gradient, (losses, hidden_gradient) = jax.lax.scan(
-        step, _pin_sums(plan, jnp.zeros(shape, jnp.float32)), _cut(plan, student, teacher, targets, weights)
+        step, _pin_sums(plan, jnp.zeros(shape, jnp.float32)), _cut(plan, student, teachers, targets, weights)
     )
     if plan.shards > 1:
         table_gradient = table_gradient.sum(0)
     gradients = Head(_joined(hidden_gradient, targets.shape), table_gradient.astype(student.table.dtype))
-    return _summed(plan, losses, weights), gradients
+    return _summed(losses, weights, knobs), gradients
 
 
 def _table_gradient(plan: _Plan, gradient: jax.Array, hidden: jax.Array) -> jax.Array:
@@ -189,13 +164,13 @@ def _table_gradient(plan: _Plan, gradient: jax.Array, hidden: jax.Array) -> jax.
 
 def _backward(plan, gradients, cotangents):
     scale = cotangents[0]
-    return jax.tree.map(lambda g: (scale * g).astype(g.dtype), gradients), None, None, None
+    return jax.tree.map(lambda g: (scale * g).astype(g.dtype), gradients), None, None, None, None
 
 
 _loss.defvjp(_loss_and_gradients, _backward)
 
 
-def _cut(plan: _Plan, student: Head, teacher: Head | None, targets, weights) -> _Chunk:
+def _cut(plan: _Plan, student: Head, teachers: tuple[Teacher, ...], targets, weights) -> _Chunk:
     """The sequences cut into equal parts, the last one filled up with tokens of weight 0."""
     batch, seq = targets.shape
     longest = max(1, plan.chunk_tokens * plan.shards // batch)
@@ -206,44 +181,75 @@ def _cut(plan: _Plan, student: Head, teacher: Head | None, targets, weights) -> 
         x = jnp.pad(x, [(0, 0), (0, parts * length - seq)] + [(0, 0)] * (x.ndim - 2))
         return jnp.moveaxis(x.reshape(batch, parts, length, *x.shape[2:]), 1, 0)
 
-    return jax.tree.map(
-        cut, _Chunk(student.hidden, None if teacher is None else teacher.hidden, targets, weights)
-    )
+    seen = tuple(one.hidden if isinstance(one, Head) else one for one in teachers)
+    return jax.tree.map(cut, _Chunk(student.hidden, seen, targets, weights))
 
 
-def _tables(student: Head, teacher: Head | None) -> tuple[jax.Array, jax.Array | None]:
-    """Both tables in the type of their model's hidden states, gathered once for all chunks."""
+def _tables(teachers: tuple[Teacher, ...]) -> tuple[jax.Array | None, ...]:
+    return tuple(_ready(one) if isinstance(one, Head) else None for one in teachers)
 
-    def ready(head):
-        return pin(head.table.astype(head.hidden.dtype), VOCABULARY_AXES, ())
 
-    return ready(student), None if teacher is None else ready(teacher)
+def _ready(head: Head) -> jax.Array:
+    """The table in the type of the hidden states, gathered once for all chunks."""
+    return pin(head.table.astype(head.hidden.dtype), VOCABULARY_AXES, ())
 
 
 def _scores(plan: _Plan, hidden: jax.Array, table: jax.Array) -> jax.Array:
     """Float32 scores less their row's maximum, lowest where the table is only padding."""
     scores = jnp.dot(hidden, transposed(table), preferred_element_type=jnp.float32)
-    # Finite, so that 0 * (teacher - student) is 0 there.
-    scores = jnp.where(jnp.arange(table.shape[0]) < plan.vocab_size, scores, _LOWEST)
     # A constant shift changes no loss and has no gradient.
-    return scores - jax.lax.stop_gradient(scores.max(-1, keepdims=True))
+    return centred(jnp.where(jnp.arange(table.shape[0]) < plan.vocab_size, scores, LOWEST))
 
 
-def _chunk_loss(plan: _Plan, student: jax.Array, chunk: _Chunk, teacher_table: jax.Array | None):
-    """The weighted sum of the losses that have a coefficient, and each loss of each token."""
-    teacher = None
-    if teacher_table is not None:
-        assert chunk.teacher is not None
-        teacher = _scores(plan, chunk.teacher, teacher_table)
-    scores = Scores(student, teacher, chunk.targets, plan.temperature)
-    total, losses = jnp.zeros(()), {}
-    for name, coefficient in plan.coefficients:
-        if name == "cross_entropy" or coefficient:
-            losses[name] = LOSSES[name](scores)
-            total += coefficient * (chunk.weights * losses[name]).sum()
-        else:
-            losses[name] = jnp.zeros_like(chunk.weights)
-    return total, VocabularyTerms(**losses)
+def _chunk_loss(
+    plan: _Plan,
+    student: jax.Array,
+    chunk: _Chunk,
+    tables: tuple[jax.Array | None, ...],
+    knobs: _Knobs,
+):
+    """The weighted sum of the losses, and each loss of each token."""
+    losses = {"cross_entropy": _cross_entropy(student, chunk.targets)}
+    losses |= dict.fromkeys(plan.names, jnp.zeros_like(chunk.weights))
+    for share, known, table in zip(plan.shares, chunk.teachers, tables, strict=False):
+        for name, nats in _divergences(plan, student, known, table, knobs.temperature).items():
+            losses[name] += share * jnp.square(knobs.temperature) * nats
+    sums = [(chunk.weights * nats).sum() for nats in losses.values()]
+    return (knobs.coefficients * jnp.stack(sums)).sum(), losses
+
+
+def _cross_entropy(scores: jax.Array, targets: Int[Array, "*tokens"]) -> Float[Array, "*tokens"]:
+    """-log q(target)."""
+    columns = jnp.arange(scores.shape[-1])
+    chosen = jnp.where(columns == targets[..., None], scores, 0.0).sum(-1)
+    return jnp.log(jnp.exp(scores).sum(-1)) - chosen
+
+
+def _divergences(
+    plan: _Plan,
+    student: jax.Array,
+    teacher: jax.Array | Likeliest | Drawn,
+    table: jax.Array | None,
+    temperature: jax.Array,
+) -> dict[str, Float[Array, "*tokens"]]:
+    """Each loss of each token against one teacher, before T^2."""
+    student = student / temperature
+    if isinstance(teacher, Drawn):
+        found = jnp.take_along_axis(log_probs(student), teacher.ids.astype(jnp.int32), -1)
+        return {"forward_kl": (teacher.log_probs.astype(jnp.float32) - found).mean(-1)}
+    if not isinstance(teacher, Likeliest):
+        assert table is not None
+        scores = _scores(plan, teacher, table) / temperature
+        if not plan.top_k:
+            return _each(plan, student, scores)
+        teacher = likeliest(scores, plan.top_k)
+    known = teacher.log_probs.astype(jnp.float32)
+    return _each(plan, binned(student, teacher.ids.astype(jnp.int32)), known)
+
+
+def _each(plan: _Plan, student: jax.Array, teacher: jax.Array) -> dict[str, Float[Array, "*tokens"]]:
+    pair = Pair(student, teacher, plan.mixing)
+    return {name: LOSSES[name](pair) for name in plan.names}
 
 
 def _joined(parts: jax.Array, shape: tuple[int, ...]) -> jax.Array:
@@ -252,10 +258,12 @@ def _joined(parts: jax.Array, shape: tuple[int, ...]) -> jax.Array:
     return jnp.moveaxis(parts, 0, 1).reshape(batch, -1, *parts.shape[3:])[:, :seq]
 
 
-def _summed(plan: _Plan, losses: VocabularyTerms, weights: jax.Array) -> tuple[jax.Array, VocabularyTerms]:
+def _summed(
+    losses: dict[str, jax.Array], weights: jax.Array, knobs: _Knobs
+) -> tuple[jax.Array, dict[str, jax.Array]]:
     """The weighted sum of the losses of all tokens, together and by name."""
-    terms = VocabularyTerms(*(jnp.sum(_joined(x, weights.shape) * weights) for x in losses))
-    return sum(coefficient * getattr(terms, name) for name, coefficient in plan.coefficients), terms
+    terms = {name: jnp.sum(_joined(x, weights.shape) * weights) for name, x in losses.items()}
+    return sum(c * terms[name] for c, name in zip(knobs.coefficients, losses, strict=True)), terms
 
 
 def _pin_sums(plan: _Plan, sums: jax.Array) -> jax.Array:

@@ -115,7 +115,12 @@ def _nats(params: Params, batch: _Batch, *, config: DecoderConfig, shards: int) 
     def weighted_sum(weights):
         student = Head(hidden, output_table(params))
         return vocabulary_loss(
-            student, targets, weights, vocab_size=config.vocab_size, cross_entropy=1.0, shards=shards
+            student,
+            targets,
+            weights,
+            vocab_size=config.vocab_size,
+            coefficients={"cross_entropy": 1.0},
+            shards=shards,
         )[0]
 
     return jax.vmap(weighted_sum)(batch.weights)

@@ -20,6 +20,7 @@ from ragjax.models.decoder import (
     Embedding,
     LayerData,
     Linear,
+    Norm,
     Params,
     Span,
     layer_data,
@@ -39,6 +40,17 @@ class BlockRun(NamedTuple):
 
     Matrices that read the same share one array: `inputs[a] is inputs[b]`.
     """
+
+
+class QueriesKeysValues(NamedTuple):
+    """What one layer's attention compares and mixes, of all heads side by side, before rotary positions.
+
+    Keys and values that several heads share are there once for each of them.
+    """
+
+    query: Float[Array, "batch seq heads_width"]
+    key: Float[Array, "batch seq heads_width"]
+    value: Float[Array, "batch seq heads_width"]
 
 
 def embed(
@@ -95,6 +107,28 @@ def run_block(
     with nn.intercept_methods(look):
         after, _ = apply(Block(config), block, hidden, layer, span)
     return BlockRun(after, inputs)
+
+
+def queries_keys_values(
+    config: DecoderConfig, block: Params, hidden: Float[Array, "batch seq width"]
+) -> QueriesKeysValues:
+    """The queries, keys and values of one block.
+
+    Args:
+      config: the architecture.
+      block: the block's parameters, without a layer axis.
+      hidden: the residual stream before it.
+    """
+    if config.residual != "post_norm":
+        hidden = apply(Norm(config), block["attention_norm"], hidden)
+
+    def vectors(name: str, count: int) -> jax.Array:
+        made = Linear(count * config.head_width, 0.0, config.attention_bias)
+        by_head = apply(made, block["attention"][name], hidden).reshape(*hidden.shape[:-1], count, -1)
+        return jnp.repeat(by_head, config.heads // count, axis=2).reshape(*hidden.shape[:-1], -1)
+
+    shared = config.key_value_heads
+    return QueriesKeysValues(vectors("query", config.heads), vectors("key", shared), vectors("value", shared))
 
 
 @partial(jax.jit, static_argnames="config")

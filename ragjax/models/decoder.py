@@ -46,6 +46,8 @@ class DecoderOutput(NamedTuple):
     """Output of the last norm."""
     layers: Float[Array, "layers batch seq width"] | None
     """Output of each block, where asked for."""
+    embedded: Float[Array, "batch seq width"] | None = None
+    """What the first block is given, where asked for."""
 
 
 class KeyValues(NamedTuple):
@@ -264,7 +266,7 @@ class Decoder(nn.Module):
       dtype: type the blocks compute in; parameters are float32 masters.
       remat: what the backward pass computes again: "none", "dots" (all but matrix products), "full".
       deterministic: without dropout; otherwise `apply` needs `rngs={"dropout": key}`.
-      capture: also return every block's output.
+      capture: also return every block's output, and what the first is given.
     """
 
     config: DecoderConfig
@@ -308,6 +310,7 @@ class Decoder(nn.Module):
             in_axes=(0, nn.broadcast),
             length=config.layers,
         )
+        embedded = x if self.capture else None
         x, captured = layers(config, self.deterministic, self.capture, name="layers")(
             x, layer_data(config), span
         )
@@ -316,7 +319,7 @@ class Decoder(nn.Module):
             # Held here, read by `logits` and by the fused losses.
             init = nn.initializers.normal(config.initializer_range)
             self.param("head", init, (config.padded_vocab_size, config.token_width), jnp.float32)
-        return DecoderOutput(hidden, captured)
+        return DecoderOutput(hidden, captured, embedded)
 
 
 def output_table(params: Params) -> Float[Array, "padded_vocab token_width"]:

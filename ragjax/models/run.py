@@ -50,7 +50,7 @@ def run_decoder(
       dtype: type the blocks compute in.
       remat: what the backward pass computes again: "none", "dots" (all but matrix products), "full".
       dropout_key: random key of the dropout; none: without dropout.
-      capture: also return every block's output.
+      capture: also return every block's output, and what the first is given.
 
     Returns:
       The hidden states, which `ragjax.models.decoder.logits` turns into scores.

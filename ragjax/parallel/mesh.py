@@ -27,23 +27,42 @@ def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -
       InputError: the sizes do not multiply to the number of devices.
     """
     devices = list(jax.devices() if devices is None else devices)
-    sizes = [config.data, config.fsdp, config.tensor]
-    known = math.prod(size for size in sizes if size != -1)
-    if -1 in sizes and len(devices) % known == 0:
-        sizes[sizes.index(-1)] = len(devices) // known
-    if math.prod(sizes) != len(devices):
-        layout = ", ".join(f"{axis} {size}" for axis, size in zip(AXES, sizes, strict=True))
-        raise InputError(
-            f"The mesh must use all {len(devices)} devices, found {layout}: "
-            f"set mesh.data, mesh.fsdp and mesh.tensor so that their product is {len(devices)}, "
-            "or one of them to -1."
-        )
+    sizes = axis_sizes(config, len(devices))
     auto = (jax.sharding.AxisType.Auto,) * len(AXES)
     if devices == jax.devices():
-        return jax.make_mesh(tuple(sizes), AXES, axis_types=auto)
+        return jax.make_mesh(sizes, AXES, axis_types=auto)
     return jax.sharding.Mesh(np.array(devices).reshape(sizes), AXES, axis_types=auto)
 
 
-def batch_shards(mesh: jax.sharding.Mesh) -> int:
+def axis_sizes(config: MeshConfig, count: int | None) -> tuple[int, ...]:
+    """Devices along each axis.
+
+    Args:
+      config: sizes of the axes; one may be -1 and takes what is left.
+      count: devices; none: as many as `config` names, -1 being one.
+
+    Raises:
+      InputError: the sizes do not multiply to the number of devices.
+
+    Example:
+      >>> axis_sizes(MeshConfig(data=-1, fsdp=4), 8)
+      (2, 4, 1)
+    """
+    sizes = [config.data, config.fsdp, config.tensor]
+    known = math.prod(size for size in sizes if size != -1)
+    count = known if count is None else count
+    if -1 in sizes and count % known == 0:
+        sizes[sizes.index(-1)] = count // known
+    if math.prod(sizes) != count:
+        layout = ", ".join(f"{axis} {size}" for axis, size in zip(AXES, sizes, strict=True))
+        raise InputError(
+            f"The mesh must use all {count} devices, found {layout}: "
+            f"set mesh.data, mesh.fsdp and mesh.tensor so that their product is {count}, "
+            "or one of them to -1."
+        )
+    return tuple(sizes)
+
+
+def batch_shards(mesh: jax.sharding.Mesh | jax.sharding.AbstractMesh) -> int:
     """How many parts a batch is split into."""
     return math.prod(mesh.shape[axis] for axis in BATCH_AXES)

@@ -31,6 +31,8 @@ RULES: tuple[tuple[str, tuple[str | None, ...]], ...] = (
     (r"layers/(attention/out|mlp/down)/bias$", ()),
     (r"(norm|attention_norm|mlp_norm)/(scale|bias)$", ()),
     (r"(embedding/|output_)projection/kernel$", ("fsdp", None)),
+    # From the width of a student to its teacher's, one for each pair of layers.
+    (r"projections/hidden$", (None, "fsdp", "tensor")),
 )
 
 

@@ -14,7 +14,9 @@ from rich.markup import escape
 from ragjax.config import Distill, Sparsity, Train
 from ragjax.data.batches import Batches
 from ragjax.data.corpus import Corpus
+from ragjax.distillation.inner import inner_problems
 from ragjax.distillation.objective import Objective
+from ragjax.distillation.projections import with_projections, without_projections
 from ragjax.errors import InputError
 from ragjax.model import Model
 from ragjax.models.decoder import Params, init_params
@@ -105,16 +107,20 @@ def fit(
     )  # fmt: skip
     objective = Objective(
         student=start.config,
-        teacher=teacher.config if teacher else None,
+        teachers=(teacher.config,) if teacher else (),
         weights=distill,
         dtype=jnp.dtype(train.dtype),
         remat=train.remat,
         shards=batch_shards(mesh),
+        steps=train.steps,
+    )
+    begin = with_projections(
+        start.params, start.config, teacher.config if teacher else None, distill, seed=seed
     )
     masks = None
     if not sparsity.target and sparsity_figures(start.params, start.config).sparsity_prunable > _PRUNED:
         # A model that was pruned before stays pruned, whatever it is trained on.
-        masks = masks_from_zeros(start.params)
+        masks = masks_from_zeros(begin)
     optimizer = sparsify(make_optimizer(train), sparsity, total_steps=train.steps, seed=seed, masks=masks)
     batches = Batches(
         corpus=texts.train,
@@ -147,10 +153,11 @@ def fit(
             checkpoints=saved,
             interrupts=place_.interrupts,
         )
-        frozen = place(teacher.params, mesh) if teacher and objective.needs_teacher else None
-        state = training.run(init_state(start.params, optimizer, mesh), frozen)
-        reached = sparsity_figures(state.params, start.config, sparsity.prunable).sparsity_prunable
-        params = to_host(state.params)
+        frozen = (place(teacher.params, mesh),) if teacher and objective.needs_teacher else ()
+        state = training.run(init_state(begin, optimizer, mesh), frozen)
+        params = without_projections(state.params)
+        reached = sparsity_figures(params, start.config, sparsity.prunable).sparsity_prunable
+        params = to_host(params)
     if reached < sparsity.target - 0.001:
         place_.warn(
             f"{stage}: {reached:.1%} of the prunable weights are zero, not {sparsity.target:.1%}: "
@@ -173,12 +180,12 @@ def make_validation(
     )
     batch = batch_on_mesh(batches, 0, mesh, accumulate=count)
     objective = Objective(
-        student=config, teacher=None, weights=PLAIN, dtype=jnp.dtype(train.dtype), shards=batch_shards(mesh)
+        student=config, teachers=(), weights=PLAIN, dtype=jnp.dtype(train.dtype), shards=batch_shards(mesh)
     )
 
     @jax.jit
     def mean(params, batch):
-        nats = jax.lax.map(lambda part: objective(params, None, part, part.weights)[0], batch)
+        nats = jax.lax.map(lambda part: objective(params, (), part, part.weights)[0], batch)
         return jnp.sum(nats) / jnp.sum(batch.weights)
 
     return lambda params: float(mean(params, batch))
@@ -217,12 +224,19 @@ def check_training(
         found.append(
             f"teacher and student differ in vocabulary: {teacher.vocab_size} and {config.vocab_size} tokens"
         )
-    if teacher and distill.hidden_mse and teacher.width != config.width:
-        found.append(f"distill.hidden_mse needs equal widths, found {teacher.width} and {config.width}")
-    if teacher is None and (distill.hidden_mse or distill.forward_kl):
-        found.append("distill.forward_kl and distill.hidden_mse need a teacher, found none")
+    if teacher:
+        found += inner_problems(config, teacher, distill)
+    if teacher is None and (distill.inner or distill.divergences):
+        asking = ", ".join(f"distill.{name}" for name in (*distill.divergences, *distill.inner))
+        found.append(f"{asking} need a teacher, found none")
+    if distill.top_k >= config.vocab_size:
+        found.append(
+            f"distill.top_k must be below the vocabulary's {config.vocab_size}, found {distill.top_k}"
+        )
     if found:
         raise InputError("Cannot train: " + "; ".join(found) + ".")
     check_divisible(config, mesh, batch_size=train.batch_size // train.accumulate)
     optimizer = sparsify(make_optimizer(train), sparsity, total_steps=train.steps, seed=0)
-    jax.eval_shape(lambda: optimizer.init(init_params(config, 0)))
+    jax.eval_shape(
+        lambda: optimizer.init(with_projections(init_params(config, 0), config, teacher, distill, seed=0))
+    )

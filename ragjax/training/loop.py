@@ -67,12 +67,12 @@ class Training:
     checkpoints: Checkpoints
     interrupts: Interrupts
 
-    def run(self, state: TrainState, teacher: Params | None) -> TrainState:
+    def run(self, state: TrainState, teachers: tuple[Params, ...] = ()) -> TrainState:
         """Trains from `state`, or from the latest sound checkpoint, to the last step.
 
         Args:
           state: the state before the first step; donated.
-          teacher: the teacher's parameters, where the objective needs them.
+          teachers: parameters of the teachers, where the objective needs them.
 
         Raises:
           Interrupted: stopped on request, after saving.
@@ -87,7 +87,7 @@ class Training:
         pending: _Pending | None = None
         for done in range(start + 1, self.train.steps + 1):
             batch = batch_on_mesh(self.batches, done - 1, self.mesh, accumulate=self.train.accumulate)
-            state, metrics = self.step(state, teacher, batch)
+            state, metrics = self.step(state, teachers, batch)
             # While the step just dispatched runs, the one before it is read.
             if pending is not None:
                 self._read(pending, state)

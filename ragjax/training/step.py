@@ -30,7 +30,7 @@ class Metrics(NamedTuple):
     bad_in_a_row: Int[Array, ""]
 
 
-Step = Callable[[TrainState, Params | None, Batch], tuple[TrainState, Metrics]]
+Step = Callable[[TrainState, tuple[Params, ...], Batch], tuple[TrainState, Metrics]]
 
 
 def make_step(
@@ -52,8 +52,8 @@ def make_step(
       seed: of dropout; each step draws from (seed, step).
 
     Returns:
-      `step(state, teacher_params, batch) -> (state, metrics)`. The arrays of `batch` are
-      [microbatches, batch, seq]; the gradient is that of the mean over all real tokens.
+      `step(state, teachers, batch) -> (state, metrics)`, with the parameters of each teacher. The arrays of
+      `batch` are [microbatches, batch, seq]; the gradient is that of the mean over all real tokens.
     """
     dropout = any(
         (
@@ -65,14 +65,16 @@ def make_step(
 
     rule = optax.with_extra_args_support(optimizer)
 
-    def step(state: TrainState, teacher: Params | None, batch: Batch) -> tuple[TrainState, Metrics]:
+    def step(state: TrainState, teachers: tuple[Params, ...], batch: Batch) -> tuple[TrainState, Metrics]:
         tokens = jnp.sum(batch.weights, dtype=jnp.float32)
         key = jax.random.fold_in(jax.random.key(seed), state.step) if dropout else None
 
         def microbatch(number, part: Batch):
             weights = part.weights / jnp.maximum(tokens, 1)
             own = None if key is None else jax.random.fold_in(key, number)
-            return jax.value_and_grad(objective, has_aux=True)(state.params, teacher, part, weights, own)
+            return jax.value_and_grad(objective, has_aux=True)(
+                state.params, teachers, part, weights, own, state.step
+            )
 
         (loss, terms), gradients = _summed(microbatch, batch)
         norm = optax.tree.norm(gradients)

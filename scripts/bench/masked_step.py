@@ -116,18 +116,18 @@ def peer(options: argparse.Namespace):
             stop=10_000,
         )  # fmt: skip
         optimizer = sparsify(optimizer, sparsity, total_steps=20_000, seed=0)
-    objective = Objective(config, None, Distill(forward_kl=0.0, cross_entropy=1.0))
+    objective = Objective(config, (), Distill(forward_kl=0.0, cross_entropy=1.0))
     rng = np.random.default_rng(0)
     text = rng.integers(0, config.vocab_size, (1, sizes["batch"], sizes["length"] + 1), np.int32)
     batch = Batch(text[..., :-1], text[..., 1:], np.ones(text[..., 1:].shape, np.float32))
     mesh = make_mesh(Mesh(), jax.devices()[:1])
     state = init_state(init_params(config, seed=0), optimizer, mesh)
     with jax.set_mesh(mesh):
-        step = make_step(objective, optimizer, clip=1.0).lower(state, None, batch).compile()
+        step = make_step(objective, optimizer, clip=1.0).lower(state, (), batch).compile()
 
     def once() -> None:
         nonlocal state
-        state, metrics = step(state, None, batch)
+        state, metrics = step(state, (), batch)
         jax.block_until_ready((state, metrics))
 
     once()

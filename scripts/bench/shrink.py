@@ -16,7 +16,8 @@ import json
 import os
 import platform
 import time
-from pathlib import Path
+
+from turns import machine
 
 VOCAB = 50257
 
@@ -125,12 +126,6 @@ def decode_speed(models: dict, options: argparse.Namespace) -> dict:
         for name in list(models) if turn % 2 == 0 else list(models)[::-1]:
             seconds[name].append(once(name))
     return summarize(seconds, tokens=options.batch * options.new_tokens)
-
-
-def machine() -> str:
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    model = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), "")
-    return f"{os.cpu_count()} cores, {model or platform.processor()}"
 
 
 if __name__ == "__main__":

@@ -149,11 +149,11 @@ def ragjax_peer(options: argparse.Namespace):
     step, config, optimizer, mesh, batch = our_step(options)
     state = init_state(init_params(config, seed=0), optimizer, mesh)
     with jax.set_mesh(mesh):
-        step = step.lower(state, None, batch).compile()
+        step = step.lower(state, (), batch).compile()
 
     def once():
         nonlocal state
-        state, metrics = step(state, None, batch)
+        state, metrics = step(state, (), batch)
         jax.block_until_ready((state, metrics))
 
     once()
@@ -198,7 +198,7 @@ def our_step(options: argparse.Namespace):
         heads=HEADS, mlp_width=4 * WIDTH,
     )  # fmt: skip
     losses = Distill(forward_kl=0.0, cross_entropy=1.0)
-    objective = Objective(config, None, losses, dtype=jax.numpy.dtype(options.dtype), remat=options.remat)
+    objective = Objective(config, (), losses, dtype=jax.numpy.dtype(options.dtype), remat=options.remat)
     optimizer = make_optimizer(Train(dtype=options.dtype))
     text = np.random.default_rng(0).integers(0, VOCAB, (1, options.batch, options.length + 1), np.int32)
     batch = Batch(text[..., :-1], text[..., 1:], np.ones(text[..., 1:].shape, np.float32))
@@ -248,7 +248,7 @@ def compile_peer(options: argparse.Namespace):
     state = jax.eval_shape(lambda: init_state(init_params(config, seed=0), optimizer, mesh))
     start = time.perf_counter()
     with jax.set_mesh(mesh):
-        step.lower(state, None, batch).compile()
+        step.lower(state, (), batch).compile()
     seconds = time.perf_counter() - start
     return {}, lambda: {"compile_seconds": seconds}
 

@@ -23,7 +23,7 @@ def teacher_config(tiny_config):
 
 @pytest.fixture(scope="module")
 def both(tiny_config, teacher_config):
-    return init_params(tiny_config, 0), init_params(teacher_config, 1)
+    return init_params(tiny_config, 0), (init_params(teacher_config, 1),)
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +48,7 @@ def test_the_loss_is_the_weighted_sum_of_its_terms(tiny_config, teacher_config, 
         out = run_decoder(config, params, batch.tokens, capture=True, **places)
         return logits(params, out.hidden, config), np.asarray(out.layers, np.float64)
 
-    (own, layers), (scores, others) = run(tiny_config, both[0]), run(teacher_config, both[1])
+    (own, layers), (scores, others) = run(tiny_config, both[0]), run(teacher_config, both[1][0])
     log_p, log_q = log_softmax(scores / 2), log_softmax(own / 2)
     chosen = np.take_along_axis(log_softmax(own), batch.targets[..., None], -1)[..., 0]
     expected = {
@@ -56,7 +56,7 @@ def test_the_loss_is_the_weighted_sum_of_its_terms(tiny_config, teacher_config, 
         "forward_kl": 4 * (batch.weights * (np.exp(log_p) * (log_p - log_q)).sum(-1)).sum(),
         "hidden_mse": (batch.weights * np.square(layers - others[1::2]).mean((0, 3))).sum(),
     }
-    objective = Objective(tiny_config, teacher_config, MIXED)
+    objective = Objective(tiny_config, (teacher_config,), MIXED)
     loss, terms = jax.jit(objective)(
         *both, batch._replace(weights=np.ones_like(batch.weights)), batch.weights
     )
@@ -78,16 +78,16 @@ def test_the_loss_is_the_weighted_sum_of_its_terms(tiny_config, teacher_config, 
 def test_a_teacher_is_needed_where_a_loss_looks_at_it(
     tiny_config, teacher_config, both, batch, weights, needs
 ):
-    objective = Objective(tiny_config, teacher_config if needs else None, weights)
+    objective = Objective(tiny_config, (teacher_config,) if needs else (), weights)
     assert objective.needs_teacher == needs
-    loss, terms = objective(both[0], both[1] if needs else None, batch, batch.weights)
+    loss, terms = objective(both[0], both[1] if needs else (), batch, batch.weights)
     [name] = [name for name in ("forward_kl", "cross_entropy", "hidden_mse") if getattr(weights, name)]
     assert loss == terms[name] > 0
     assert set(terms) == {"cross_entropy", name}
 
 
 def test_the_teacher_learns_nothing(tiny_config, teacher_config, both, batch):
-    objective = Objective(tiny_config, teacher_config, MIXED)
+    objective = Objective(tiny_config, (teacher_config,), MIXED)
     gradient = jax.grad(objective, argnums=1, has_aux=True)(*both, batch, batch.weights)[0]
     assert not any(np.any(leaf) for leaf in jax.tree.leaves(gradient))
 
@@ -96,7 +96,7 @@ def test_dropout_falls_on_the_student_alone(tiny_config, teacher_config, both, b
     drops = {"embedding_dropout": 0.5, "residual_dropout": 0.5}
 
     def loss(student, teacher):
-        objective = Objective(student, teacher, MIXED)
+        objective = Objective(student, (teacher,), MIXED)
         return float(objective(*both, batch, batch.weights, jax.random.key(0))[0])
 
     exact = loss(tiny_config, teacher_config)
@@ -107,7 +107,7 @@ def test_dropout_falls_on_the_student_alone(tiny_config, teacher_config, both, b
 def test_both_networks_compute_in_the_type_asked_for(
     tiny_config, teacher_config, both, batch, types_of_products
 ):
-    objective = Objective(tiny_config, teacher_config, MIXED, jnp.bfloat16)
+    objective = Objective(tiny_config, (teacher_config,), MIXED, dtype=jnp.bfloat16)
     gradient = jax.grad(objective, has_aux=True)
     assert set(types_of_products(gradient, *both, batch, batch.weights)) == {("bf16", "bf16", "f32")}
 
@@ -115,7 +115,7 @@ def test_both_networks_compute_in_the_type_asked_for(
 def test_few_scores_live_at_once_and_shards_sum_apart(tiny_config, teacher_config, both, batch):
     def program(chunk_tokens, **options):
         objective = Objective(
-            tiny_config, teacher_config, replace(MIXED, chunk_tokens=chunk_tokens), **options
+            tiny_config, (teacher_config,), replace(MIXED, chunk_tokens=chunk_tokens), **options
         )
         return jax.jit(jax.grad(objective, has_aux=True)).lower(*both, batch, batch.weights).as_text()
 
@@ -130,7 +130,7 @@ def test_few_scores_live_at_once_and_shards_sum_apart(tiny_config, teacher_confi
 
 def test_only_the_student_computes_again(tiny_config, teacher_config, both, batch):
     def kept(remat):
-        objective = Objective(tiny_config, teacher_config, MIXED, remat=remat)
+        objective = Objective(tiny_config, (teacher_config,), MIXED, remat=remat)
         pull = jax.vjp(lambda params: objective(params, both[1], batch, batch.weights)[0], both[0])[1]
         return sum(leaf.nbytes for leaf in jax.tree.leaves(pull))
 

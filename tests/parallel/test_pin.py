@@ -23,11 +23,11 @@ def test_no_device_ever_holds_the_activations_of_the_whole_batch(tiny_config, la
     sharding = NamedSharding(mesh, PartitionSpec(BATCH_AXES))
     ids = jax.device_put(jnp.ones((rows, seq), jnp.int32), sharding)
     batch = Batch(ids, ids, ids.astype(jnp.float32), None, None)
-    objective = Objective(tiny_config, tiny_config, Distill(), shards=batch_shards(mesh))
+    objective = Objective(tiny_config, (tiny_config,), Distill(), shards=batch_shards(mesh))
     params = place(init_params(tiny_config, 0), mesh)
     with jax.set_mesh(mesh):
         gradient = jax.jit(jax.grad(objective, has_aux=True))
-        program = gradient.lower(params, params, batch, batch.weights).compile().as_text()
+        program = gradient.lower(params, (params,), batch, batch.weights).compile().as_text()
     whole = [
         line.strip()[:120]
         for line in program.splitlines()

@@ -49,16 +49,16 @@ def run(
     mesh = mesh or make_mesh(Mesh(), jax.devices()[:1])
     optimizer = optimizer or optax.adamw(1e-2)
     optimizer = sparsify(optimizer, sparsity or Sparsity(), total_steps=len(batches), seed=0)
-    objective = Objective(config, config, weights, shards=batch_shards(mesh))
+    objective = Objective(config, (config,), weights, shards=batch_shards(mesh))
     losses = []
     with jax.set_mesh(mesh):
         step = make_step(objective, optimizer, clip=clip, seed=seed)
         state = init_state(init_params(config, 0), optimizer, mesh)
-        teacher = None if teacher is None else place(teacher, mesh)
+        teachers = () if teacher is None else (place(teacher, mesh),)
         for batch in batches:
             spec = jax.sharding.PartitionSpec(None, ("data", "fsdp"))
             batch = jax.device_put(batch, jax.sharding.NamedSharding(mesh, spec))
-            state, metrics = step(state, teacher, batch)
+            state, metrics = step(state, teachers, batch)
             losses.append(float(metrics.loss))
     return jax.device_get(state), losses, jax.device_get(metrics)
 
@@ -179,8 +179,8 @@ def test_half_precision_stays_near_single(tiny_config, teacher):
     weights = tokens.weights / tokens.weights.sum()
     params = init_params(tiny_config, 0)
     full, half = (
-        jax.jit(jax.value_and_grad(Objective(tiny_config, tiny_config, MIXED, dtype), has_aux=True))(
-            params, teacher, tokens, weights
+        jax.jit(jax.value_and_grad(Objective(tiny_config, (tiny_config,), MIXED, dtype=dtype), has_aux=True))(
+            params, (teacher,), tokens, weights
         )
         for dtype in (jnp.float32, jnp.bfloat16)
     )

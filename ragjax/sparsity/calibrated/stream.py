@@ -250,8 +250,9 @@ def _put_back(flat: dict[str, Stack], stacks: dict[str, Stack]) -> Params:
     """The parameters with the pruned kernels, each where the dense one lies."""
     for name in list(stacks):
         dense, pruned = flat[name], stacks.pop(name)
-        moved = isinstance(dense, jax.Array) and isinstance(pruned, np.ndarray)
-        flat[name] = _placed(pruned, dense.sharding) if moved else pruned
+        if isinstance(dense, jax.Array) and isinstance(pruned, np.ndarray):
+            pruned = _placed(pruned, dense.sharding)
+        flat[name] = pruned
     return unflatten_dict(flat, sep="/")
 
 

@@ -12,11 +12,13 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
-from ragjax.models.blockwise import first_hidden, layer_of, one_layer, run_block
+from ragjax.models.blockwise import layer_of, run_block
 from ragjax.models.decoder import LayerData, Params
 from ragjax.models.decoder_config import DecoderConfig
+from ragjax.parallel.hosts import to_host
+from ragjax.sparsity.calibrated.calibration import Calibration, block_on_device, embedded, on_device, over
 from ragjax.sparsity.shrink.progress import Progress, silent
 from ragjax.sparsity.shrink.selection import Importance
 
@@ -32,10 +34,7 @@ class _Sums(NamedTuple):
 
 
 def activation(
-    config: DecoderConfig,
-    params: Params,
-    tokens: Int[np.ndarray, "microbatches rows seq"],
-    progress: Progress = silent,
+    config: DecoderConfig, params: Params, calibration: Calibration, progress: Progress = silent
 ) -> Importance:
     """Mean size over the sequence, then the Euclidean norm over sequences.
 
@@ -48,42 +47,30 @@ def activation(
     Args:
       config: the architecture.
       params: its parameters.
-      tokens: the calibration text.
+      calibration: the text, and the devices that share it.
       progress: told of each layer.
     """
-    hidden = embedded(config, params, tokens)
+    mesh = calibration.mesh
+    hidden = embedded(config, params, calibration)
     found = []
     for layer in range(config.layers):
-        block, data = one_layer(params["layers"], layer), layer_of(config, layer)
+        block, data = block_on_device(params, layer, mesh), layer_of(config, layer)
         sums = []
         for number, x in enumerate(hidden):
-            of_batch, after = _measure(block, data, x, config=config)
+            with over(mesh):
+                of_batch, after = _measure(block, data, on_device(x, mesh), config=config)
             sums.append(of_batch)
-            hidden[number] = np.asarray(after)
-        found.append(jax.tree.map(lambda *each: np.sum(each, axis=0), *jax.device_get(sums)))
+            hidden[number] = to_host(after)
+        found.append(jax.tree.map(lambda *each: np.sum(each, axis=0), *to_host(sums)))
         progress(layer + 1, config.layers)
     neurons, heads, features, similarity = (np.stack(each) for each in zip(*found, strict=True))
-    sequences = tokens.shape[0] * tokens.shape[1]
+    sequences = calibration.tokens.shape[0] * calibration.tokens.shape[1]
     return Importance(
         neurons=np.sqrt(neurons),
         heads=np.sqrt(heads),
         features=np.sqrt(features).sum((0, 1)),
         layers=1 - similarity / sequences,
     )
-
-
-def embedded(
-    config: DecoderConfig, params: Params, tokens: Int[np.ndarray, "microbatches rows seq"]
-) -> list[Float[np.ndarray, "rows seq width"]]:
-    """The residual streams before the first block, one array a microbatch, on the host.
-
-    Args:
-      config: the architecture.
-      params: parameters of the whole model, of which the embedding is read.
-      tokens: token ids.
-    """
-    table = {"embedding": params["embedding"]}
-    return [np.asarray(first_hidden(table, rows, config=config)) for rows in tokens]
 
 
 @partial(jax.jit, static_argnames="config")

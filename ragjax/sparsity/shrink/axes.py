@@ -12,6 +12,7 @@ from jaxtyping import Array, Int
 from ragjax.models.decoder import Params
 from ragjax.models.decoder_config import DecoderConfig
 from ragjax.models.names import path_name
+from ragjax.parallel.hosts import to_host
 
 FEATURES, HEADS, GROUPS, NEURONS = "features", "heads", "groups", "neurons"
 """Places of the residual stream; heads of queries; heads of keys and values; neurons of an MLP."""
@@ -76,7 +77,7 @@ def take(tree: Params, config: DecoderConfig, kept: Mapping[str, Int[np.ndarray,
 
 def sum_over(
     tree: Params, config: DecoderConfig, kind: str, term: Callable[[str, Array], Array]
-) -> Array | np.ndarray:
+) -> np.ndarray:
     """Sums a term of every parameter that has a kind of part, over all its axes but those of layers and part.
 
     Args:
@@ -100,4 +101,4 @@ def sum_over(
         if kind in (HEADS, GROUPS):
             added = added.reshape(len(added), -1, config.head_width).sum(-1)
         total = total + added
-    return np.asarray(total)
+    return to_host(total)

@@ -8,11 +8,13 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
 
 from ragjax.models.blockwise import run_block
 from ragjax.models.decoder import LayerData, Params
 from ragjax.models.decoder_config import DecoderConfig
+from ragjax.sparsity.calibrated.calibration import on_device, over
 from ragjax.sparsity.calibrated.gram import gram
 
 DAMPING = 0.01
@@ -36,6 +38,7 @@ def input_gram(
     block: Params,
     data: LayerData,
     hidden: list[Float[np.ndarray, "rows seq width"]],
+    mesh: Mesh | None = None,
 ) -> Float[Array, "inputs inputs"]:
     """X'X of what one projection of a block is given; its bias is a weight of an input that is always 1.
 
@@ -45,11 +48,13 @@ def input_gram(
       block: the block's parameters.
       data: its scale and window.
       hidden: residual streams before it, one array a microbatch.
+      mesh: devices that share the rows of a microbatch; none: JAX's default device.
     """
     total = None
     for x in hidden:
-        found = _gram(block, data, x, config=config, name=name)
-        total = found if total is None else total + found
+        with over(mesh):
+            found = _gram(block, data, on_device(x, mesh), config=config, name=name)
+            total = found if total is None else total + found
     assert total is not None
     return total
 

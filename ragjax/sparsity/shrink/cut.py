@@ -7,13 +7,23 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 from jaxtyping import Int
 
-from ragjax.models.blockwise import layer_of, next_hidden, one_layer
+from ragjax.models.blockwise import layer_of, next_hidden
 from ragjax.models.decoder import Params
 from ragjax.models.decoder_config import DecoderConfig
+from ragjax.parallel.hosts import to_host
+from ragjax.parallel.rules import place
+from ragjax.sparsity.calibrated.calibration import (
+    Calibration,
+    block_on_device,
+    embedded,
+    on_device,
+    over,
+    place_block,
+)
 from ragjax.sparsity.depth import keep_layers
-from ragjax.sparsity.shrink.activation_importance import embedded
 from ragjax.sparsity.shrink.axes import FEATURES, GROUPS, HEADS, NEURONS, take
 from ragjax.sparsity.shrink.compensation import input_gram, refit
 from ragjax.sparsity.shrink.progress import Progress, silent
@@ -33,7 +43,7 @@ class Cut(NamedTuple):
     """Empty where nothing was refit."""
 
 
-def cut(config: DecoderConfig, params: Params, kept: Kept) -> Cut:
+def cut(config: DecoderConfig, params: Params, kept: Kept, mesh: Mesh | None = None) -> Cut:
     """The model with the kept parts alone, their weights as they were.
 
     It computes what the whole model does if what is removed puts out zeros, its layers hand on what
@@ -43,20 +53,22 @@ def cut(config: DecoderConfig, params: Params, kept: Kept) -> Cut:
       config: the architecture.
       params: its parameters.
       kept: what stays.
+      mesh: devices over which the result is split; none: JAX's default device.
     """
-    config, params = _without_layers_and_features(config, params, kept)
+    params, config = keep_layers(params, config, tuple(int(layer) for layer in kept.layers))
     blocks = [
-        take(one_layer(params["layers"], layer), config, _parts(kept, layer))
+        to_host(take(block_on_device(params, layer, mesh), config, _parts(kept, layer)))
         for layer in range(config.layers)
     ]
-    return Cut(_with_parts(config, kept, NEURONS, HEADS), {**params, "layers": _stacked(blocks)}, {})
+    small = _with_parts(config, kept, FEATURES, HEADS, NEURONS)
+    return Cut(small, _together(_around(params, config, kept), blocks, mesh), {})
 
 
 def cut_and_refit(
     config: DecoderConfig,
     params: Params,
     kept: Kept,
-    tokens: Int[np.ndarray, "microbatches rows seq"],
+    calibration: Calibration,
     progress: Progress = silent,
 ) -> Cut:
     """`cut`, with the projections that read heads and neurons refit to make up for those that went.
@@ -69,55 +81,70 @@ def cut_and_refit(
       config: the architecture.
       params: its parameters.
       kept: what stays.
-      tokens: the calibration text.
+      calibration: the text, and the devices that share it, over which the result is split.
       progress: told of each layer.
     """
-    config, params = _without_layers_and_features(config, params, kept)
+    mesh = calibration.mesh
+    if kept.heads.shape[1] == config.heads and kept.neurons.shape[1] == config.mlp_width:
+        return cut(config, params, kept, mesh)
+    params, config = keep_layers(params, config, tuple(int(layer) for layer in kept.layers))
+    around = _around(params, config, kept)
+    config = _with_parts(config, kept, FEATURES)
     fewer_heads = _with_parts(config, kept, HEADS)
-    small = _with_parts(config, kept, NEURONS, HEADS)
-    hidden = embedded(config, params, tokens)
+    small = _with_parts(config, kept, HEADS, NEURONS)
+    hidden = embedded(config, around, calibration)
     errors: Errors = {}
     blocks = []
     for layer in range(config.layers):
-        data = layer_of(config, layer)
-        block, parts = one_layer(params["layers"], layer), _parts(kept, layer)
+        data, parts = layer_of(config, layer), _parts(kept, layer)
+        block = _taken(block_on_device(params, layer, mesh), config, parts, mesh, FEATURES)
         if fewer_heads != config:
             within = np.arange(config.head_width)
             values = (parts[HEADS][:, None] * config.head_width + within).ravel()
-            found = refit(
-                block["attention"]["out"],
-                input_gram(config, "attention/out", block, data, hidden),
-                jnp.asarray(values),
-            )
-            block = take(block, config, {kind: parts[kind] for kind in (HEADS, GROUPS)})
+            products = input_gram(config, "attention/out", block, data, hidden, mesh)
+            found = refit(block["attention"]["out"], products, jnp.asarray(values))
+            block = _taken(block, config, parts, mesh, HEADS, GROUPS)
             block["attention"]["out"] = found.projection
             errors.setdefault("attention/out", []).append((float(found.error_before), float(found.error)))
         if small != fewer_heads:
-            found = refit(
-                block["mlp"]["down"],
-                input_gram(fewer_heads, "mlp/down", block, data, hidden),
-                jnp.asarray(parts[NEURONS]),
-            )
-            block = take(block, config, {NEURONS: parts[NEURONS]})
+            products = input_gram(fewer_heads, "mlp/down", block, data, hidden, mesh)
+            found = refit(block["mlp"]["down"], products, jnp.asarray(parts[NEURONS]))
+            block = _taken(block, config, parts, mesh, NEURONS)
             block["mlp"]["down"] = found.projection
             errors.setdefault("mlp/down", []).append((float(found.error_before), float(found.error)))
-        blocks.append(block)
+        block = place_block(block, mesh)
+        blocks.append(to_host(block))
         if layer + 1 < config.layers:
-            hidden = [np.asarray(next_hidden(block, data, x, config=small)) for x in hidden]
+            with over(mesh):
+                hidden = [to_host(next_hidden(block, data, on_device(x, mesh), config=small)) for x in hidden]
         progress(layer + 1, config.layers)
-    return Cut(small, {**params, "layers": _stacked(blocks)}, errors)
+    return Cut(small, _together(around, blocks, mesh), errors)
 
 
-def _without_layers_and_features(
-    config: DecoderConfig, params: Params, kept: Kept
-) -> tuple[DecoderConfig, Params]:
-    params, config = keep_layers(params, config, tuple(int(layer) for layer in kept.layers))
-    params = take(params, config, {FEATURES: kept.features})
-    return resized(config, sizes_of(config)._replace(width=len(kept.features))), params
+def _taken(
+    block: Params, config: DecoderConfig, parts: dict[str, Int[np.ndarray, " kept"]], mesh: Mesh | None,
+    *kinds: str,
+) -> Params:  # fmt: skip
+    """A block with fewer parts of these kinds, where the rules have it."""
+    return place_block(take(block, config, {kind: parts[kind] for kind in kinds}), mesh)
+
+
+def _around(params: Params, config: DecoderConfig, kept: Kept) -> Params:
+    """What stands before and after the blocks, with the kept features alone."""
+    around = {name: tree for name, tree in params.items() if name != "layers"}
+    return take(around, config, {FEATURES: kept.features})
+
+
+def _together(around: Params, blocks: list[Params], mesh: Mesh | None) -> Params:
+    """The model of these blocks, on the host as yet, where it is to lie."""
+    params = {**around, "layers": jax.tree.map(lambda *layers: np.stack(layers), *blocks)}
+    return jax.device_put(to_host(params)) if mesh is None else place(params, mesh)
 
 
 def _with_parts(config: DecoderConfig, kept: Kept, *kinds: str) -> DecoderConfig:
     sizes = sizes_of(config)
+    if FEATURES in kinds:
+        sizes = sizes._replace(width=len(kept.features))
     if HEADS in kinds:
         sizes = sizes._replace(heads=kept.heads.shape[1], kv_heads=kept.groups.shape[1])
     if NEURONS in kinds:
@@ -126,8 +153,9 @@ def _with_parts(config: DecoderConfig, kept: Kept, *kinds: str) -> DecoderConfig
 
 
 def _parts(kept: Kept, layer: int) -> dict[str, Int[np.ndarray, " kept"]]:
-    return {HEADS: kept.heads[layer], GROUPS: kept.groups[layer], NEURONS: kept.neurons[layer]}
-
-
-def _stacked(blocks: list[Params]) -> Params:
-    return jax.tree.map(lambda *layers: jnp.stack(layers), *blocks)
+    return {
+        FEATURES: kept.features,
+        HEADS: kept.heads[layer],
+        GROUPS: kept.groups[layer],
+        NEURONS: kept.neurons[layer],
+    }

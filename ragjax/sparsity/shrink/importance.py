@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
-import numpy as np
-from jaxtyping import Int
-
 from ragjax.models.decoder import Params
 from ragjax.models.decoder_config import DecoderConfig
+from ragjax.sparsity.calibrated.calibration import Calibration
 from ragjax.sparsity.shrink.activation_importance import activation
 from ragjax.sparsity.shrink.progress import Progress
 from ragjax.sparsity.shrink.selection import Importance
@@ -22,8 +20,8 @@ class Subject(NamedTuple):
 
     config: DecoderConfig
     params: Params
-    tokens: Int[np.ndarray, "microbatches rows seq"] | None = None
-    """The calibration text; none where the criterion reads none."""
+    calibration: Calibration | None = None
+    """The text, and the devices that share it; none where the criterion reads none."""
     seed: int = 0
 
 
@@ -34,9 +32,9 @@ class Criterion(NamedTuple):
     measure: Callable[[Subject, Progress], Importance]
 
 
-def _text(subject: Subject) -> Int[np.ndarray, "microbatches rows seq"]:
-    assert subject.tokens is not None
-    return subject.tokens
+def _text(subject: Subject) -> Calibration:
+    assert subject.calibration is not None
+    return subject.calibration
 
 
 IMPORTANCE: dict[str, Criterion] = {

@@ -27,8 +27,10 @@ class Range(NamedTuple):
     """The largest sizes: the model's own, or smaller ones somebody asked for."""
     what: tuple[str, ...]
     """Kinds that shrink: neurons, heads, width, layers."""
-    multiple: int
-    """Neurons and width are multiples of it."""
+    neurons: int
+    """Neurons are multiples of it."""
+    width: int
+    """The width is a multiple of it."""
     tensor: int
     """Heads and neurons are divisible by it."""
     writable: Callable[[DecoderConfig], bool]
@@ -84,7 +86,7 @@ def search(config: DecoderConfig, over: Range, cost: Cost, budget: float) -> Fou
     if "neurons" in over.what:
         fuller = [
             best._replace(mlp_width=n)
-            for n in _steps(over.start.mlp_width, over.multiple, over.tensor)
+            for n in _steps(over.start.mlp_width, over.neurons, over.tensor)
             if n >= best.mlp_width
         ]
         best = fuller[max(bisect_right(fuller, budget, key=share) - 1, 0)]
@@ -100,8 +102,8 @@ def candidates(config: DecoderConfig, over: Range) -> Sequence[Sizes]:
     """
     most = over.start
     steps: dict[str, Sequence[int]] = {
-        "neurons": _steps(most.mlp_width, over.multiple, over.tensor),
-        "width": _steps(most.width, over.multiple, 1),
+        "neurons": _steps(most.mlp_width, over.neurons, over.tensor),
+        "width": _steps(most.width, over.width, 1),
         "heads": range(over.tensor, most.kv_heads + 1, over.tensor),
         "layers": range(1, most.layers + 1),
     }

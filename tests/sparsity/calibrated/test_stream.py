@@ -1,6 +1,5 @@
 """A model pruned as its blocks go by, against the same written out plainly, without a stream."""
 
-import dataclasses
 from functools import partial
 
 import jax
@@ -13,7 +12,7 @@ from ragjax.config import Mesh
 from ragjax.models.activations import ACTIVATIONS
 from ragjax.models.attention import attend, causal_mask
 from ragjax.models.decoder import Norm, init_params
-from ragjax.models.decoder_config import DecoderConfig, Rotary
+from ragjax.models.decoder_config import DecoderConfig
 from ragjax.models.rotary import angles, rotate
 from ragjax.models.run import apply, run_decoder
 from ragjax.parallel.mesh import make_mesh
@@ -22,18 +21,8 @@ from ragjax.sparsity.calibrated import stream
 from ragjax.sparsity.calibrated.methods import How, prune_block
 from ragjax.sparsity.calibrated.stream import Calibration, dense_norms, prune_blocks
 
-GPT2 = DecoderConfig(
-    vocab_size=50, positions=12, width=16, layers=3, heads=4, mlp_width=24, initializer_range=0.3
-)
-KIN = {
-    "gpt2": GPT2,
-    "llama": dataclasses.replace(
-        GPT2, kv_heads=2, rotary=Rotary(), learned_positions=False, norm="rms", gated=True, activation="silu",
-        attention_bias=False, attention_out_bias=False, mlp_bias=False, tied=False,
-    ),
-    "neox": dataclasses.replace(GPT2, residual="parallel", rotary=Rotary(width=2), learned_positions=False),
-    "opt-350m": dataclasses.replace(GPT2, residual="post_norm", final_norm=False, embedding_width=8),
-}  # fmt: skip
+SIZES = {"positions": 12, "width": 16, "heads": 4, "mlp_width": 24}
+GPT2 = DecoderConfig(vocab_size=50, layers=3, initializer_range=0.3, **SIZES)
 TOKENS = np.random.default_rng(0).integers(0, 50, (3, 4, 12))
 ALL = TOKENS.reshape(12, 12)
 
@@ -95,7 +84,7 @@ def plain_wanda(config, params, sparsity, *, from_pruned=True):
     if config.embedding_width:
         hidden = hidden @ table["projection"]["kernel"]
     if config.learned_positions:
-        hidden = hidden + table["positions"][: ALL.shape[1]]
+        hidden = hidden + table["positions"][config.position_offset :][: ALL.shape[1]]
     for layer in range(config.layers):
         block = jax.tree.map(lambda leaf, layer=layer: leaf[layer], params["layers"])
         inputs, dense = plain_block(config, block, layer, hidden)
@@ -111,9 +100,9 @@ def plain_wanda(config, params, sparsity, *, from_pruned=True):
     return pruned
 
 
-@pytest.mark.parametrize("name", KIN)
-def test_the_stream_is_wanda_written_out_plainly(name):
-    config = KIN[name]
+@pytest.mark.parametrize("kind", ["gpt2", "llama", "gpt_neox", "opt-350m"])
+def test_the_stream_is_wanda_written_out_plainly(kind, of_kind):
+    config = of_kind(kind, **SIZES)
     params = init_params(config, seed=1)
     pruned, figures = prune_blocks(
         config, params, Calibration(TOKENS), everywhere(params, 0.5), method="wanda", how=How("row")
@@ -165,9 +154,9 @@ def test_parameters_stay_where_they_are():
 
 
 @pytest.mark.parametrize("method", ["wanda", "ria"])
-@pytest.mark.parametrize("name", ["gpt2", "llama"])
-def test_masks_on_a_mesh_are_those_of_one_device(method, name):
-    config = KIN[name]
+@pytest.mark.parametrize("kind", ["gpt2", "llama"])
+def test_masks_on_a_mesh_are_those_of_one_device(method, kind, of_kind):
+    config = of_kind(kind, **SIZES)
     params = init_params(config, seed=1)
     asked, how = everywhere(params, 0.5), How("row")
     mesh = make_mesh(Mesh(data=2, fsdp=2, tensor=2))
@@ -207,8 +196,8 @@ def test_random_scores_differ_by_layer_and_by_seed():
     assert (masks[0][0] != masks[0][1]).any()
 
 
-def test_norms_of_the_dense_model_are_those_of_its_inputs():
-    config = KIN["opt-350m"]
+def test_norms_of_the_dense_model_are_those_of_its_inputs(of_kind):
+    config = of_kind("opt-350m", **SIZES)
     params = init_params(config, seed=1)
     names = ("layers/mlp/down/kernel", "layers/attention/query/kernel")
     norms = dense_norms(config, params, names, Calibration(TOKENS))

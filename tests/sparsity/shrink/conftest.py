@@ -1,36 +1,12 @@
 """A tiny model of every kind of block, each parameter of which matters."""
 
-import dataclasses
-
 import jax
 import numpy as np
 import pytest
 
 from ragjax.model import Model
 from ragjax.models.decoder import init_params
-from ragjax.models.decoder_config import DecoderConfig, Rotary
-
-TINY = DecoderConfig(
-    vocab_size=50, positions=16, width=24, layers=3, heads=6, mlp_width=20, initializer_range=0.3
-)
-LLAMA = dataclasses.replace(
-    TINY, kv_heads=3, rotary=Rotary(), learned_positions=False, norm="rms", gated=True, activation="silu",
-    attention_bias=False, attention_out_bias=False, mlp_bias=False, tied=False,
-)  # fmt: skip
-KIN = {
-    "gpt2": TINY,
-    "gpt3": dataclasses.replace(TINY, windows=(0, 3, 5), scale_attention_by_layer=True),
-    "gpt_neo": dataclasses.replace(TINY, windows=(0, 3), scale_attention=False, attention_bias=False),
-    "opt": dataclasses.replace(TINY, activation="relu", position_offset=2),
-    "opt-350m": dataclasses.replace(
-        TINY, residual="post_norm", final_norm=False, embedding_width=10, activation="relu", position_offset=2
-    ),
-    "gpt_neox": dataclasses.replace(
-        TINY, residual="parallel", rotary=Rotary(width=2), learned_positions=False, tied=False
-    ),
-    "llama": LLAMA,
-    "qwen2": dataclasses.replace(LLAMA, attention_bias=True, tied=True, windows=(0, 4, 4)),
-}  # fmt: skip
+from ragjax.models.decoder_config import DecoderConfig
 
 
 def everything_matters(config: DecoderConfig) -> Model:
@@ -50,21 +26,21 @@ def everything_matters(config: DecoderConfig) -> Model:
     return Model(config, params)
 
 
-@pytest.fixture(scope="session", params=KIN)
-def kin(request) -> Model:
+@pytest.fixture(scope="session")
+def kin(kind, of_kind) -> Model:
     """A model of each family."""
-    return everything_matters(KIN[request.param])
+    return everything_matters(of_kind(kind))
 
 
 @pytest.fixture(scope="session")
-def gpt2() -> Model:
-    return everything_matters(KIN["gpt2"])
+def gpt2(of_kind) -> Model:
+    return everything_matters(of_kind("gpt2"))
 
 
 @pytest.fixture(scope="session")
-def grouped() -> Model:
+def grouped(of_kind) -> Model:
     """A Llama, whose heads share keys and values."""
-    return everything_matters(KIN["llama"])
+    return everything_matters(of_kind("llama"))
 
 
 @pytest.fixture(scope="session")

@@ -12,6 +12,7 @@ from ragjax.model import Model
 from ragjax.models.blockwise import embed, layer_of, one_layer, run_block
 from ragjax.models.decoder import Final, Norm, init_params, logits
 from ragjax.models.run import apply
+from ragjax.sparsity.calibrated.calibration import Calibration
 from ragjax.sparsity.shrink import Kept, cut, cut_and_refit, select, sizes_of
 from ragjax.sparsity.shrink.weight_importance import random
 
@@ -104,7 +105,7 @@ def test_nothing_removed_is_the_model(kin):
 
 
 def test_nothing_removed_is_not_refit(gpt2, text):
-    small = cut_and_refit(gpt2.config, gpt2.params, kept_of(gpt2), text)
+    small = cut_and_refit(gpt2.config, gpt2.params, kept_of(gpt2), Calibration(text))
     jax.tree.map(np.testing.assert_array_equal, small.params, gpt2.params)
     assert small.errors == {}
 
@@ -112,7 +113,7 @@ def test_nothing_removed_is_not_refit(gpt2, text):
 def test_all_parts_together_can_be_refit(gpt2, text):
     kept = kept_of(gpt2, **SMALLER["together"])
     plain = cut(gpt2.config, gpt2.params, kept)
-    refit = cut_and_refit(gpt2.config, gpt2.params, kept, text)
+    refit = cut_and_refit(gpt2.config, gpt2.params, kept, Calibration(text))
     assert refit.config == plain.config
     assert jax.tree.map(jnp.shape, refit.params) == jax.tree.map(jnp.shape, plain.params)
     expected = jax.eval_shape(lambda: init_params(refit.config, 0))
@@ -131,7 +132,7 @@ def outputs(config, block, data, hidden, name):
 def test_refit_is_never_worse_than_left_as_it_was_and_errors_are_what_they_say(kin, text):
     kept = kept_of(kin, heads=4, kv_heads=2, mlp_width=9)
     plain = cut(kin.config, kin.params, kept)
-    refit = cut_and_refit(kin.config, kin.params, kept, text)
+    refit = cut_and_refit(kin.config, kin.params, kept, Calibration(text))
     assert refit.errors.keys() == {"attention/out", "mlp/down"}
     for layers in refit.errors.values():
         assert len(layers) == kin.config.layers
@@ -150,7 +151,7 @@ def test_refit_is_never_worse_than_left_as_it_was_and_errors_are_what_they_say(k
 
 def test_the_mlp_is_refit_on_what_the_refit_attention_leads_to(gpt2, text):
     kept = kept_of(gpt2, heads=4, mlp_width=9)
-    refit = cut_and_refit(gpt2.config, gpt2.params, kept, text)
+    refit = cut_and_refit(gpt2.config, gpt2.params, kept, Calibration(text))
     small, data = one_layer(refit.params["layers"], 0), layer_of(refit.config, 0)
     hidden = [embed(gpt2.config, gpt2.params, jnp.asarray(rows)) for rows in text]
     # The cut attention before the whole MLP.
@@ -164,7 +165,7 @@ def test_the_mlp_is_refit_on_what_the_refit_attention_leads_to(gpt2, text):
 
 def test_the_second_block_is_refit_on_what_the_cut_first_one_hands_on(gpt2, text):
     kept = kept_of(gpt2, mlp_width=5)
-    refit = cut_and_refit(gpt2.config, gpt2.params, kept, text)
+    refit = cut_and_refit(gpt2.config, gpt2.params, kept, Calibration(text))
     small = [one_layer(refit.params["layers"], layer) for layer in (0, 1)]
     hidden = [embed(gpt2.config, gpt2.params, jnp.asarray(rows)) for rows in text]
     hidden = [run_block(refit.config, small[0], layer_of(refit.config, 0), x).hidden for x in hidden]

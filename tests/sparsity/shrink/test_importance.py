@@ -8,12 +8,14 @@ import pytest
 from ragjax.models.blockwise import embed, layer_of, one_layer, run_block
 from ragjax.models.decoder import logits
 from ragjax.models.run import run_decoder
+from ragjax.sparsity.calibrated.calibration import Calibration
 from ragjax.sparsity.shrink import IMPORTANCE, Importance, Sizes, Subject, select
 from ragjax.sparsity.shrink.weight_importance import magnitude
 
 
-def measured(name, model, text=None, seed=0):
-    return IMPORTANCE[name].measure(Subject(model.config, model.params, text, seed), lambda done, of: None)
+def measured(name, model, text=None, seed=0, mesh=None):
+    subject = Subject(model.config, model.params, Calibration(text, mesh), seed)
+    return IMPORTANCE[name].measure(subject, lambda done, of: None)
 
 
 @pytest.mark.parametrize("name", IMPORTANCE)

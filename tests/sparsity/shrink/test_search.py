@@ -35,7 +35,7 @@ COSTS = {"params": parameter_count, "flops": partial(flops_per_token, length=512
 
 
 def over(config, *what, multiple=8, tensor=1, writable=lambda config: True, start=None):
-    return Range(start or sizes_of(config), what, multiple, tensor, writable)
+    return Range(start or sizes_of(config), what, multiple, multiple, tensor, writable)
 
 
 def fills(config):

@@ -1,0 +1,5 @@
+"""The command line: each verb parses, calls one function, prints."""
+
+from ragjax.cli.entry import main
+
+__all__ = ["main"]

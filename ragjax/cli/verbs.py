@@ -1,0 +1,71 @@
+"""The table of verbs: a new one is a file with `run`, and a line here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from ragjax.cli import (
+    compress,
+    doctor,
+    evaluate,
+    export,
+    generate,
+    plan,
+    prune,
+    report,
+    sensitivity,
+    shrink,
+    tokenizer,
+    train,
+)
+
+
+class Verb(NamedTuple):
+    """What `ragjax VERB` does."""
+
+    argument: str
+    """What follows it, by the name that the overview has for it."""
+    purpose: str
+    """One line of the overview."""
+    run: Callable[[list[str]], None]
+    """Does it, given the words that follow the verb."""
+
+
+VERBS = {
+    "compress": Verb(
+        "CONFIG", "teacher -> pruned and distilled student -> evaluation -> report", compress.run
+    ),
+    "train": Verb("CONFIG", "train one model, from scratch or on from another", train.run),
+    "plan": Verb("CONFIG", "what a run takes of each TPU chip, compiled without one", plan.run),
+    "prune": Verb(
+        "MODEL", "remove weights of a trained model at once, guided by a text; --compare methods", prune.run
+    ),
+    "sensitivity": Verb("MODEL", "how much pruning each matrix bears", sensitivity.run),
+    "shrink": Verb("MODEL", "take neurons, heads, width or layers out, to sizes or to a budget", shrink.run),
+    "eval": Verb("MODEL", "perplexity, size, sparsity and speed", evaluate.run),
+    "generate": Verb("MODEL", "continue a prompt", generate.run),
+    "export": Verb("MODEL", "write it for another runtime: Hugging Face, GGUF, StableHLO", export.run),
+    "tokenizer": Verb("SOURCE", "train a byte-level BPE tokenizer", tokenizer.run),
+    "report": Verb("RUN", "write a run's report.html again", report.run),
+    "doctor": Verb("", "what this machine offers, and what is amiss", doctor.run),
+}
+
+_OVERVIEW = """\
+ragjax takes a GPT and hands back a smaller, faster one, with the proof that it kept its quality.
+
+usage: ragjax VERB ...
+
+{verbs}
+
+MODEL is a Hugging Face folder, a GGUF file, a hub id (openai-community/gpt2), or a ragjax run folder.
+`ragjax VERB --help` tells more. To begin, offline, in about five minutes on two CPU cores:
+
+  ragjax compress configs/quickstart.py
+"""
+
+
+def overview() -> str:
+    """What `ragjax` says when it is given nothing."""
+    rows = (f"  {name:<11} {verb.argument:<8}{verb.purpose}" for name, verb in VERBS.items())
+    return _OVERVIEW.format(verbs="\n".join(rows))

@@ -1,0 +1,81 @@
+"""What a config file holds: one training, or a compression from teacher to report."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+
+from ragjax.config.architecture import Architecture
+from ragjax.config.checked import Checked
+from ragjax.config.data import Data
+from ragjax.config.distill import Distill
+from ragjax.config.evaluate import Evaluate
+from ragjax.config.mesh import Mesh
+from ragjax.config.sparsity import Sparsity
+from ragjax.config.student import Student
+from ragjax.config.teacher import Teacher
+from ragjax.config.train import Train
+
+
+@dataclass(frozen=True)
+class Pretrain(Checked):
+    """Train one model: from scratch, or on from a model that exists."""
+
+    model: str | None = None
+    """MODEL to go on from; none: a new one of `architecture`."""
+    seed: int = 0
+    """Seed of initialisation, batches and dropout."""
+    architecture: Architecture = field(default_factory=Architecture)
+    """Shape of a new model."""
+    data: Data = field(default_factory=Data)
+    """Text."""
+    train: Train = field(default_factory=Train)
+    """Training."""
+    sparsity: Sparsity = field(default_factory=Sparsity)
+    """Pruning while training."""
+    mesh: Mesh = field(default_factory=Mesh)
+    """Device layout."""
+
+
+@dataclass(frozen=True)
+class Compress(Checked):
+    """Compress a model: a teacher goes in, a smaller student and the proof come out."""
+
+    seed: int = 0
+    """Seed of initialisation, batches, dropout and random scores."""
+    teacher: Teacher = field(default_factory=Teacher)
+    """The model to compress."""
+    student: Student = field(default_factory=Student)
+    """Where the student starts, and what it is compared with."""
+    data: Data = field(default_factory=Data)
+    """Text."""
+    train: Train = field(default_factory=Train)
+    """Training of the student, the control and the scratch model."""
+    sparsity: Sparsity = field(default_factory=Sparsity)
+    """Pruning of the student while it trains."""
+    distill: Distill = field(default_factory=Distill)
+    """What the student learns from."""
+    evaluate: Evaluate = field(default_factory=Evaluate)
+    """Measurement at the end."""
+    mesh: Mesh = field(default_factory=Mesh)
+    """Device layout."""
+
+    def _problems(self) -> list[str]:
+        found = []
+        shape = self.teacher.architecture
+        if self.teacher.model is None:
+            if self.data.sequence_length > shape.positions:
+                found.append(
+                    f"data.sequence_length {self.data.sequence_length} must not exceed "
+                    f"teacher.architecture.positions {shape.positions}"
+                )
+            kept = self.student.layers
+            most = kept if isinstance(kept, int) else max(kept or (0,)) + 1
+            if self.student.model is None and most > shape.layers:
+                found.append(f"student.layers {kept} asks for more than the teacher's {shape.layers} layers")
+        return found
+
+
+def to_dict(config: Compress | Pretrain) -> dict:
+    """The config as plain JSON values, with its type's name under `kind`."""
+    return {"kind": type(config).__name__, **dataclasses.asdict(config)}

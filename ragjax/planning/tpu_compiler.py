@@ -1,0 +1,66 @@
+"""XLA's compiler for TPUs, which needs none: it comes with libtpu."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+from typing import NamedTuple
+
+import jax
+from jax.experimental import topologies
+
+from ragjax.errors import InputError
+from ragjax.planning.chips import Slice
+from ragjax.planning.hlo import Traffic, read_traffic
+
+_UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
+
+
+class Compiled(NamedTuple):
+    """What the compiler says of a program, on each chip."""
+
+    bytes: int
+    """All that is held at once: arguments, results, temporaries."""
+    traffic: Traffic | None
+    """None where the program was refused for its size."""
+
+
+def devices(where: Slice) -> list[jax.Device]:
+    """The chips of a slice as the compiler sees them.
+
+    Raises:
+      InputError: libtpu is not installed, or knows no such slice.
+    """
+    if importlib.util.find_spec("libtpu") is None:
+        raise InputError(
+            "Compiling for a TPU takes its compiler, libtpu, which is not installed; no TPU is needed. "
+            "pip install 'ragjax[tpu]', or add --shapes for what follows from shapes alone."
+        )
+    # Or libtpu asks a server for the TPU of this machine.
+    os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
+    os.environ.setdefault("TPU_ACCELERATOR_TYPE", "none")
+    os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
+    try:
+        found = topologies.get_topology_desc(where.name, "tpu", chip_config_name=where.chip.layout)
+    except (jax.errors.JaxRuntimeError, NotImplementedError) as error:
+        reason = str(error).split("\n")[0]
+        raise InputError(f"libtpu knows no slice {where.name}: {reason}") from None
+    return list(found.devices)
+
+
+def compiled(program: jax.stages.Traced) -> Compiled:
+    """Compiles a program for the devices its arguments lie on.
+
+    A program that is refused because it holds too much is one that does not fit.
+    """
+    try:
+        made = program.lower().compile()
+    except jax.errors.JaxRuntimeError as error:
+        used = re.search(r"Used ([\d.]+)([KMGT]?) of [\d.]+[KMGT]? hbm", str(error))
+        if used is None:
+            raise
+        return Compiled(int(float(used[1]) * _UNITS[used[2]]), None)
+    memory = made.memory_analysis()
+    held = memory.argument_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes
+    return Compiled(held + memory.temp_size_in_bytes, read_traffic(made.as_text()))

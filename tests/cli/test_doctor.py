@@ -1,0 +1,19 @@
+"""The verb `doctor`."""
+
+import json
+
+import pytest
+
+from ragjax.doctor import examine
+
+
+@pytest.mark.parametrize(("problems", "code"), [([], 0), (["the disk is full"], 2)])
+def test_doctor_exits_with_2_where_something_is_amiss(monkeypatch, ended, problems, code):
+    monkeypatch.setattr("ragjax.doctor._MATMUL", 16)
+    findings = examine() | {"problems": problems}
+    monkeypatch.setattr("ragjax.doctor.examine", lambda: findings)
+    found, told = ended("doctor")
+    assert found == code
+    assert ("the disk is full" in told.out) == bool(problems)
+    found, told = ended("doctor", "--json")
+    assert (found, json.loads(told.out)) == (code, findings)

@@ -91,8 +91,10 @@ class Schedule:
 
     def time(self, step: Int[Array, ""] | int) -> Float[Array, ""]:
         """Share of the time between start and stop that has passed at `step`, in [0, 1]."""
-        passed = (jnp.asarray(step, jnp.int32) - self.start).astype(jnp.float32)
-        return jnp.clip(passed / max(self.stop - self.start, 1), 0, 1)
+        step = jnp.asarray(step, jnp.int32)
+        passed = (step - self.start).astype(jnp.float32) / max(self.stop - self.start, 1)
+        # Compiled, n / n may be 1 less a rounding.
+        return jnp.where(step >= self.stop, 1.0, jnp.clip(passed, 0, 1))
 
     def share(self, step: Int[Array, ""] | int) -> Float[Array, ""]:
         """Share of the target that is due at `step`: 0 before the start, 1 from the stop on."""

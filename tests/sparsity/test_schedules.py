@@ -97,3 +97,12 @@ def test_an_update_missed_in_skipped_steps_is_due_at_the_next(start, stop, every
     steps = [(since, step) for since in range(25) for step in range(since, 25)]
     found = jax.jit(jax.vmap(lambda pair: when.is_update(pair[1], pair[0])))(np.asarray(steps))
     assert found.tolist() == [any(s in at for s in range(since, step + 1)) for since, step in steps]
+
+
+def test_all_the_time_has_passed_at_the_stop_however_long_it_was():
+    spans = [1, 3, 49, 975, 1125, 99_999]
+    reached = [
+        float(jax.jit(schedule(Sparsity(0.5, start=150, stop=150 + span), 10**6).time)(150 + span))
+        for span in spans
+    ]
+    assert reached == [1.0] * len(spans)

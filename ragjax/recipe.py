@@ -16,6 +16,7 @@ from rich.table import Table
 
 from ragjax.config import Architecture, Compress, Data, Distill, Pretrain, Sparsity, Train, to_dict
 from ragjax.data import documents, open_corpora, save_tokenizer, train_tokenizer, training_split
+from ragjax.data.batches import Batches
 from ragjax.data.uri import parse_uri
 from ragjax.duration import duration
 from ragjax.errors import InputError
@@ -36,6 +37,7 @@ from ragjax.report import write_report
 from ragjax.run_folder import RunFolder, check_same_run
 from ragjax.sparsity.depth import choose_layers, keep_layers
 from ragjax.sparsity.figures import sparsity_figures
+from ragjax.teacher_cache import TeacherCache, check_cache, teacher_digest, text_digest
 from ragjax.training.fit import PLAIN, Place, Texts, check_training, fit
 from ragjax.training.interrupts import Interrupts
 from ragjax.training.loop import Interrupted
@@ -80,9 +82,13 @@ def compress(config: Compress, workdir: str | Path, *, console: Console | None =
     with _opened(config, workdir, console) as run:
         _check_before_teaching(config, run)
         teacher = _teacher(config, run)
-        texts = _texts(config.data, teacher.tokenizer)
+        texts = open_texts(config.data, teacher.tokenizer)
         start = _student_start(config, teacher, run)
         _say_shapes(run.console, teacher, start)
+        cache = _cache(config, teacher, texts) if config.teacher.cache is not None else None
+        answers = {"cache": cache} if cache else {"teacher": teacher}
+        # What is cached need not lie on the devices.
+        del teacher
         stages = ["student"]
         stages += ["control"] if config.student.control else []
         stages += ["scratch"] if config.student.scratch else []
@@ -94,12 +100,12 @@ def compress(config: Compress, workdir: str | Path, *, console: Console | None =
             if stage == "scratch":
                 begins = _random_start(start, config.seed, run.place.mesh)
             work = _Work(config.train, config.sparsity, PLAIN if alone else config.distill)
-            _train(run, stage, begins, work, texts, config, teacher=None if alone else teacher)
+            _train(run, stage, begins, work, texts, config, **({} if alone else answers))
         models = {
             "teacher": run.folder.model("teacher") if config.teacher.model is None else config.teacher.model
         }
         models |= {stage: run.folder.model(stage) for stage in stages}
-        del teacher, start
+        del answers, start
         figures = prove(config, run.folder, models, run.place, stop_if_asked=run.stop_if_asked)
         if hosts.is_writer():
             page = write_report(run.folder.path)
@@ -124,11 +130,11 @@ def pretrain(config: Pretrain, workdir: str | Path, *, console: Console | None =
     with _opened(config, workdir, console) as run:
         if not run.done("model"):
             start = (
-                _existing(config.model, config.data, run)
+                existing_model(config.model, config.data, run.place.mesh)
                 if config.model
                 else _new_model(config.architecture, config.data, run, config.seed)
             )
-            texts = _texts(config.data, start.tokenizer)
+            texts = open_texts(config.data, start.tokenizer)
             _train(run, "model", start, _Work(config.train, config.sparsity, PLAIN), texts, config)
         run.console.print(f"\n[bold]model[/bold] {run.folder.model('model')}")
         return load(str(run.folder.model("model")), mesh=run.place.mesh)
@@ -207,12 +213,13 @@ def _train(
     texts: Texts,
     config: Compress | Pretrain,
     teacher: Model | None = None,
+    cache: TeacherCache | None = None,
 ) -> None:
     """Trains `start` and saves it as the model of `stage`, with a line of history."""
     began, earlier = time.monotonic(), MetricsLog(run.folder.path / "metrics.jsonl").seconds(stage)
     model = fit(
         start, stage=stage, train=work.train, texts=texts, place_=run.place, seed=config.seed,
-        sparsity=work.sparsity, distill=work.distill, teacher=teacher,
+        sparsity=work.sparsity, distill=work.distill, teacher=teacher, cache=cache,
     )  # fmt: skip
     seconds = earlier + time.monotonic() - began
     done = {
@@ -231,10 +238,10 @@ def _train(
 
 def _teacher(config: Compress, run: _Run) -> Model:
     if config.teacher.model is not None:
-        return _existing(config.teacher.model, config.data, run)
+        return existing_model(config.teacher.model, config.data, run.place.mesh)
     if not run.done("teacher"):
         start = _new_model(config.teacher.architecture, config.data, run, config.seed)
-        texts = _texts(config.data, start.tokenizer)
+        texts = open_texts(config.data, start.tokenizer)
         _train(run, "teacher", start, _Work(config.teacher.train, Sparsity(), PLAIN), texts, config)
     return load(str(run.folder.model("teacher")), mesh=run.place.mesh)
 
@@ -258,9 +265,9 @@ def _new_model(shape: Architecture, data: Data, run: _Run, seed: int) -> Model:
     return Model(config, _random_params(config, seed, run.place.mesh), tokenizer)
 
 
-def _existing(model: str, data: Data, run: _Run) -> Model:
+def existing_model(model: str, data: Data, mesh: jax.sharding.Mesh) -> Model:
     """A model that is there, with the tokenizer the config names, or else its own."""
-    loaded = load(model, mesh=run.place.mesh)
+    loaded = load(model, mesh=mesh)
     if data.tokenizer is None:
         return loaded
     tokenizer = load_tokenizer(data.tokenizer)
@@ -304,11 +311,31 @@ def _tokenizer(data: Data, run: _Run) -> PreTrainedTokenizerBase:
     return load_tokenizer(str(kept))
 
 
-def _texts(data: Data, tokenizer: PreTrainedTokenizerBase | None) -> Texts:
+def open_texts(data: Data, tokenizer: PreTrainedTokenizerBase | None) -> Texts:
+    """The tokens to train and to validate on, as a model's tokenizer has them."""
     if tokenizer is None:
         raise InputError("The model has no tokenizer: set data.tokenizer to one of its vocabulary.")
     train, validation = open_corpora(data.train, data.validation, tokenizer, cache=data.cache)
-    return Texts(train, validation, data.sequence_length, data.isolate_documents)
+    return Texts(train, validation, data.sequence_length, data.isolate_documents, data.fixed_cuts)
+
+
+def _cache(config: Compress, teacher: Model, texts: Texts) -> TeacherCache:
+    """What was kept of the teacher, checked to be of this one and of this text."""
+    assert config.teacher.cache is not None
+    cache = TeacherCache(config.teacher.cache)
+    isolate = texts.isolate_documents
+    check_cache(
+        cache,
+        text=from_writer(lambda: text_digest(texts.train, isolate_documents=isolate)),
+        teacher=teacher_digest(teacher),
+        batches=Batches(
+            corpus=texts.train, batch_size=config.train.batch_size, seed=config.seed,
+            sequence_length=texts.sequence_length, isolate_documents=isolate, fixed_cuts=True,
+        ),
+        steps=config.train.steps,
+        distill=config.distill,
+    )  # fmt: skip
+    return cache
 
 
 def _student_start(config: Compress, teacher: Model, run: _Run) -> Model:
@@ -328,15 +355,15 @@ def _sibling(name: str, data: Data, teacher: Model, run: _Run) -> Model:
     Raises:
       InputError: it reads others.
     """
-    model = _existing(name, data, run)
+    model = existing_model(name, data, run.place.mesh)
     if model.tokenizer is not None and teacher.tokenizer is not None:
         own, others = model.tokenizer.get_vocab(), teacher.tokenizer.get_vocab()
         if own != others:
             token = min(own.items() ^ others.items(), key=lambda item: item[1])[0]
             raise InputError(
                 f"student.model {name} and the teacher must number their tokens alike, found "
-                f"{own.get(token, 'none')} and {others.get(token, 'none')} for {token!r}: choose models of one "
-                "family, or set data.tokenizer."
+                f"{own.get(token, 'none')} and {others.get(token, 'none')} for {token!r}: choose models of "
+                "one family, or set data.tokenizer."
             )
     return replace(model, tokenizer=teacher.tokenizer)
 

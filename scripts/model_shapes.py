@@ -24,6 +24,7 @@ from ragjax.interchange.families import family_of
 from ragjax.models.decoder import init_params
 from ragjax.parallel.memory import bytes_per_chip, training_bytes_per_chip
 from ragjax.parallel.mesh import AXES
+from ragjax.planning.published import PUBLISHED
 from ragjax.sparsity import sparsify
 from ragjax.training.optimizer import make_optimizer
 
@@ -42,11 +43,7 @@ class Giant(NamedTuple):
 
 
 GIANTS = {
-    "gpt2-xl": Giant(
-        {"model_type": "gpt2", "vocab_size": 50257, "n_positions": 1024, "n_embd": 1600, "n_layer": 48,
-         "n_head": 25, "activation_function": "gelu_new", "layer_norm_epsilon": 1e-5},
-        "v5e-16", (1, 16, 1), 16,
-    ),
+    "gpt2-xl": Giant(PUBLISHED["gpt2-xl"], "v5e-16", (1, 16, 1), 16),
     "gpt-neo-2.7B": Giant(
         {"model_type": "gpt_neo", "vocab_size": 50257, "max_position_embeddings": 2048, "hidden_size": 2560,
          "num_layers": 32, "num_heads": 20, "intermediate_size": None, "activation_function": "gelu_new",
@@ -75,12 +72,7 @@ GIANTS = {
          "eos_token_id": 151643},
         "v5p-128", (1, 16, 4), 95,
     ),
-    "opt-175b": Giant(
-        {"model_type": "opt", "vocab_size": 50272, "max_position_embeddings": 2048, "hidden_size": 12288,
-         "num_hidden_layers": 96, "num_attention_heads": 96, "ffn_dim": 49152, "word_embed_proj_dim": 12288,
-         "activation_function": "relu", "do_layer_norm_before": True, "bos_token_id": 2, "eos_token_id": 2},
-        "v5p-256", (1, 16, 8), 95,
-    ),
+    "opt-175b": Giant(PUBLISHED["opt-175b"], "v5p-256", (1, 16, 8), 95),
 }  # fmt: skip
 """By name; a v5p slice is named after its cores, two to a chip."""
 

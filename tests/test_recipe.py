@@ -327,6 +327,32 @@ def test_an_existing_model_is_a_teacher(run, config, tmp_path, tokenizer):
     assert figures["student"].tokens == len(tokens)
 
 
+def test_a_student_may_start_as_another_model(run, config, tmp_path):
+    changed = dataclasses.replace(
+        config,
+        teacher=Teacher(model=str(run[0] / "teacher")),
+        student=Student(model=str(run[0] / "scratch"), layers=(1,), control=False),
+        sparsity=Sparsity(),
+        train=dataclasses.replace(config.train, learning_rate=1e-9, steps=2),
+    )
+    ragjax.compress(changed, tmp_path / "r", console=silent())
+    start, student = ragjax.load(run[0] / "scratch"), ragjax.load(tmp_path / "r" / "student")
+    kernel = start.params["layers"]["mlp"]["up"]["kernel"]
+    np.testing.assert_allclose(student.params["layers"]["mlp"]["up"]["kernel"], kernel[1:2], atol=1e-6)
+    assert [done["did"] for done in student.history] == ["scratch", "keep layers", "student"]
+
+
+def test_a_student_that_numbers_its_tokens_otherwise_is_refused(run, config, tiny_byte_model, tmp_path):
+    save(tiny_byte_model, tmp_path / "bytes")
+    changed = dataclasses.replace(
+        config,
+        teacher=Teacher(model=str(run[0] / "teacher")),
+        student=Student(model=str(tmp_path / "bytes")),
+    )
+    with pytest.raises(InputError, match="must number their tokens alike"):
+        ragjax.compress(changed, tmp_path / "r", console=silent())
+
+
 def test_a_teacher_without_a_tokenizer_is_refused(config, tiny_model, tmp_path):
     save(tiny_model, tmp_path / "model")
     teacher = Teacher(model=str(tmp_path / "model"))

@@ -23,7 +23,7 @@ class _PlanCommand:
 
     config: Annotated[Compress, arg(name="")]
     topology: str | None = None
-    """Slice of chips v4, v5e, v5p or v6e, such as v5e:4x4; none: shapes alone, on the chips the mesh names."""
+    """Slice of chips v4, v5e, v5p or v6e, such as v5e:4x4; none: shapes alone, on chips of no kind."""
     shapes: FlagCreatePairsOff[bool] = False
     """Do not compile: what follows from shapes alone, activations not among it, and without libtpu."""
     json: FlagCreatePairsOff[bool] = False

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from ragjax.cli import (
+    cache_teacher,
     compress,
     doctor,
     evaluate,
@@ -37,6 +38,9 @@ VERBS = {
         "CONFIG", "teacher -> pruned and distilled student -> evaluation -> report", compress.run
     ),
     "train": Verb("CONFIG", "train one model, from scratch or on from another", train.run),
+    "cache-teacher": Verb(
+        "CONFIG", "run the teacher once, and keep what it says for its students", cache_teacher.run
+    ),
     "plan": Verb("CONFIG", "what a run takes of each TPU chip, compiled without one", plan.run),
     "prune": Verb(
         "MODEL", "remove weights of a trained model at once, guided by a text; --compare methods", prune.run
@@ -67,5 +71,5 @@ MODEL is a Hugging Face folder, a GGUF file, a hub id (openai-community/gpt2), o
 
 def overview() -> str:
     """What `ragjax` says when it is given nothing."""
-    rows = (f"  {name:<11} {verb.argument:<8}{verb.purpose}" for name, verb in VERBS.items())
+    rows = (f"  {name:<13} {verb.argument:<8}{verb.purpose}" for name, verb in VERBS.items())
     return _OVERVIEW.format(verbs="\n".join(rows))

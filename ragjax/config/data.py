@@ -23,6 +23,8 @@ class Data(Checked):
     """Size of a tokenizer trained here."""
     isolate_documents: bool = False
     """Forbid attention across the documents packed into one sequence."""
+    fixed_cuts: bool = False
+    """Cut the text at the same places in every epoch, as a cached teacher needs it."""
     cache: str | None = None
     """Folder of the token cache; none: RAGJAX_CACHE or ~/.cache/ragjax."""
 

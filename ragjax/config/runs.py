@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from ragjax.config.architecture import Architecture
 from ragjax.config.checked import Checked
 from ragjax.config.data import Data
-from ragjax.config.distill import Distill
+from ragjax.config.distill import Distill, values
 from ragjax.config.evaluate import Evaluate
 from ragjax.config.mesh import Mesh
 from ragjax.config.sparsity import Sparsity
@@ -73,6 +73,28 @@ class Compress(Checked):
             most = kept if isinstance(kept, int) else max(kept or (0,)) + 1
             if self.student.model is None and most > shape.layers:
                 found.append(f"student.layers {kept} asks for more than the teacher's {shape.layers} layers")
+        return found + (self._cache_problems() if self.teacher.cache is not None else [])
+
+    def _cache_problems(self) -> list[str]:
+        """What a cached teacher cannot do, or leaves unclear."""
+        found = []
+        if self.teacher.model is None:
+            found.append("teacher.cache is of a teacher that exists: name it by teacher.model")
+        if not self.data.fixed_cuts:
+            found.append("teacher.cache needs the same cuts of the text in every epoch: set data.fixed_cuts")
+        if self.distill.inner:
+            asking = ", ".join(f"distill.{name}" for name in self.distill.inner)
+            found.append(f"{asking} look inside a running teacher: leave teacher.cache or them out")
+        if self.distill.top_k:
+            found.append(
+                f"distill.top_k must be 0 where teacher.cache has a k of its own, found {self.distill.top_k}"
+            )
+        if len(set(values(self.distill.temperature))) > 1:
+            found.append(
+                f"teacher.cache is of one temperature, found distill.temperature {self.distill.temperature}"
+            )
+        if not self.distill.divergences:
+            found.append("teacher.cache is read by the losses over the vocabulary, found none with a weight")
         return found
 
 

@@ -15,6 +15,9 @@ class Teacher(Checked):
 
     model: str | None = None
     """MODEL: a Hugging Face folder, a hub id, or a run folder; none: train `architecture`."""
+    cache: str | None = None
+    """Folder that `ragjax cache-teacher` wrote: what the teacher says of the text, so that it need not run
+    while the student trains; none: it runs."""
     architecture: Architecture = field(default_factory=Architecture)
     """Shape of a teacher trained here."""
     train: Train = field(default_factory=Train)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -45,7 +46,8 @@ class Batches:
 
     The corpus is a ring that is cut into windows of `sequence_length`. An epoch visits each window once
     in an order of its own, and starts to cut at a place of its own, so that no token is read twice in an
-    epoch and the cuts fall elsewhere in the next. What is left over, less than a window, is left out.
+    epoch and the cuts fall elsewhere in the next, unless they are fixed. What is left over, less than a
+    window, is left out.
 
     Attributes:
       corpus: the tokens.
@@ -53,6 +55,9 @@ class Batches:
       sequence_length: tokens in a sequence.
       seed: chooses the orders and the cuts.
       isolate_documents: number the documents in each sequence, so that attention can stay within one.
+      fixed_cuts: cut at the same places in every epoch, so that a window has the same tokens in each.
+      known: what is known beforehand of a teacher's distributions in the windows of these numbers, an
+        array or a tuple of them with a row for each; for fixed cuts alone.
     """
 
     corpus: Corpus
@@ -60,6 +65,8 @@ class Batches:
     sequence_length: int
     seed: int = 0
     isolate_documents: bool = False
+    fixed_cuts: bool = False
+    known: Callable[[Int[np.ndarray, " rows"]], Any] | None = None
 
     def __post_init__(self) -> None:
         found, needed = len(self.corpus), self.sequence_length + 1
@@ -84,12 +91,32 @@ class Batches:
         """
         sequence = step * self.batch_size + np.arange(self.batch_size, dtype=np.int64)[rows]
         epoch, number = np.divmod(sequence, self.windows)
-        seed, epoch = np.uint64(self.seed % 2**64), epoch.astype(np.uint64)
-        window = permuted(number, self.windows, seed, epoch, _ORDER)
-        size = len(self.corpus)
-        offset = (mixed(seed, epoch, _OFFSET) % np.uint64(size)).astype(np.int64)
+        epoch = epoch.astype(np.uint64)
+        window = permuted(number, self.windows, self._key, epoch, _ORDER)
+        if self.fixed_cuts:
+            known = None if self.known is None else self.known(window)
+            return self.at(window)._replace(known=known)
+        offset = mixed(self._key, epoch, _OFFSET) % np.uint64(len(self.corpus))
+        return self.at(window, offset.astype(np.int64))
+
+    def visited(self, steps: int) -> Int[np.ndarray, " windows"]:
+        """The windows that the first `steps` batches visit where the cuts are fixed, in rising order."""
+        count = min(steps * self.batch_size, self.windows)
+        return np.sort(permuted(np.arange(count), self.windows, self._key, np.uint64(0), _ORDER))
+
+    @property
+    def _key(self) -> np.uint64:
+        return np.uint64(self.seed % 2**64)
+
+    def at(self, window: Int[np.ndarray, " rows"], offset: int | Int[np.ndarray, " rows"] = 0) -> Batch:
+        """The sequences of some windows.
+
+        Args:
+          window: their numbers, from 0.
+          offset: where in the corpus each one's epoch begins to cut.
+        """
         first = offset + window * self.sequence_length
-        index = (first[:, None] + np.arange(self.sequence_length + 1)) % size
+        index = (first[:, None] + np.arange(self.sequence_length + 1)) % len(self.corpus)
         read = self.corpus.tokens[index].astype(np.int32)
         tokens, targets = read[:, :-1], read[:, 1:]
         weights = np.ones(tokens.shape, np.float32)

@@ -16,6 +16,8 @@ from ragjax.distillation.relations import relation_kl
 from ragjax.models.blockwise import QueriesKeysValues, one_layer, queries_keys_values
 from ragjax.models.decoder import DecoderOutput, Params
 from ragjax.models.decoder_config import DecoderConfig
+from ragjax.parallel.mesh import BATCH_AXES
+from ragjax.parallel.pin import pin
 
 
 class Network(NamedTuple):
@@ -112,7 +114,9 @@ def _picked(
 
 def _layers(network: Network) -> Float[Array, "layers batch seq width"]:
     assert network.ran.layers is not None
-    return network.ran.layers
+    # Whole along the width: split there, as projections are, XLA's partitioner has been seen to run the
+    # teacher's blocks wrongly (jax 0.10.2, data x fsdp x tensor = 2 x 2 x 2).
+    return pin(network.ran.layers, (), BATCH_AXES, (), ())
 
 
 def _vectors(network: Network, layer: int) -> QueriesKeysValues:

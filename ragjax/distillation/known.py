@@ -7,6 +7,7 @@ forward KL and its gradient, at any number of draws.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -51,13 +52,21 @@ def likeliest(logits: Float[Array, "*tokens vocab"], k: int) -> Likeliest:
 def drawn(logits: Float[Array, "*tokens vocab"], draws: int, key: Key[Array, ""]) -> Drawn:
     """What is kept of distributions by drawing from them.
 
+    By inversion of their sums, so that a draw needs one random number and not one for each token there is;
+    probabilities below 2^-23 are drawn as if they were a multiple of it.
+
     Args:
       logits: of all tokens, float32, the highest of each row 0.
       draws: how many tokens are drawn from each.
       key: random key.
     """
-    ids = jax.random.categorical(key, logits[..., None, :], shape=(*logits.shape[:-1], draws))
-    return Drawn(ids, jnp.take_along_axis(log_probs(logits), ids, -1))
+    logs = log_probs(logits)
+    sums = jnp.cumsum(jnp.exp(logs), -1)
+    # Below the last sum also after rounding, so that nothing of probability 0 is drawn.
+    heights = sums[..., -1:] * jax.random.uniform(key, (*logits.shape[:-1], draws))
+    find = jnp.vectorize(partial(jnp.searchsorted, side="right"), signature="(v),(d)->(d)")
+    ids = find(sums, heights)
+    return Drawn(ids, jnp.take_along_axis(logs, ids, -1))
 
 
 def binned(

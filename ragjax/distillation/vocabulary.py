@@ -130,7 +130,7 @@ def _loss(plan, student, teachers, targets, weights, knobs):
         return carry, _chunk_loss(plan, scores, chunk, tables, knobs)[1]
 
     losses = jax.lax.scan(step, None, _cut(plan, student, teachers, targets, weights))[1]
-    return _summed(losses, weights, knobs)
+    return _summed(plan, losses, weights, knobs)
 
 
 def _loss_and_gradients(plan, student, teachers, targets, weights, knobs):
@@ -153,7 +153,7 @@ def _loss_and_gradients(plan, student, teachers, targets, weights, knobs):
     if plan.shards > 1:
         table_gradient = table_gradient.sum(0)
     gradients = Head(_joined(hidden_gradient, targets.shape), table_gradient.astype(student.table.dtype))
-    return _summed(losses, weights, knobs), gradients
+    return _summed(plan, losses, weights, knobs), gradients
 
 
 def _table_gradient(plan: _Plan, gradient: jax.Array, hidden: jax.Array) -> jax.Array:
@@ -259,11 +259,13 @@ def _joined(parts: jax.Array, shape: tuple[int, ...]) -> jax.Array:
 
 
 def _summed(
-    losses: dict[str, jax.Array], weights: jax.Array, knobs: _Knobs
+    plan: _Plan, losses: dict[str, jax.Array], weights: jax.Array, knobs: _Knobs
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """The weighted sum of the losses of all tokens, together and by name."""
     terms = {name: jnp.sum(_joined(x, weights.shape) * weights) for name, x in losses.items()}
-    return sum(c * terms[name] for c, name in zip(knobs.coefficients, losses, strict=True)), terms
+    # By name: the scan hands dicts back in the order of their keys.
+    names = ("cross_entropy", *plan.names)
+    return sum(c * terms[name] for c, name in zip(knobs.coefficients, names, strict=True)), terms
 
 
 def _pin_sums(plan: _Plan, sums: jax.Array) -> jax.Array:

@@ -41,7 +41,7 @@ class Slice(NamedTuple):
     name: str
     """As libtpu has it: v5e:4x4."""
     chip: Chip
-    count: int
+    chips: int
 
 
 def slice_named(topology: str) -> Slice:
@@ -53,7 +53,7 @@ def slice_named(topology: str) -> Slice:
       InputError: not a name of this form, or of a chip that is not known.
 
     Example:
-      >>> slice_named("v5p:4x4x4").count
+      >>> slice_named("v5p:4x4x4").chips
       64
     """
     kind, _, sides = topology.partition(":")

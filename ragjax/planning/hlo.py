@@ -1,4 +1,4 @@
-"""What a compiled program does besides computing, read from its text: collectives, and how often loops turn."""
+"""What a compiled program does, read from its text: collectives, and cycles of kernels, loops unrolled."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _CYCLES = re.compile(r'"estimated_cycles":"(\d+)"')
 class Collective(NamedTuple):
     """All collectives of one kind."""
 
-    count: int
+    times: int
     """How many one chip takes part in."""
     bytes: int
     """Of the larger side, what goes in or what comes out, on one chip."""
@@ -66,7 +66,7 @@ def read_traffic(text: str) -> Traffic:
             continue
         seen |= {instruction.channel} if instruction.channel else set()
         before = found.get(kind, Collective(0, 0))
-        found[kind] = Collective(before.count + times, before.bytes + times * instruction.moved)
+        found[kind] = Collective(before.times + times, before.bytes + times * instruction.moved)
     return Traffic(found, cycles)
 
 

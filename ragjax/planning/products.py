@@ -29,7 +29,8 @@ def product_flops(jaxpr: core.Jaxpr) -> int:
 def _equation_flops(equation: core.JaxprEqn) -> int:
     if equation.primitive.name == "dot_general":
         (contracted, _), _ = equation.params["dimension_numbers"]
-        left, out = equation.invars[0].aval, equation.outvars[0].aval
+        left: Any = equation.invars[0].aval
+        out: Any = equation.outvars[0].aval
         return 2 * math.prod(out.shape) * math.prod(left.shape[axis] for axis in contracted)
     inner = [product_flops(jaxpr) for jaxpr in _inside(list(equation.params.values()))]
     if equation.primitive.name == "cond":

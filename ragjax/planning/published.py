@@ -70,8 +70,8 @@ def shape_of(model: str) -> DecoderConfig:
         name = model.rsplit("/", 1)[-1].lower()
         if name not in PUBLISHED:
             raise InputError(
-                f"The shape of MODEL {model!r} is not known: looked for a folder of that name with config.json, "
-                f"and among {', '.join(PUBLISHED)}. Nothing is downloaded for a plan: give a folder."
+                f"The shape of MODEL {model!r} is not known: looked for a folder of that name with "
+                f"config.json, and among {', '.join(PUBLISHED)}. Nothing is downloaded here: give a folder."
             )
         values = PUBLISHED[name]
     return family_of(values).config_from(values)

@@ -13,6 +13,8 @@ from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 from ragjax.config import Compress
 from ragjax.data.batches import Batch
 from ragjax.distillation.objective import Objective
+from ragjax.distillation.projections import with_projections
+from ragjax.errors import InputError
 from ragjax.models.decoder import Params, init_params
 from ragjax.models.decoder_config import DecoderConfig
 from ragjax.parallel.memory import TrainingBytes, training_bytes_per_chip
@@ -40,8 +42,12 @@ class StudentStep:
           mesh: devices, or their number along each axis.
 
         Raises:
-          InputError: a model's shape is not known, or the mesh cannot split it.
+          InputError: a model's shape is not known, or the mesh cannot split it; or the teacher is cached.
         """
+        if config.teacher.cache is not None:
+            raise InputError(
+                "A plan has the teacher in the step, found teacher.cache: leave it out, --teacher.cache None."
+            )
         train = config.train
         self._config, self._mesh = config, mesh
         teacher, student = _shapes(config)
@@ -57,26 +63,35 @@ class StudentStep:
     def held(self) -> TrainingBytes:
         """Bytes on each chip of what lies there from step to step, and of the gradients."""
         teachers = tuple(map(_parameters, self.objective.teachers))
-        student = _parameters(self.objective.student)
+        student = self._student()
         return training_bytes_per_chip(student, self._optimizer, self._mesh, teacher=teachers)
 
     def traced(self) -> jax.stages.Traced:
         """The program before it is compiled; only where the mesh is of devices does it know of them."""
-        step = make_step(self.objective, self._optimizer, clip=self._config.train.clip)
+        step: Any = make_step(self.objective, self._optimizer, clip=self._config.train.clip)
         teachers = tuple(self._placed(_parameters(each)) for each in self.objective.teachers)
         with jax.set_mesh(self._mesh) if isinstance(self._mesh, Mesh) else nullcontext():
             return step.trace(self._state(), teachers, self._batch())
 
     def _state(self) -> TrainState:
-        params = _parameters(self.objective.student)
+        params = self._student()
         return self._placed(jax.eval_shape(lambda p: initial_state(p, self._optimizer), params))
+
+    def _student(self) -> Params:
+        """Its parameters, and what of the losses learns with them."""
+        config, distill = self.objective.student, self._config.distill
+        teacher = next(iter(self.objective.teachers), None)
+        return jax.eval_shape(
+            lambda: with_projections(init_params(config, 0), config, teacher, distill, seed=0)
+        )
 
     def _batch(self) -> Batch:
         train = self._config.train
         shape = (train.accumulate, train.batch_size // train.accumulate, self._config.data.sequence_length)
-        ids, counts = jax.ShapeDtypeStruct(shape, jnp.int32), jax.ShapeDtypeStruct(shape, jnp.float32)
         rows = NamedSharding(self._mesh, PartitionSpec(None, BATCH_AXES))
-        return self._placed(Batch(ids, ids, counts), Batch(rows, rows, rows))
+        kinds: dict[str, Any] = {"tokens": jnp.int32, "targets": jnp.int32, "weights": jnp.float32}
+        shapes = {name: jax.ShapeDtypeStruct(shape, kind) for name, kind in kinds.items()}
+        return Batch(**self._placed(shapes, dict.fromkeys(kinds, rows)))
 
     def _placed(self, tree: Any, where: Any = None) -> Any:
         """The shapes with where they lie: as given, or as the rules for parameters have it."""

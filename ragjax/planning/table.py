@@ -5,8 +5,7 @@ from __future__ import annotations
 from rich.console import Console
 from rich.table import Table
 
-from ragjax.planning.plan import Plan
-
+from ragjax.planning.slice_plan import Plan
 
 
 def print_plan(plan: Plan) -> None:
@@ -35,7 +34,11 @@ def rows(plan: Plan) -> list[tuple[str, str, str]]:
     found.append(("a chip holds: all", _gb(plan.bytes_per_chip), _verdict(plan)))
     share = plan.model_flops_per_token / plan.program_flops_per_token
     found += [
-        ("operations a token", _giga(plan.model_flops_per_token), "3 forward passes of the student, 1 of the teacher"),
+        (
+            "operations a token",
+            _giga(plan.model_flops_per_token),
+            "3 forward passes of the student, 1 of the teacher",
+        ),
         ("the program's", _giga(plan.program_flops_per_token), f"of which {share:.0%} are those"),
     ]
     if plan.compiled and plan.compiled.traffic:

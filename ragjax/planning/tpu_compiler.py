@@ -14,6 +14,14 @@ from ragjax.errors import InputError
 from ragjax.planning.chips import Slice
 from ragjax.planning.hlo import Traffic, read_traffic
 
+_NO_TPU = {
+    "TPU_SKIP_MDS_QUERY": "1",
+    "TPU_ACCELERATOR_TYPE": "v5litepod-16",
+    "TPU_WORKER_HOSTNAMES": "localhost",
+    "TPU_WORKER_ID": "0",
+}
+"""Variables libtpu reads when it starts; any slice can be compiled for all the same."""
+
 _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 
@@ -37,10 +45,9 @@ def devices(where: Slice) -> list[jax.Device]:
             "Compiling for a TPU takes its compiler, libtpu, which is not installed; no TPU is needed. "
             "pip install 'ragjax[tpu]', or add --shapes for what follows from shapes alone."
         )
-    # Or libtpu asks a server for the TPU of this machine.
-    os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
-    os.environ.setdefault("TPU_ACCELERATOR_TYPE", "none")
-    os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
+    # Or libtpu asks a server what TPU this machine has, and complains of the answer.
+    for name, value in _NO_TPU.items():
+        os.environ.setdefault(name, value)
     try:
         found = topologies.get_topology_desc(where.name, "tpu", chip_config_name=where.chip.layout)
     except (jax.errors.JaxRuntimeError, NotImplementedError) as error:

@@ -10,7 +10,7 @@ from ragjax.parallel.hosts import global_array
 
 
 def batch_on_mesh(batches: Batches, step: int, mesh: jax.sharding.Mesh, *, accumulate: int = 1) -> Batch:
-    """The batch of `step`, each array [accumulate, batch_size / accumulate, seq] and split over the mesh."""
+    """The batch of `step`, each array [accumulate, batch_size / accumulate, seq, ...], on the mesh."""
     micro = batches.batch_size // accumulate
     made: dict[tuple[int, int], Batch] = {}
 
@@ -23,12 +23,14 @@ def batch_on_mesh(batches: Batches, step: int, mesh: jax.sharding.Mesh, *, accum
             made[start, stop] = jax.tree.map(lambda *arrays: np.stack(arrays), *parts)
         return made[start, stop]
 
-    shape = (accumulate, micro, batches.sequence_length)
+    arrays, structure = jax.tree.flatten(rows(slice(0, 0)))
 
-    def whole(name: str) -> jax.Array:
-        return global_array(shape, lambda wanted: getattr(rows(wanted), name), mesh, axis=1)
+    def whole(number: int) -> jax.Array:
+        return global_array(
+            (accumulate, micro, *arrays[number].shape[2:]),
+            lambda wanted: jax.tree.leaves(rows(wanted))[number],
+            mesh,
+            axis=1,
+        )
 
-    empty = rows(slice(0, 0))
-    return empty._replace(
-        **{name: whole(name) for name, value in empty._asdict().items() if value is not None}
-    )
+    return jax.tree.unflatten(structure, [whole(number) for number in range(len(arrays))])

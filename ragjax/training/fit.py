@@ -25,6 +25,7 @@ from ragjax.parallel.hosts import is_writer, to_host
 from ragjax.parallel.mesh import batch_shards
 from ragjax.parallel.rules import check_divisible, place
 from ragjax.sparsity import masks_from_zeros, sparsify, sparsity_figures
+from ragjax.teacher_cache import TeacherCache
 from ragjax.training.checkpoints import Checkpoints
 from ragjax.training.feed import batch_on_mesh
 from ragjax.training.interrupts import Interrupts
@@ -50,6 +51,7 @@ class Texts:
     validation: Corpus
     sequence_length: int
     isolate_documents: bool = False
+    fixed_cuts: bool = False
 
 
 @dataclass(frozen=True)
@@ -78,6 +80,7 @@ def fit(
     sparsity: Sparsity | None = None,
     distill: Distill = PLAIN,
     teacher: Model | None = None,
+    cache: TeacherCache | None = None,
 ) -> Model:
     """Trains `start`, going on from its latest checkpoint where there is one.
 
@@ -91,6 +94,7 @@ def fit(
       sparsity: which weights go meanwhile; none: none.
       distill: the losses.
       teacher: the model those losses look at.
+      cache: what it says of the text, in place of the teacher itself; checked before.
 
     Returns:
       The model after the last step, its parameters on the host, with exact zeros where it was pruned.
@@ -104,6 +108,7 @@ def fit(
     check_training(
         start.config, train=train, sparsity=sparsity, distill=distill, mesh=mesh,
         sequence_length=texts.sequence_length, teacher=teacher.config if teacher else None,
+        cache=cache,
     )  # fmt: skip
     objective = Objective(
         student=start.config,
@@ -128,11 +133,14 @@ def fit(
         sequence_length=texts.sequence_length,
         seed=seed,
         isolate_documents=texts.isolate_documents,
+        fixed_cuts=texts.fixed_cuts,
+        known=cache,
     )
     fingerprint = {
         "stage": stage, "seed": seed, "model": asdict(start.config), "train": _without_habits(train),
         "sparsity": asdict(sparsity), "distill": asdict(distill), "sequence_length": texts.sequence_length,
-        "tokens": len(texts.train.tokens),
+        "tokens": len(texts.train.tokens), "fixed_cuts": texts.fixed_cuts,
+        "teacher_cache": cache.manifest.identity if cache else None,
     }  # fmt: skip
     with (
         jax.set_mesh(mesh),
@@ -206,12 +214,14 @@ def check_training(
     sequence_length: int,
     mesh: jax.sharding.Mesh,
     teacher: DecoderConfig | None,
+    cache: TeacherCache | None = None,
 ) -> None:
     """Refuses a training whose parts do not fit together, from shapes alone.
 
     Args:
       config: the model to be trained; the rest as in `fit`.
       teacher: architecture of its teacher.
+      cache: what is known of that teacher, where it does not run.
 
     Raises:
       InputError: says which parts, and what to change.
@@ -226,8 +236,14 @@ def check_training(
         )
     if teacher:
         found += inner_problems(config, teacher, distill)
-    if teacher is None and (distill.inner or distill.divergences):
-        asking = ", ".join(f"distill.{name}" for name in (*distill.divergences, *distill.inner))
+    if cache and cache.manifest.held.vocab_size != config.vocab_size:
+        found.append(
+            f"the teacher's cache and the student differ in vocabulary: {cache.manifest.held.vocab_size} and "
+            f"{config.vocab_size} tokens"
+        )
+    unanswered = distill.inner if cache else {**distill.divergences, **distill.inner}
+    if teacher is None and unanswered:
+        asking = ", ".join(f"distill.{name}" for name in unanswered)
         found.append(f"{asking} need a teacher, found none")
     if distill.top_k >= config.vocab_size:
         found.append(

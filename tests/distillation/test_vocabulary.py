@@ -10,6 +10,8 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from ragjax.config import Mesh
 from ragjax.distillation import vocabulary
+from ragjax.distillation.known import drawn, likeliest
+from ragjax.distillation.losses import LOSSES, Mixing, centred
 from ragjax.distillation.vocabulary import Head, vocabulary_loss
 from ragjax.parallel.mesh import BATCH_AXES, make_mesh
 
@@ -223,6 +225,209 @@ def test_a_new_loss_is_one_function(monkeypatch):
     expected, expected_gradients = jax.value_and_grad(whole)(problem.student)
     close(loss, expected)
     jax.tree.map(close, gradients, expected_gradients)
+
+
+class Small(Problem):
+    """Few tokens and a small table, for what is tried with every loss."""
+
+    VOCAB = 20
+
+    def __init__(self, seed: int = 0, dtype=np.float32):
+        super().__init__(seed, batch=2, seq=7, dtype=dtype)
+        self.student, self.teacher = (
+            head._replace(table=np.float32(0.4) * head.table[:128]) for head in (self.student, self.teacher)
+        )
+        self.targets %= self.VOCAB
+
+    def losses(self, coefficients, *, teachers=None, **options):
+        """Loss, terms and gradients; of the one teacher where no others are given."""
+        taught = (self.teacher,) if teachers is None else teachers
+
+        def loss(student):
+            return vocabulary_loss(
+                student, self.targets, self.weights, vocab_size=self.VOCAB,
+                coefficients=coefficients, teachers=taught, **options,
+            )  # fmt: skip
+
+        return jax.jit(jax.value_and_grad(loss, has_aux=True))(self.student)
+
+    def logits(self, head):
+        return np.asarray(head.hidden, np.float64) @ np.asarray(head.table, np.float64)[: self.VOCAB].T
+
+    def gradients(self, slopes):
+        """Those of the student's head, from how the loss of each token changes with its logits."""
+        slopes = slopes * np.asarray(self.weights, np.float64)[..., None]
+        hidden, table = (np.asarray(x, np.float64) for x in self.student)
+        table_gradient = np.zeros_like(table)
+        table_gradient[: self.VOCAB] = np.einsum("bsv,bsd->vd", slopes, hidden)
+        return Head(slopes @ table[: self.VOCAB], table_gradient)
+
+
+OTHER = Mixing(skew=0.3, teacher_share=0.8)
+
+
+@pytest.mark.parametrize(("temperature", "top_k"), [(1.0, 0), (2.0, 0), (2.0, 5)])
+def test_every_loss_and_its_gradients_equal_float64(name, formula, slopes_of, temperature, top_k):
+    problem = Small()
+    (loss, terms), gradients = problem.losses(
+        {name: 0.7}, temperature=temperature, mixing=OTHER, top_k=top_k, chunk_tokens=4
+    )
+    teacher = problem.logits(problem.teacher)
+
+    def exact(student):
+        return formula(name, student, teacher, temperature=temperature, skew=0.3, share=0.8, top_k=top_k)
+
+    own = problem.logits(problem.student)
+    expected = (problem.weights * exact(own)).sum()
+    close(terms[name], expected)
+    close(loss, 0.7 * expected)
+    jax.tree.map(close, gradients, problem.gradients(0.7 * slopes_of(exact, own)))
+
+
+def test_chunk_size_never_changes_any_loss(name):
+    problem = Small()
+    (expected, _), expected_gradients = problem.losses({name: 1.0}, temperature=2.0, chunk_tokens=4096)
+    (loss, _), gradients = problem.losses({name: 1.0}, temperature=2.0, chunk_tokens=6)
+    close(loss, expected, 1e-6)
+    jax.tree.map(lambda a, e: close(a, e, 1e-6), gradients, expected_gradients)
+
+
+def test_padding_never_changes_any_loss(name):
+    """Neither that of the vocabulary, nor tokens without weight, nor more of them."""
+    problem = Small()
+    options = {"temperature": 2.0, "chunk_tokens": 6}
+    (expected, _), expected_gradients = problem.losses({name: 1.0}, **options)
+
+    def disturbed(head):
+        hidden, table = np.array(head.hidden), np.array(head.table)
+        hidden[0, -3:] *= -50
+        table[problem.VOCAB :] = 1e3
+        longer = np.pad(hidden, [(0, 0), (0, 4), (0, 0)], constant_values=7.0)
+        return Head(longer, table)
+
+    problem.student, problem.teacher = disturbed(problem.student), disturbed(problem.teacher)
+    problem.targets = np.pad(problem.targets, [(0, 0), (0, 4)])
+    problem.weights = np.pad(problem.weights, [(0, 0), (0, 4)])
+    (loss, _), gradients = problem.losses({name: 1.0}, **options)
+    np.testing.assert_allclose(loss, expected, rtol=1e-6)
+    np.testing.assert_array_equal(gradients.hidden[:, 7:], 0)
+    np.testing.assert_array_equal(gradients.hidden[0, 4:], 0)
+    close(gradients.hidden[:, :7], expected_gradients.hidden, 1e-6)
+    np.testing.assert_array_equal(gradients.table[problem.VOCAB :], 0)
+    close(gradients.table, expected_gradients.table, 1e-6)
+
+
+def test_bfloat16_moves_every_loss_by_less_than_one_percent(name, formula, slopes_of):
+    """And its gradients, as vectors, by less than three, against float64 of the float32 model."""
+    problem, rounded = Small(), Small(dtype=jnp.bfloat16)
+    (loss, _), gradients = rounded.losses({name: 1.0})
+    teacher, own = problem.logits(problem.teacher), problem.logits(problem.student)
+
+    def exact(student):
+        return formula(name, student, teacher)
+
+    close(loss, (problem.weights * exact(own)).sum(), 1e-2)
+    for found, expected in zip(gradients, problem.gradients(slopes_of(exact, own)), strict=True):
+        # Where p is close to q, rounding turns the sign that total variation's gradient has.
+        assert np.linalg.norm(found - expected) < 3e-2 * np.linalg.norm(expected)
+
+
+def test_all_outcomes_told_apart_are_the_whole_distribution():
+    problem = Small()
+    (expected, _), expected_gradients = problem.losses({"reverse_kl": 1.0}, temperature=2.0)
+    (loss, _), gradients = problem.losses({"reverse_kl": 1.0}, temperature=2.0, top_k=problem.VOCAB)
+    close(loss, expected)
+    jax.tree.map(close, gradients, expected_gradients)
+
+
+def test_what_was_kept_of_a_teacher_stands_for_it():
+    """Its likeliest tokens at the temperature of the training."""
+    problem = Small()
+    logits = problem.logits(problem.teacher)
+    kept = likeliest(jnp.asarray((logits - logits.max(-1, keepdims=True)) / 2, jnp.float32), 5)
+    kept = kept._replace(ids=kept.ids.astype(np.uint16))
+    options = {"temperature": 2.0, "chunk_tokens": 4}
+    (expected, _), expected_gradients = problem.losses({"reverse_kl": 1.0}, top_k=5, **options)
+    (loss, _), gradients = problem.losses({"reverse_kl": 1.0}, teachers=(kept,), **options)
+    close(loss, expected)
+    jax.tree.map(close, gradients, expected_gradients)
+
+
+def test_draws_estimate_the_forward_kl_without_bias():
+    """A z-test over many keys of the loss and of its gradients."""
+    problem = Small()
+    (value, _), gradient = problem.losses({"forward_kl": 1.0})
+    logits = centred(jnp.asarray(problem.logits(problem.teacher), jnp.float32))
+
+    def estimate(key):
+        def loss(student):
+            return vocabulary_loss(
+                student, problem.targets, problem.weights, vocab_size=problem.VOCAB,
+                coefficients={"forward_kl": 1.0}, teachers=(drawn(logits, 4, key),), chunk_tokens=8,
+            )[0]  # fmt: skip
+
+        return jax.value_and_grad(loss)(problem.student)
+
+    found = jax.jit(lambda keys: jax.lax.map(estimate, keys))(jax.random.split(jax.random.key(0), 1000))
+    for draws, expected in zip(jax.tree.leaves(found), jax.tree.leaves((value, gradient)), strict=True):
+        error = np.std(draws, 0, ddof=1) / np.sqrt(len(draws))
+        assert (np.abs(np.mean(draws, 0) - expected) < 4.5 * error + 1e-5).all()
+        assert error.max() > 0
+
+
+def test_weights_and_temperatures_that_are_traced_give_what_plain_ones_do():
+    problem = Small()
+    (expected, terms), expected_gradients = problem.losses(
+        {"cross_entropy": 0.3, "reverse_kl": 0.7}, temperature=1.5
+    )
+
+    @jax.jit
+    def traced(own, other, temperature):
+        def loss(student):
+            return vocabulary_loss(
+                student, problem.targets, problem.weights, vocab_size=problem.VOCAB,
+                coefficients={"cross_entropy": own, "reverse_kl": other}, teachers=(problem.teacher,),
+                temperature=temperature,
+            )  # fmt: skip
+
+        return jax.value_and_grad(loss, has_aux=True)(problem.student)
+
+    (loss, found), gradients = traced(0.3, 0.7, 1.5)
+    np.testing.assert_allclose(loss, expected, rtol=1e-6)
+    jax.tree.map(lambda a, e: close(a, e, 1e-6), (found, gradients), (terms, expected_gradients))
+    (none, _), still = traced(0.0, 0.0, 1.5)
+    assert none == 0
+    assert not any(np.any(g) for g in still)
+
+
+def test_several_teachers_are_the_weighted_sum_of_each():
+    problem, other = Small(), Small(seed=1)
+    logits = centred(jnp.asarray(problem.logits(other.teacher), jnp.float32))
+    teachers = (problem.teacher, other.teacher, likeliest(logits, 5))
+    shares, options = (0.5, 0.2, 0.3), {"chunk_tokens": 6}
+    (loss, terms), gradients = problem.losses(
+        {"reverse_kl": 1.0}, teachers=teachers, shares=shares, **options
+    )
+    apart = [problem.losses({"reverse_kl": 1.0}, teachers=(each,), **options) for each in teachers]
+    close(loss, sum(share * value for share, ((value, _), _) in zip(shares, apart, strict=True)))
+    assert terms["reverse_kl"] == loss
+    expected = jax.tree.map(
+        lambda *each: sum(share * np.asarray(g) for share, g in zip(shares, each, strict=True)),
+        *(own for _, own in apart),
+    )
+    jax.tree.map(close, gradients, expected)
+
+
+def test_all_losses_together_are_their_weighted_sum(formula):
+    problem = Small()
+    weights = {"cross_entropy": 0.2} | {name: 0.1 + 0.1 * i for i, name in enumerate(LOSSES)}
+    (loss, terms), _ = problem.losses(weights, temperature=2.0)
+    assert terms.keys() == weights.keys()
+    student, teacher = problem.logits(problem.student), problem.logits(problem.teacher)
+    for name in LOSSES:
+        exact = (problem.weights * formula(name, student, teacher, temperature=2.0)).sum()
+        np.testing.assert_allclose(terms[name], exact, rtol=1e-5)
+    np.testing.assert_allclose(loss, sum(weights[name] * terms[name] for name in weights), rtol=1e-6)
 
 
 def sharded(problem, config: Mesh, **options):

@@ -332,6 +332,36 @@ def test_an_update_rule_has_the_decays_of_its_config(name, second):
     np.testing.assert_allclose(updates["bias"], -0.1 * second, rtol=1e-4)
 
 
+def test_a_wider_teacher_is_followed_inside_while_pruning_and_its_projections_are_gone_at_the_end(
+    tiny_model, tiny_config, texts, tmp_path
+):
+    wide = dataclasses.replace(tiny_config, width=48, heads=6, layers=4)
+    distill = Distill(
+        forward_kl=0.0, cross_entropy=0.0, hidden_mse=1.0, hidden_cosine=1.0, relations=1.0, relation_heads=2
+    )
+    run = partial(
+        fit, tiny_model, stage="s", train=TRAIN, texts=texts, seed=3, sparsity=SPARSITY, distill=distill,
+        teacher=Model(wide, init_params(wide, seed=5)),
+    )  # fmt: skip
+    with pytest.raises(Interrupted):
+        run(place_=place_in(tmp_path, stop=5))
+    trained = run(place_=place_in(tmp_path))
+    assert jax.tree.structure(trained.params) == jax.tree.structure(tiny_model.params)
+    kernel = np.asarray(trained.params["layers"]["attention"]["query"]["kernel"][0])
+    assert np.count_nonzero(kernel) == kernel.size // 2
+    lines = [line for line in metrics(tmp_path) if "loss" in line]
+    for name in ("hidden_mse", "hidden_cosine", "relations"):
+        assert lines[-1][name] < 0.95 * lines[0][name]
+    # A model that comes pruned stays so beside new projections.
+    further = fit(
+        trained, stage="further", train=dataclasses.replace(TRAIN, steps=3), texts=texts, seed=0,
+        place_=place_in(tmp_path), distill=distill, teacher=Model(wide, init_params(wide, seed=5)),
+    )  # fmt: skip
+    moved = np.asarray(further.params["layers"]["attention"]["query"]["kernel"][0])
+    np.testing.assert_array_equal(moved == 0, kernel == 0)
+    assert not np.array_equal(moved, kernel)
+
+
 @pytest.fixture
 def broken(tiny_model):
     """Finite weights whose logits overflow."""
@@ -375,7 +405,10 @@ def test_a_target_that_skipped_steps_left_unreached_is_told(broken, texts, tmp_p
         ({"distill": MIXED}, "need a teacher"),
         ({"distill": Distill(forward_kl=1.0)}, "need a teacher"),
         ({"distill": MIXED, "teacher": {"positions": 8}}, "exceeds the model's 8 positions"),
-        ({"distill": MIXED, "teacher": {"width": 64}}, "equal widths, found 64 and 32"),
+        (
+            {"distill": dataclasses.replace(MIXED, layer_map=(0, 1)), "teacher": {}},
+            "each of the student's 3 layers, found 2",
+        ),
         ({"distill": MIXED, "teacher": {"vocab_size": 200}}, "200 and 300"),
         ({"train": {"batch_size": 8, "accumulate": 4}, "devices": 4}, "2 sequences of a microbatch"),
         ({"train": {"batch_size": 3, "accumulate": 1}, "devices": 2}, "3 sequences of a microbatch"),

@@ -97,19 +97,19 @@ def cut_and_refit(
     blocks = []
     for layer in range(config.layers):
         data, parts = layer_of(config, layer), _parts(kept, layer)
-        block = _taken(block_on_device(params, layer, mesh), config, parts, mesh, FEATURES)
+        block = take(block_on_device(params, layer, mesh), config, {FEATURES: kept.features})
         if fewer_heads != config:
             within = np.arange(config.head_width)
             values = (parts[HEADS][:, None] * config.head_width + within).ravel()
             products = input_gram(config, "attention/out", block, data, hidden, mesh)
             found = refit(block["attention"]["out"], products, jnp.asarray(values))
-            block = _taken(block, config, parts, mesh, HEADS, GROUPS)
+            block = take(block, config, {kind: parts[kind] for kind in (HEADS, GROUPS)})
             block["attention"]["out"] = found.projection
             errors.setdefault("attention/out", []).append((float(found.error_before), float(found.error)))
         if small != fewer_heads:
             products = input_gram(fewer_heads, "mlp/down", block, data, hidden, mesh)
             found = refit(block["mlp"]["down"], products, jnp.asarray(parts[NEURONS]))
-            block = _taken(block, config, parts, mesh, NEURONS)
+            block = take(block, config, {NEURONS: parts[NEURONS]})
             block["mlp"]["down"] = found.projection
             errors.setdefault("mlp/down", []).append((float(found.error_before), float(found.error)))
         block = place_block(block, mesh)
@@ -119,14 +119,6 @@ def cut_and_refit(
                 hidden = [to_host(next_hidden(block, data, on_device(x, mesh), config=small)) for x in hidden]
         progress(layer + 1, config.layers)
     return Cut(small, _together(around, blocks, mesh), errors)
-
-
-def _taken(
-    block: Params, config: DecoderConfig, parts: dict[str, Int[np.ndarray, " kept"]], mesh: Mesh | None,
-    *kinds: str,
-) -> Params:  # fmt: skip
-    """A block with fewer parts of these kinds, where the rules have it."""
-    return place_block(take(block, config, {kind: parts[kind] for kind in kinds}), mesh)
 
 
 def _around(params: Params, config: DecoderConfig, kept: Kept) -> Params:

@@ -73,21 +73,35 @@ def test_a_model_on_a_mesh_comes_back_to_one_device_where_none_is_named(mesh, gp
     }
 
 
-def test_devices_that_share_the_data_do_their_share_of_the_work(gpt2):
-    config = gpt2.config
+def operations(lowered):
+    """Of one device."""
+    return lowered.compile().cost_analysis()["flops"]
+
+
+def operations_of_taylor(model, rows, mesh):
+    params = model.params if mesh is None else place(model.params, mesh)
+    with over(mesh):
+        return operations(
+            _gates.lower(params, on_device(TEXT.reshape(-1, 16)[:rows], mesh), config=model.config)
+        )
+
+
+def operations_of_one_block(model, rows, mesh):
+    """Of measuring activations and of a gram."""
+    block, data = block_on_device(model.params, 0, mesh), layer_of(model.config, 0)
+    hidden = on_device(np.ones((rows, 16, model.config.width), np.float32), mesh)
+    with over(mesh):
+        measured = operations(_measure.lower(block, data, hidden, config=model.config))
+        return measured + operations(_gram.lower(block, data, hidden, config=model.config, name="mlp/down"))
+
+
+@pytest.mark.parametrize("of", [operations_of_taylor, operations_of_one_block])
+def test_devices_that_share_the_data_do_their_share_of_the_work(of, gpt2):
     mesh = make_mesh(Mesh(data=4, fsdp=1, tensor=1), jax.devices()[:4])
+    assert of(gpt2, 4, mesh) == pytest.approx(of(gpt2, 1, None), rel=0.05)
 
-    def operations(mesh, rows):
-        """Of one device: for Taylor importance, activations and grams."""
-        params = gpt2.params if mesh is None else place(gpt2.params, mesh)
-        block, data = block_on_device(gpt2.params, 0, mesh), layer_of(config, 0)
-        hidden = on_device(np.ones((rows, 16, config.width), np.float32), mesh)
-        with over(mesh):
-            programs = (
-                _gates.lower(params, on_device(TEXT.reshape(-1, 16)[:rows], mesh), config=config),
-                _measure.lower(block, data, hidden, config=config),
-                _gram.lower(block, data, hidden, config=config, name="mlp/down"),
-            )
-            return [program.compile().cost_analysis()["flops"] for program in programs]
 
-    np.testing.assert_allclose(operations(mesh, 4), operations(None, 1), rtol=0.05)
+def test_where_weights_are_split_too_they_travel_to_the_sequences(gpt2):
+    mesh = make_mesh(Mesh(data=1, fsdp=4, tensor=1), jax.devices()[:4])
+    # And not every sequence to every device.
+    assert operations_of_taylor(gpt2, 4, mesh) < 1.3 * operations_of_taylor(gpt2, 1, None)

@@ -120,7 +120,7 @@ def plan(config: Compress, topology: str | None = None, *, compile: bool = True)
       124439808
     """
     where = slice_named(topology) if topology else None
-    sizes = axis_sizes(config.mesh, where.count if where else None)
+    sizes = axis_sizes(config.mesh, where.chips if where else None)
     mesh: Mesh | AbstractMesh = AbstractMesh(sizes, AXES)
     if where and compile:
         mesh = make_mesh(config.mesh, devices(where))

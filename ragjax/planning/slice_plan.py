@@ -47,8 +47,10 @@ class Plan:
 
     @property
     def other_bytes(self) -> int | None:
-        """Activations, other temporaries and what pads arrays; none: not compiled."""
-        return None if self.compiled is None else max(self.compiled.bytes - sum(self.held), 0)
+        """Activations, other temporaries and what pads arrays; none: not compiled, or refused."""
+        if self.compiled is None or self.compiled.traffic is None:
+            return None
+        return max(self.compiled.bytes - sum(self.held), 0)
 
     @property
     def bytes_per_chip(self) -> int:

@@ -31,7 +31,10 @@ def rows(plan: Plan) -> list[tuple[str, str, str]]:
     found += [(f"a chip holds: {name}", _gb(size), "") for name, size in plan.held._asdict().items()]
     if plan.other_bytes is not None:
         found.append(("a chip holds: activations, others", _gb(plan.other_bytes), ""))
-    found.append(("a chip holds: all", _gb(plan.bytes_per_chip), _verdict(plan)))
+    refused = plan.compiled is not None and plan.compiled.traffic is None
+    found.append(
+        (f"a chip holds: {'at least' if refused else 'all'}", _gb(plan.bytes_per_chip), _verdict(plan))
+    )
     share = plan.model_flops_per_token / plan.program_flops_per_token
     found += [
         (

@@ -19,17 +19,18 @@ _NO_TPU = {
     "TPU_ACCELERATOR_TYPE": "v5litepod-16",
     "TPU_WORKER_HOSTNAMES": "localhost",
     "TPU_WORKER_ID": "0",
+    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
 }
-"""Variables libtpu reads when it starts; any slice can be compiled for all the same."""
+"""Variables libtpu reads when it starts; any slice can be compiled for all the same, by several at once."""
 
-_UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
+_UNITS = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 
 class Compiled(NamedTuple):
     """What the compiler says of a program, on each chip."""
 
     bytes: int
-    """All that is held at once: arguments, results, temporaries."""
+    """All that is held at once: arguments, results, temporaries; where it was refused, at least this."""
     traffic: Traffic | None
     """None where the program was refused for its size."""
 
@@ -45,7 +46,7 @@ def devices(where: Slice) -> list[jax.Device]:
             "Compiling for a TPU takes its compiler, libtpu, which is not installed; no TPU is needed. "
             "pip install 'ragjax[tpu]', or add --shapes for what follows from shapes alone."
         )
-    # Or libtpu asks a server what TPU this machine has, and complains of the answer.
+    # Or libtpu asks a server what TPU this machine has, complains of the answer, and locks it.
     for name, value in _NO_TPU.items():
         os.environ.setdefault(name, value)
     try:
@@ -64,10 +65,11 @@ def compiled(program: jax.stages.Traced) -> Compiled:
     try:
         made = program.lower().compile()
     except jax.errors.JaxRuntimeError as error:
-        used = re.search(r"Used ([\d.]+)([KMGT]?) of [\d.]+[KMGT]? hbm", str(error))
-        if used is None:
+        if "RESOURCE_EXHAUSTED" not in str(error):
             raise
-        return Compiled(int(float(used[1]) * _UNITS[used[2]]), None)
+        # "... required for HLO temporaries (19.04G) exceeds available HBM (15.75G)", and kin.
+        told = re.findall(r"\b([\d.]+)([KMGT])\b", str(error).split("\n")[0])
+        return Compiled(max((int(float(size) * _UNITS[unit]) for size, unit in told), default=0), None)
     memory = made.memory_analysis()
     held = memory.argument_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes
     return Compiled(held + memory.temp_size_in_bytes, read_traffic(made.as_text()))

@@ -47,4 +47,5 @@ def teacher_digest(model: Model) -> str:
 
 def _parts(leaf: jax.Array | np.ndarray) -> Iterator[jax.Array | np.ndarray]:
     """What is fetched at a time: of the blocks' matrices one layer, not all."""
-    return iter(leaf) if leaf.ndim == 3 else iter((leaf,))
+    # By index: an array over several hosts cannot be iterated over.
+    return (leaf[layer] for layer in range(len(leaf))) if leaf.ndim == 3 else iter((leaf,))

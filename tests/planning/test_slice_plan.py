@@ -140,7 +140,8 @@ def test_the_tpu_compiler_finds_the_state_the_shapes_say_and_reduces_the_gradien
 @pytest.mark.slow
 @pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="pip install 'ragjax[tpu]' for libtpu")
 def test_a_step_the_tpu_compiler_refuses_for_its_size_does_not_fit():
-    wide = Architecture(layers=1, width=8192, heads=64, positions=128)
-    found = plan(replace(CONFIG, teacher=Teacher(architecture=wide), student=Student(layers=1)), "v5e:1x1")
+    wide = Teacher(architecture=Architecture(layers=1, width=8192, heads=64, positions=128))
+    config = replace(CONFIG, teacher=wide, student=Student(layers=1), mesh=Mesh())
+    found = plan(config, "v5e:2x2")
     assert found.compiled.traffic is None
     assert found.fits is False

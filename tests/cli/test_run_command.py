@@ -32,7 +32,7 @@ def environment(tmp_path_factory):
     return os.environ | {"RAGJAX_CACHE": str(tmp_path_factory.mktemp("cache")), "COLUMNS": "200"}
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [pytest.param(signal.SIGINT, marks=pytest.mark.slow), signal.SIGTERM])
 def test_a_signal_saves_and_the_same_command_goes_on(environment, tmp_path, number):
     rng = np.random.default_rng(0)
     for i in range(30):

@@ -67,7 +67,15 @@ def assert_same(one, other, rtol=1e-5, atol=1e-6):
     jax.tree.map(partial(np.testing.assert_allclose, rtol=rtol, atol=atol), one, other)
 
 
-@pytest.mark.parametrize("layout", [(8, 1, 1), (2, 4, 1), (2, 2, 2), (1, 2, 4)])
+@pytest.mark.parametrize(
+    "layout",
+    [
+        (2, 2, 2),
+        (8, 1, 1),
+        pytest.param((2, 4, 1), marks=pytest.mark.slow),
+        pytest.param((1, 2, 4), marks=pytest.mark.slow),
+    ],
+)
 def test_eight_devices_give_the_losses_of_one(tiny_config, teacher, layout):
     batches = [make_batch(tiny_config, seed=s) for s in range(5)]
     sparsity = Sparsity(target=0.5, stop=3, every=1)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -86,7 +86,7 @@ def compress(config: Compress, workdir: str | Path, *, console: Console | None =
         start = _student_start(config, teacher, run)
         _say_shapes(run.console, teacher, start)
         cache = _cache(config, teacher, texts) if config.teacher.cache is not None else None
-        answers = {"cache": cache} if cache else {"teacher": teacher}
+        answers = {"cache": cache} if cache else {"teachers": _teachers(config, teacher, run)}
         # What is cached need not lie on the devices.
         del teacher
         stages = ["student"]
@@ -212,14 +212,15 @@ def _train(
     work: _Work,
     texts: Texts,
     config: Compress | Pretrain,
-    teacher: Model | None = None,
+    teachers: Sequence[Model] = (),
     cache: TeacherCache | None = None,
 ) -> None:
     """Trains `start` and saves it as the model of `stage`, with a line of history."""
     began, earlier = time.monotonic(), MetricsLog(run.folder.path / "metrics.jsonl").seconds(stage)
     model = fit(
         start, stage=stage, train=work.train, texts=texts, place_=run.place, seed=config.seed,
-        sparsity=work.sparsity, distill=work.distill, teacher=teacher, cache=cache,
+        sparsity=work.sparsity, distill=work.distill, teachers=teachers,
+        shares=config.teacher.shares if teachers else (), cache=cache,
     )  # fmt: skip
     seconds = earlier + time.monotonic() - began
     done = {
@@ -246,6 +247,12 @@ def _teacher(config: Compress, run: _Run) -> Model:
     return load(str(run.folder.model("teacher")), mesh=run.place.mesh)
 
 
+def _teachers(config: Compress, first: Model, run: _Run) -> list[Model]:
+    """All that the student learns from."""
+    others = [_sibling("teacher.also", name, config.data, first, run) for name in config.teacher.also]
+    return [first, *others]
+
+
 def _check_before_teaching(config: Compress, run: _Run) -> None:
     """Refuses a student that cannot be trained before minutes are spent on its teacher."""
     if config.teacher.model is not None or config.student.model is not None:
@@ -253,7 +260,7 @@ def _check_before_teaching(config: Compress, run: _Run) -> None:
     shape = _shape(config.teacher.architecture, config.data.vocab_size)
     kept = choose_layers(shape.layers, config.student.layers)
     check_training(
-        replace(shape, layers=len(kept)), train=config.train, sparsity=config.sparsity, teacher=shape,
+        replace(shape, layers=len(kept)), train=config.train, sparsity=config.sparsity, teachers=[shape],
         distill=config.distill, sequence_length=config.data.sequence_length, mesh=run.place.mesh,
     )  # fmt: skip
 
@@ -339,18 +346,31 @@ def _cache(config: Compress, teacher: Model, texts: Texts) -> TeacherCache:
 
 
 def _student_start(config: Compress, teacher: Model, run: _Run) -> Model:
-    start = _sibling(config.student.model, config.data, teacher, run) if config.student.model else teacher
+    given, keeps = config.student.model, config.student.keeps
+    start = _sibling("student.model", given, config.data, teacher, run) if given else teacher
     layers = choose_layers(start.config.layers, config.student.layers)
     params, shape = keep_layers(start.params, start.config, layers)
     params = place(params, run.place.mesh)
+    if keeps != "all":
+        drawn = _random_params(shape, config.seed, run.place.mesh)
+        tables = ("embedding", "head") if keeps == "embeddings" else ()
+        params = drawn | {name: params[name] for name in tables if name in params}
+        return replace(start, config=shape, params=params, history=())
     history = start.history
     if len(layers) < start.config.layers:
         history = (*history, {"did": "keep layers", "of": start.config.layers, "layers": list(layers)})
     return replace(start, config=shape, params=params, history=history)
 
 
-def _sibling(name: str, data: Data, teacher: Model, run: _Run) -> Model:
+def _sibling(field: str, name: str, data: Data, teacher: Model, run: _Run) -> Model:
     """A model that reads the teacher's tokens, with the teacher's tokenizer.
+
+    Args:
+      field: of the config, which names it.
+      name: MODEL.
+      data: of the config.
+      teacher: the teacher.
+      run: where.
 
     Raises:
       InputError: it reads others.
@@ -361,7 +381,7 @@ def _sibling(name: str, data: Data, teacher: Model, run: _Run) -> Model:
         if own != others:
             token = min(own.items() ^ others.items(), key=lambda item: item[1])[0]
             raise InputError(
-                f"student.model {name} and the teacher must number their tokens alike, found "
+                f"{field} {name} and the teacher must number their tokens alike, found "
                 f"{own.get(token, 'none')} and {others.get(token, 'none')} for {token!r}: choose models of "
                 "one family, or set data.tokenizer."
             )

@@ -342,14 +342,40 @@ def test_a_student_may_start_as_another_model(run, config, tmp_path):
     assert [done["did"] for done in student.history] == ["scratch", "keep layers", "student"]
 
 
-def test_a_student_that_numbers_its_tokens_otherwise_is_refused(run, config, tiny_byte_model, tmp_path):
-    save(tiny_byte_model, tmp_path / "bytes")
+@pytest.mark.parametrize("keeps", ["embeddings", "shape"])
+def test_a_student_may_start_at_random_with_the_teachers_embeddings_or_without(run, config, tmp_path, keeps):
     changed = dataclasses.replace(
         config,
-        teacher=Teacher(model=str(run[0] / "teacher")),
-        student=Student(model=str(tmp_path / "bytes")),
+        teacher=Teacher(model=str(run[0] / "teacher"), also=(str(run[0] / "scratch"),), shares=(3.0, 1.0)),
+        student=Student(layers=1, keeps=keeps, control=False),
+        sparsity=Sparsity(),
+        train=dataclasses.replace(config.train, learning_rate=1e-9, steps=2),
     )
-    with pytest.raises(InputError, match="must number their tokens alike"):
+    ragjax.compress(changed, tmp_path / "r", console=silent())
+    teacher, student = ragjax.load(run[0] / "teacher"), ragjax.load(tmp_path / "r" / "student")
+    assert [done["did"] for done in student.history] == ["student"]
+
+    def same(*names):
+        one, other = teacher.params, student.params
+        for name in names:
+            one, other = one[name], other[name]
+        return np.allclose(np.asarray(one)[: len(other)], other, atol=1e-6)
+
+    assert same("embedding", "tokens") == same("embedding", "positions") == (keeps == "embeddings")
+    assert not same("layers", "mlp", "up", "kernel")
+
+
+@pytest.mark.parametrize("field", ["student.model", "teacher.also"])
+def test_models_that_number_their_tokens_otherwise_are_refused(run, config, tiny_byte_model, tmp_path, field):
+    save(tiny_byte_model, tmp_path / "bytes")
+    other = str(tmp_path / "bytes")
+    also = {"also": (other,)} if field == "teacher.also" else {}
+    changed = dataclasses.replace(
+        config,
+        teacher=Teacher(model=str(run[0] / "teacher"), **also),
+        student=Student(model=None if also else other),
+    )
+    with pytest.raises(InputError, match=f"{field} .*must number their tokens alike"):
         ragjax.compress(changed, tmp_path / "r", console=silent())
 
 

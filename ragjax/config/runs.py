@@ -80,6 +80,8 @@ class Compress(Checked):
         found = []
         if self.teacher.model is None:
             found.append("teacher.cache is of a teacher that exists: name it by teacher.model")
+        if self.teacher.also:
+            found.append("teacher.cache is of one teacher: leave teacher.also or it out")
         if not self.data.fixed_cuts:
             found.append("teacher.cache needs the same cuts of the text in every epoch: set data.fixed_cuts")
         if self.distill.inner:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from ragjax.config.checked import Checked
 
@@ -16,6 +17,8 @@ class Student(Checked):
     shrink`; none: the teacher."""
     layers: int | tuple[int, ...] | None = None
     """Layers of that model it keeps: how many (evenly, with both ends), or which; none: all."""
+    keeps: Literal["all", "embeddings", "shape"] = "all"
+    """What it keeps of those layers and their model: all; the embeddings, the rest being random; or shape."""
     control: bool = True
     """Also train the control: the same start, sparsity, tokens and steps, without the teacher's loss."""
     scratch: bool = False

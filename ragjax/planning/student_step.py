@@ -56,7 +56,8 @@ class StudentStep:
             student, (), config.distill, dtype=jnp.dtype(train.dtype), remat=train.remat,
             shards=batch_shards(mesh), steps=train.steps,
         )  # fmt: skip
-        taught = (teacher,) if objective.needs_teacher else ()
+        others = tuple(map(shape_of, config.teacher.also))
+        taught = (teacher, *others) if objective.needs_teacher else ()
         self.objective = dataclasses.replace(objective, teachers=taught)
         self._optimizer = sparsify(make_optimizer(train), config.sparsity, total_steps=train.steps, seed=0)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -79,7 +79,8 @@ def fit(
     seed: int,
     sparsity: Sparsity | None = None,
     distill: Distill = PLAIN,
-    teacher: Model | None = None,
+    teachers: Sequence[Model] = (),
+    shares: Sequence[float] = (),
     cache: TeacherCache | None = None,
 ) -> Model:
     """Trains `start`, going on from its latest checkpoint where there is one.
@@ -93,7 +94,8 @@ def fit(
       seed: of batches, dropout and random scores.
       sparsity: which weights go meanwhile; none: none.
       distill: the losses.
-      teacher: the model those losses look at.
+      teachers: the models those losses look at; inside of it they look at the first.
+      shares: what each teacher counts, as parts of their sum; none: all alike.
       cache: what it says of the text, in place of the teacher itself; checked before.
 
     Returns:
@@ -107,20 +109,20 @@ def fit(
     sparsity, mesh = sparsity or Sparsity(), place_.mesh
     check_training(
         start.config, train=train, sparsity=sparsity, distill=distill, mesh=mesh,
-        sequence_length=texts.sequence_length, teacher=teacher.config if teacher else None,
-        cache=cache,
+        sequence_length=texts.sequence_length, teachers=[each.config for each in teachers], cache=cache,
     )  # fmt: skip
     objective = Objective(
         student=start.config,
-        teachers=(teacher.config,) if teacher else (),
+        teachers=tuple(each.config for each in teachers),
         weights=distill,
+        shares=tuple(share / sum(shares) for share in shares),
         dtype=jnp.dtype(train.dtype),
         remat=train.remat,
         shards=batch_shards(mesh),
         steps=train.steps,
     )
     begin = with_projections(
-        start.params, start.config, teacher.config if teacher else None, distill, seed=seed
+        start.params, start.config, teachers[0].config if teachers else None, distill, seed=seed
     )
     masks = None
     if not sparsity.target and sparsity_figures(start.params, start.config).sparsity_prunable > _PRUNED:
@@ -138,8 +140,9 @@ def fit(
     )
     fingerprint = {
         "stage": stage, "seed": seed, "model": asdict(start.config), "train": _without_habits(train),
-        "sparsity": asdict(sparsity), "distill": asdict(distill), "sequence_length": texts.sequence_length,
-        "tokens": len(texts.train.tokens), "fixed_cuts": texts.fixed_cuts,
+        "sparsity": asdict(sparsity), "distill": asdict(distill), "shares": list(shares),
+        "sequence_length": texts.sequence_length, "tokens": len(texts.train.tokens),
+        "fixed_cuts": texts.fixed_cuts,
         "teacher_cache": cache.manifest.identity if cache else None,
     }  # fmt: skip
     with (
@@ -161,7 +164,7 @@ def fit(
             checkpoints=saved,
             interrupts=place_.interrupts,
         )
-        frozen = (place(teacher.params, mesh),) if teacher and objective.needs_teacher else ()
+        frozen = tuple(place(each.params, mesh) for each in teachers) if objective.needs_teacher else ()
         state = training.run(init_state(begin, optimizer, mesh), frozen)
         params = without_projections(state.params)
         reached = sparsity_figures(params, start.config, sparsity.prunable).sparsity_prunable
@@ -213,36 +216,38 @@ def check_training(
     distill: Distill,
     sequence_length: int,
     mesh: jax.sharding.Mesh,
-    teacher: DecoderConfig | None,
+    teachers: Sequence[DecoderConfig] = (),
     cache: TeacherCache | None = None,
 ) -> None:
     """Refuses a training whose parts do not fit together, from shapes alone.
 
     Args:
       config: the model to be trained; the rest as in `fit`.
-      teacher: architecture of its teacher.
-      cache: what is known of that teacher, where it does not run.
+      teachers: architectures of its teachers.
+      cache: what is known of a teacher that does not run.
 
     Raises:
       InputError: says which parts, and what to change.
     """
     found = []
-    longest = min(config.positions, teacher.positions if teacher else config.positions)
+    first = next(iter(teachers), None)
+    longest = min(each.positions for each in (config, *teachers))
     if sequence_length > longest:
         found.append(f"data.sequence_length {sequence_length} exceeds the model's {longest} positions")
-    if teacher and teacher.vocab_size != config.vocab_size:
-        found.append(
-            f"teacher and student differ in vocabulary: {teacher.vocab_size} and {config.vocab_size} tokens"
-        )
-    if teacher:
-        found += inner_problems(config, teacher, distill)
+    found += [
+        f"teacher and student differ in vocabulary: {each.vocab_size} and {config.vocab_size} tokens"
+        for each in teachers
+        if each.vocab_size != config.vocab_size
+    ]
+    if first:
+        found += inner_problems(config, first, distill)
     if cache and cache.manifest.held.vocab_size != config.vocab_size:
         found.append(
             f"the teacher's cache and the student differ in vocabulary: {cache.manifest.held.vocab_size} and "
             f"{config.vocab_size} tokens"
         )
     unanswered = distill.inner if cache else {**distill.divergences, **distill.inner}
-    if teacher is None and unanswered:
+    if first is None and unanswered:
         asking = ", ".join(f"distill.{name}" for name in unanswered)
         found.append(f"{asking} need a teacher, found none")
     if distill.top_k >= config.vocab_size:
@@ -254,5 +259,5 @@ def check_training(
     check_divisible(config, mesh, batch_size=train.batch_size // train.accumulate)
     optimizer = sparsify(make_optimizer(train), sparsity, total_steps=train.steps, seed=0)
     jax.eval_shape(
-        lambda: optimizer.init(with_projections(init_params(config, 0), config, teacher, distill, seed=0))
+        lambda: optimizer.init(with_projections(init_params(config, 0), config, first, distill, seed=0))
     )

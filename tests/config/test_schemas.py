@@ -25,6 +25,8 @@ from ragjax.errors import InputError
     ("build", "said"),
     [
         (lambda: Train(steps=0), "steps must be at least 1"),
+        (lambda: Teacher(also=("a", "b"), shares=(1.0, 2.0)), "a number for each of 3 teachers, found 2"),
+        (lambda: Teacher(also=("a",), shares=(1.0, 0.0)), "shares must be above 0, found 0.0"),
         (lambda: Train(keep=1), "keep must be at least 2"),
         (lambda: Train(clip=-1.0), "clip must be at least 0"),
         (lambda: Train(weight_decay=float("nan")), "weight_decay must be at least 0, found nan"),

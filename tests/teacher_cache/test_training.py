@@ -101,7 +101,7 @@ def forward_kl(tiny_model, teacher, corpus):
 def test_with_all_tokens_it_is_the_run_with_the_teacher_in_the_step(trained, cached, teacher, count, options):
     temperature = 2.0 if options.get("distill") is MANY else 1.0
     cache = cached(count=count, temperature=temperature, isolate=options.get("isolate", False))
-    beside, expected = trained("beside", teacher=teacher, **options)
+    beside, expected = trained("beside", teachers=[teacher], **options)
     params, found = trained("cached", cache=cache, **options)
     assert len(found) == 6
     for line, before in zip(found, expected, strict=True):

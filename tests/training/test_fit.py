@@ -93,7 +93,7 @@ def uninterrupted(dropping, texts, tiny_config, tmp_path_factory):
     taught = Model(tiny_config, init_params(tiny_config, seed=5))
     run = partial(
         fit, dropping, stage="s", train=TRAIN, texts=texts, seed=3, sparsity=SPARSITY,
-        distill=MIXED, teacher=taught,
+        distill=MIXED, teachers=[taught],
     )  # fmt: skip
     return run, run(place_=place_in(folder)), folder
 
@@ -278,7 +278,7 @@ def test_the_settings_of_a_training_reach_its_step(tiny_model, texts, tmp_path, 
     with pytest.raises(Reached) as reached:
         fit(
             tiny_model, stage="s", train=train, texts=texts, seed=6, sparsity=SPARSITY, distill=MIXED,
-            teacher=tiny_model, place_=place_in(tmp_path, devices=4),
+            teachers=[tiny_model], place_=place_in(tmp_path, devices=4),
         )  # fmt: skip
     objective, options = reached.value.args
     assert options == {"clip": 0.25, "seed": 6}
@@ -341,7 +341,7 @@ def test_a_wider_teacher_is_followed_inside_while_pruning_and_its_projections_ar
     )
     run = partial(
         fit, tiny_model, stage="s", train=TRAIN, texts=texts, seed=3, sparsity=SPARSITY, distill=distill,
-        teacher=Model(wide, init_params(wide, seed=5)),
+        teachers=[Model(wide, init_params(wide, seed=5))],
     )  # fmt: skip
     with pytest.raises(Interrupted):
         run(place_=place_in(tmp_path, stop=5))
@@ -355,7 +355,7 @@ def test_a_wider_teacher_is_followed_inside_while_pruning_and_its_projections_ar
     # A model that comes pruned stays so beside new projections.
     further = fit(
         trained, stage="further", train=dataclasses.replace(TRAIN, steps=3), texts=texts, seed=0,
-        place_=place_in(tmp_path), distill=distill, teacher=Model(wide, init_params(wide, seed=5)),
+        place_=place_in(tmp_path), distill=distill, teachers=[Model(wide, init_params(wide, seed=5))],
     )  # fmt: skip
     moved = np.asarray(further.params["layers"]["attention"]["query"]["kernel"][0])
     np.testing.assert_array_equal(moved == 0, kernel == 0)
@@ -419,8 +419,8 @@ def test_a_target_that_skipped_steps_left_unreached_is_told(broken, texts, tmp_p
 def test_what_does_not_fit_together_is_refused_before_any_step(tiny_model, texts, tmp_path, change, said):
     wanted = {"train": TRAIN, "texts": texts} | change
     if "teacher" in wanted:
-        other = dataclasses.replace(tiny_model.config, **wanted["teacher"])
-        wanted["teacher"] = Model(other, init_params(other, 0))
+        other = dataclasses.replace(tiny_model.config, **wanted.pop("teacher"))
+        wanted["teachers"] = [tiny_model, Model(other, init_params(other, 0))]
     for name, whole in (("train", TRAIN), ("texts", texts)):
         if isinstance(wanted[name], dict):
             wanted[name] = dataclasses.replace(whole, **wanted[name])
@@ -441,3 +441,22 @@ def test_a_model_that_was_pruned_stays_pruned_whatever_follows(uninterrupted, te
         if old.ndim == 3:
             np.testing.assert_array_equal(np.asarray(old) == 0, np.asarray(new) == 0)
             assert not np.array_equal(old, new)
+
+
+def test_several_teachers_count_by_their_shares(tiny_model, tiny_config, texts, tmp_path):
+    """The first step's loss is the mean of what each teacher alone gives, by share."""
+    teachers = [Model(tiny_config, init_params(tiny_config, seed=5)), tiny_model]
+    train = dataclasses.replace(TRAIN, steps=2, warmup=1, log_every=1)
+
+    def first_loss(folder, teachers, shares=()):
+        fit(
+            tiny_model, stage="s", train=train, texts=texts, seed=3, place_=place_in(tmp_path / folder),
+            distill=Distill(reverse_kl=1.0), teachers=teachers, shares=shares,
+        )  # fmt: skip
+        return metrics(tmp_path / folder)[0]["reverse_kl"]
+
+    far, near = (first_loss(str(i), [each]) for i, each in enumerate(teachers))
+    assert far > 0.01
+    assert near == pytest.approx(0, abs=1e-6)
+    assert first_loss("both", teachers, (1, 3)) == pytest.approx(far / 4, rel=1e-5)
+    assert first_loss("alike", teachers) == pytest.approx(far / 2, rel=1e-5)

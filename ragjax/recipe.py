@@ -220,7 +220,7 @@ def _train(
     model = fit(
         start, stage=stage, train=work.train, texts=texts, place_=run.place, seed=config.seed,
         sparsity=work.sparsity, distill=work.distill, teachers=teachers,
-        shares=config.teacher.shares if teachers else (), cache=cache,
+        shares=config.teacher.shares if isinstance(config, Compress) and teachers else (), cache=cache,
     )  # fmt: skip
     seconds = earlier + time.monotonic() - began
     done = {

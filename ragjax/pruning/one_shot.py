@@ -22,8 +22,9 @@ from ragjax.model import Model
 from ragjax.models.names import path_name
 from ragjax.parallel.mesh import batch_shards
 from ragjax.sparsity.calibrated.budgets import BUDGETS, Census, Sparsities, Table, table_problems
+from ragjax.sparsity.calibrated.calibration import Calibration
 from ragjax.sparsity.calibrated.methods import METHODS, How
-from ragjax.sparsity.calibrated.stream import Calibration, LayerFigures, dense_norms, prune_blocks
+from ragjax.sparsity.calibrated.stream import LayerFigures, dense_norms, prune_blocks
 from ragjax.sparsity.figures import SparsityFigures, sparsity_figures
 from ragjax.sparsity.masks import prunable
 from ragjax.sparsity.scores import SCORES, Evidence

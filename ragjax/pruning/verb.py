@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import resource
 import sys
 from contextlib import nullcontext
@@ -12,19 +11,17 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import Mesh
 from rich.console import Console
 from rich.table import Table
 
-from ragjax.config import Mesh as MeshConfig
-from ragjax.config import OneShot
+from ragjax.config import Mesh, OneShot
 from ragjax.duration import duration
 from ragjax.errors import listing
 from ragjax.interchange.folder import load, save
 from ragjax.interchange.formats import check_request
 from ragjax.interchange.json_file import read_object
 from ragjax.parallel.compile_cache import keep_compiled_programs
-from ragjax.parallel.mesh import make_mesh
+from ragjax.parallel.working_mesh import working_mesh
 from ragjax.pruning.files import keep_pruning
 from ragjax.pruning.one_shot import PruneReport, default_length, prune
 from ragjax.report.pruning import PRUNING
@@ -33,7 +30,7 @@ from ragjax.sparsity.calibrated.stream import LayerFigures
 
 
 def prune_to_folder(
-    source: str, out: str | Path, config: OneShot, *, devices: MeshConfig, to_stderr: bool = False
+    source: str, out: str | Path, config: OneShot, *, devices: Mesh, to_stderr: bool = False
 ) -> PruneReport:
     """Prunes MODEL and writes it as a Hugging Face folder, whole or not at all, with a page about it.
 
@@ -49,7 +46,7 @@ def prune_to_folder(
     """
     check_request(out, "hf", None)
     keep_compiled_programs()
-    mesh = _mesh(devices)
+    mesh = working_mesh(devices)
     with _on_host() if mesh is None else nullcontext():
         model = load(source, mesh=mesh)
     console = Console(stderr=to_stderr, highlight=False, soft_wrap=True)
@@ -186,15 +183,6 @@ def _peak_bytes() -> int:
     """The most memory this process has held at once."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else 1024 * peak
-
-
-def _mesh(devices: MeshConfig) -> Mesh | None:
-    """The mesh; none for one device."""
-    sizes = (devices.data, devices.fsdp, devices.tensor)
-    if sizes == (1, 1, 1):
-        return None
-    count = None if -1 in sizes else math.prod(sizes)
-    return make_mesh(devices, jax.devices()[:count])
 
 
 def _on_host() -> Any:

@@ -112,8 +112,9 @@ def ragjax_peer(options: argparse.Namespace):
 
     from ragjax.models.decoder import init_params
     from ragjax.models.decoder_config import DecoderConfig
+    from ragjax.sparsity.calibrated.calibration import Calibration
     from ragjax.sparsity.calibrated.methods import How
-    from ragjax.sparsity.calibrated.stream import Calibration, prune_blocks
+    from ragjax.sparsity.calibrated.stream import prune_blocks
 
     base = resident_mb("VmRSS")
     config = DecoderConfig(

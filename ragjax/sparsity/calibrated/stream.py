@@ -8,35 +8,33 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
-from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding
+from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
 
-from ragjax.models.blockwise import first_hidden, layer_of, next_hidden, one_layer
+from ragjax.models.blockwise import layer_of, next_hidden, one_layer
 from ragjax.models.decoder import LayerData, Params
 from ragjax.models.decoder_config import DecoderConfig
-from ragjax.parallel.hosts import global_array, to_host
-from ragjax.parallel.rules import partition, place
+from ragjax.parallel.hosts import to_host
 from ragjax.sparsity.calibrated.budgets import Sparsities
+from ragjax.sparsity.calibrated.calibration import (
+    Calibration,
+    block_on_device,
+    default_device,
+    embedded,
+    on_device,
+    over,
+    placed,
+)
 from ragjax.sparsity.calibrated.methods import METHODS, How, Matrices, MatrixFigures, prune_block
 from ragjax.sparsity.calibrated.statistics import Statistics, gather, gather_and_run, nothing_yet, readers
 
 _PREFIX = "layers/"
-
-
-class Calibration(NamedTuple):
-    """The text that shows which weights matter, and where it is run."""
-
-    tokens: Int[np.ndarray, "microbatches rows seq"]
-    """Token ids; the rows of a microbatch are split over data and fsdp."""
-    mesh: Mesh | None = None
-    """Devices that share the work; none: JAX's default device."""
 
 
 class LayerFigures(NamedTuple):
@@ -90,12 +88,12 @@ def prune_blocks(
         began = time.monotonic()
         block = block_on_device(unflatten_dict(flat | stacks, sep="/"), layer, calibration.mesh)
         data, of_block = layer_of(config, layer), flatten_dict(block, sep="/")
-        with _over(calibration.mesh):
+        with over(calibration.mesh):
             sums = _nothing_yet(groups, calibration.mesh, with_gram=METHODS[method].needs_gram)
-            first = _on_device(hidden[0], calibration.mesh)
+            first = on_device(hidden[0], calibration.mesh)
             sums, dense = gather_and_run(sums, block, data, first, config=config)
             for x in hidden[1:]:
-                sums = gather(sums, block, data, _on_device(x, calibration.mesh), config=config)
+                sums = gather(sums, block, data, on_device(x, calibration.mesh), config=config)
             given = Matrices(
                 {name: of_block[name] for name in short},
                 sums,
@@ -136,10 +134,10 @@ def dense_norms(
     norms: dict[str, list[np.ndarray]] = {name: [] for name in names}
     for layer in range(config.layers):
         block, data = block_on_device(params, layer, calibration.mesh), layer_of(config, layer)
-        with _over(calibration.mesh):
+        with over(calibration.mesh):
             sums = _nothing_yet(groups, calibration.mesh, with_gram=False)
             for number, x in enumerate(hidden):
-                given = _on_device(x, calibration.mesh)
+                given = on_device(x, calibration.mesh)
                 sums, out = gather_and_run(sums, block, data, given, config=config)
                 hidden[number] = to_host(out)
         for group, known in sums.items():
@@ -148,61 +146,10 @@ def dense_norms(
     return {name: np.stack(each) for name, each in norms.items()}
 
 
-def embedded(
-    config: DecoderConfig, params: Params, calibration: Calibration
-) -> list[Float[np.ndarray, "rows seq width"]]:
-    """The residual streams before the first block, one array a microbatch, on the host."""
-    table = {"embedding": params["embedding"]}
-    mesh = calibration.mesh
-    table = jax.device_put(table, _default_device()) if mesh is None else place(table, mesh)
-    with _over(mesh):
-        return [to_host(first_hidden(table, _on_device(t, mesh), config=config)) for t in calibration.tokens]
-
-
-def block_on_device(params: Params, layer: int, mesh: Mesh | None) -> Params:
-    """The parameters of one block on the device, or split over the mesh by the rules."""
-    block = one_layer(params["layers"], layer)
-    if mesh is None:
-        return jax.device_put(block, _default_device())
-
-    def put(path, leaf):
-        return _placed(leaf, NamedSharding(mesh, _partition_of_layer(path, leaf.shape, mesh)))
-
-    flat = {name: put(name, leaf) for name, leaf in flatten_dict(block, sep="/").items()}
-    return unflatten_dict(flat, sep="/")
-
-
-def _partition_of_layer(name: str, shape: tuple[int, ...], mesh: Mesh) -> PartitionSpec:
-    """How the rules split one layer of a stacked parameter."""
-    return PartitionSpec(*partition(_PREFIX + name, (1, *shape), mesh)[1:])
-
-
-def _placed(leaf: Any, sharding: Sharding) -> jax.Array:
-    if jax.process_count() == 1:
-        return jax.device_put(leaf, sharding)
-    host = to_host(leaf)
-    return jax.make_array_from_callback(host.shape, sharding, lambda index: host[index])
-
-
-def _default_device() -> jax.Device:
-    (device,) = jnp.zeros(()).devices()
-    return device
-
-
-def _over(mesh: Mesh | None) -> Any:
-    return nullcontext() if mesh is None else jax.set_mesh(mesh)
-
-
-def _on_device(x: np.ndarray, mesh: Mesh | None) -> jax.Array:
-    if mesh is None:
-        return jax.device_put(x, _default_device())
-    return global_array(x.shape, lambda rows: x[rows], mesh)
-
-
 def _nothing_yet(groups: dict[tuple[str, ...], int], mesh: Mesh | None, *, with_gram: bool) -> Statistics:
     sums = nothing_yet(groups, with_gram=with_gram)
     # Told where to lie, as all that is added to it: else the first sum is another program's.
-    return jax.device_put(sums, _default_device()) if mesh is None else sums
+    return jax.device_put(sums, default_device()) if mesh is None else sums
 
 
 def _handed_on(
@@ -213,7 +160,7 @@ def _handed_on(
     """
     running: jax.Array | None = None
     for number, x in enumerate(hidden[1:], 1):
-        out = next_hidden(block, data, _on_device(x, mesh), config=config)
+        out = next_hidden(block, data, on_device(x, mesh), config=config)
         if running is not None:
             hidden[number - 1] = to_host(running)
         running = out
@@ -227,7 +174,7 @@ Stack = np.ndarray | jax.Array
 
 def _writable(leaf: Stack, mesh: Mesh | None, *, donate: bool) -> Stack:
     """The leaf, where it may be overwritten and lies where blocks are pruned; else a copy on the host."""
-    here = {_default_device()} if mesh is None else set(mesh.devices.flat)
+    here = {default_device()} if mesh is None else set(mesh.devices.flat)
     if donate and isinstance(leaf, jax.Array) and leaf.sharding.device_set == here:
         return leaf
     return np.array(to_host(leaf))
@@ -251,7 +198,7 @@ def _put_back(flat: dict[str, Stack], stacks: dict[str, Stack]) -> Params:
     for name in list(stacks):
         dense, pruned = flat[name], stacks.pop(name)
         if isinstance(dense, jax.Array) and isinstance(pruned, np.ndarray):
-            pruned = _placed(pruned, dense.sharding)
+            pruned = placed(pruned, dense.sharding)
         flat[name] = pruned
     return unflatten_dict(flat, sep="/")
 

@@ -18,8 +18,9 @@ from ragjax.models.run import apply, run_decoder
 from ragjax.parallel.mesh import make_mesh
 from ragjax.parallel.rules import place
 from ragjax.sparsity.calibrated import stream
+from ragjax.sparsity.calibrated.calibration import Calibration
 from ragjax.sparsity.calibrated.methods import How, prune_block
-from ragjax.sparsity.calibrated.stream import Calibration, dense_norms, prune_blocks
+from ragjax.sparsity.calibrated.stream import dense_norms, prune_blocks
 
 SIZES = {"positions": 12, "width": 16, "heads": 4, "mlp_width": 24}
 GPT2 = DecoderConfig(vocab_size=50, layers=3, initializer_range=0.3, **SIZES)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import tempfile
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -75,6 +76,28 @@ def atomic_file(path: str | Path, overwrite: bool = False) -> Iterator[Path]:
         raise
 
 
+def check_creatable(path: str | Path) -> None:
+    """Refuses a place where nothing can be written, before the work for it is done; leaves nothing there.
+
+    Args:
+      path: where a file or a folder is to appear.
+
+    Raises:
+      InputError: nothing can be written in the folder that it, or the first missing parent of it, lies in.
+    """
+    path = Path(path).expanduser().resolve()
+    try:
+        parent = next(folder for folder in path.parents if folder.exists())
+        with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=parent):
+            pass
+    except OSError as error:
+        raise _unwritable(path, error) from None
+
+
+def _unwritable(path: Path, error: OSError) -> InputError:
+    return InputError(f"{path}: cannot be written: {error.strerror or error}. Choose another.")
+
+
 def _begin(path: Path, make: Callable[[Path], None]) -> Path:
     """What is written to before it becomes `path`."""
     partial = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.partial")
@@ -82,7 +105,7 @@ def _begin(path: Path, make: Callable[[Path], None]) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
         make(partial)
     except OSError as error:
-        raise InputError(f"{path}: cannot be written: {error.strerror or error}. Choose another.") from None
+        raise _unwritable(path, error) from None
     return partial
 
 

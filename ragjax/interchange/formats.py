@@ -11,6 +11,7 @@ import jax
 import numpy as np
 
 from ragjax.errors import InputError
+from ragjax.interchange.atomic import check_creatable
 from ragjax.interchange.folder import save
 from ragjax.interchange.gguf import write_gguf
 from ragjax.interchange.gguf.package import gguf_package
@@ -76,7 +77,8 @@ def check_request(out: str | Path, format: str, dtype: str | None) -> str:
       The type of the weights.
 
     Raises:
-      InputError: the format or the type is not known, a package it needs is not there, or `out` exists.
+      InputError: the format or the type is not known, a package it needs is not there, `out` exists or
+        cannot be written.
     """
     if format not in FORMATS:
         raise InputError(f"format must be one of {', '.join(FORMATS)}, found {format!r}.")
@@ -92,6 +94,7 @@ def check_request(out: str | Path, format: str, dtype: str | None) -> str:
         )
     if path.is_file() or (path.is_dir() and any(path.iterdir())):
         raise InputError(f"{path} exists already: choose another name.")
+    check_creatable(path)
     return chosen
 
 

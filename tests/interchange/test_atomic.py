@@ -3,7 +3,7 @@ import os
 import pytest
 
 from ragjax.errors import InputError
-from ragjax.interchange.atomic import atomic_file, atomic_folder
+from ragjax.interchange.atomic import atomic_file, atomic_folder, check_creatable
 
 
 def entries(folder):
@@ -170,3 +170,13 @@ def test_a_file_that_came_meanwhile_is_not_replaced(tmp_path):
         write()
     assert entries(tmp_path) == ["m.gguf"]
     assert (tmp_path / "m.gguf").read_text() == "another's"
+
+
+def test_a_place_that_cannot_be_written_is_told_before_anything_is(tmp_path):
+    check_creatable(tmp_path / "deep" / "model")
+    assert entries(tmp_path) == []
+    (tmp_path / "file").touch()
+    for below in (tmp_path / "file" / "model", tmp_path / "file" / "deep" / "model"):
+        with pytest.raises(InputError, match="model: cannot be written: Not a directory"):
+            check_creatable(below)
+    assert entries(tmp_path) == ["file"]

@@ -68,3 +68,6 @@ def test_a_request_is_refused_before_any_model_is_loaded(tmp_path, monkeypatch):
             with pytest.raises(InputError, match=rf"pip install 'ragjax\[{format}\]'"):
                 check_request(tmp_path / "new", format, None)
         assert check_request(tmp_path / "new", format, None) == FORMATS[format].dtypes[0]
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match="cannot be written: Not a directory"):
+        check_request(tmp_path / "file" / "model", "hf", None)

@@ -51,7 +51,13 @@ class _CompareCommand:
     """As without --compare."""
     batch_size: int = 8
     """As without --compare."""
+    dampening: float = 0.01
+    """As without --compare."""
     seed: int = 0
+    """As without --compare."""
+    table: str | None = None
+    """As without --compare."""
+    prunable: tuple[str, ...] = ("layers/*/kernel",)
     """As without --compare."""
     json: FlagCreatePairsOff[bool] = False
     """Print one JSON object; progress goes to standard error."""
@@ -63,7 +69,7 @@ def run(given: list[str]) -> None:
     shared = {
         name: getattr(command, name)
         for name in ("pattern", "n", "m", "block", "budget", "calibration", "samples", "sequence_length",
-                     "batch_size", "seed")
+                     "batch_size", "dampening", "seed", "table", "prunable")
     }  # fmt: skip
     levels: list[float | None] = [None] if command.pattern == "n_of_m" else []
     problems = []

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ragjax.config import OneShot
-from ragjax.data import open_corpus
+from ragjax.data import Corpus, open_corpus, training_split
 from ragjax.errors import InputError
 from ragjax.evaluation.perplexity import perplexity
 from ragjax.interchange.atomic import atomic_folder
@@ -15,6 +15,9 @@ from ragjax.interchange.json_file import read_object, write_object
 from ragjax.model import Model
 from ragjax.pruning.one_shot import plan, prune
 from ragjax.report.pruning import COMPARISON
+
+_SHARED = ("calibration", "samples", "seed", "dampening", "prunable", "table")
+"""Fields of the ways that are compared which a row does not tell: all of them have to agree."""
 
 
 class Measure(NamedTuple):
@@ -35,7 +38,7 @@ def compare(
     folder: Path,
     *,
     source: str,
-    progress: Callable[[dict[str, Any]], None] = lambda row: None,
+    progress: Callable[[dict[str, Any], Sequence[OneShot]], None] = lambda row, left: None,
 ) -> dict[str, Any]:
     """Prunes a model in several ways, one after another, and measures each.
 
@@ -44,41 +47,59 @@ def compare(
 
     Args:
       model: the dense model, with its tokenizer.
-      ways: how it is pruned.
+      ways: how it is pruned, by the same calibration text.
       measure: the text that perplexity is measured on.
       folder: where to; holds nothing, or the same comparison.
       source: MODEL, as it was named.
-      progress: told of each row.
+      progress: told of each row, and of the ways that are left.
 
     Returns:
       What the file holds.
 
     Raises:
-      InputError: the folder holds something else, or as `ragjax.prune`, before anything is pruned.
+      InputError: the folder holds something else, the text is that of the calibration, or as `ragjax.prune`,
+        before anything is pruned.
     """
-    for way in ways:
-        plan(model, way)
-    asked = {"model": source, **measure._asdict()}
+    asked = {"model": source, **measure._asdict(), **_shared(model, ways)}
+    if measure.data == asked.get("calibration") and training_split(measure.data, hold_out=False) is None:
+        raise InputError(
+            f"{measure.data} is the calibration text, on which every method looks better than it is: measure "
+            "on another with --data."
+        )
+    assert model.tokenizer is not None
+    text = open_corpus(measure.data, None, model.tokenizer)
     found = _begun(folder, asked)
     if "dense" not in found:
-        found["dense"] = {"perplexity": _perplexity(model, measure)}
+        found["dense"] = {"perplexity": _perplexity(model, text, measure)}
         _keep(folder, found)
-    for way in ways:
-        wanted = way_of(way)
-        if any(row["way"] == wanted and row["asked"] == way.sparsity for row in found["rows"]):
-            continue
+    there = {(row["way"], row["asked"]) for row in found["rows"]}
+    left = [way for way in ways if (way_of(way), way.sparsity) not in there]
+    for number, way in enumerate(left, 1):
         pruned = prune(model, way)
         row = {
-            "way": wanted,
+            "way": way_of(way),
             "asked": way.sparsity,
             "sparsity": pruned.report.sparsity.sparsity_prunable,
-            "perplexity": _perplexity(pruned.model, measure),
+            "perplexity": _perplexity(pruned.model, text, measure),
             "seconds": round(pruned.report.seconds, 1),
         }
         found["rows"].append(row)
         _keep(folder, found)
-        progress(row)
+        progress(row, left[number:])
     return found
+
+
+def _shared(model: Model, ways: Sequence[OneShot]) -> dict[str, Any]:
+    """What all ways have in common, as JSON values; refuses ways that do not fit the model."""
+    shared: dict[str, Any] = {}
+    for way in ways:
+        length = plan(model, way).calibration.tokens.shape[-1]
+        own = {name: getattr(way, name) for name in _SHARED} | {"calibration_length": length}
+        own["prunable"] = list(way.prunable)
+        if shared not in ({}, own):
+            raise InputError(f"Ways of pruning are compared by one text: found {shared} and {own}.")
+        shared = own
+    return shared
 
 
 def way_of(config: OneShot) -> str:
@@ -122,11 +143,9 @@ def _keep(folder: Path, found: dict[str, Any]) -> None:
     unfinished.replace(folder / COMPARISON)
 
 
-def _perplexity(model: Model, measure: Measure) -> float:
+def _perplexity(model: Model, text: Corpus, measure: Measure) -> float:
     length = measure.sequence_length
-    assert model.tokenizer is not None
-    corpus = open_corpus(measure.data, None, model.tokenizer)
     return perplexity(
-        model, corpus.tokens, sequence_length=length, stride=length, batch_size=8,
+        model, text.tokens, sequence_length=length, stride=length, batch_size=8,
         max_tokens=measure.max_tokens,
     ).perplexity  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from ragjax.interchange.json_file import write_object
 from ragjax.interchange.size import stored_bytes
 from ragjax.model import Model
 from ragjax.parallel.compile_cache import keep_compiled_programs
-from ragjax.pruning.comparison import Measure, compare
+from ragjax.pruning.comparison import Measure, compare, way_of
 from ragjax.pruning.one_shot import Pruned, default_length
 from ragjax.pruning.sensitivity import sensitivity
 from ragjax.report import write_report
@@ -124,16 +125,26 @@ def compare_to_folder(
     model = load(source)
     console = Console(stderr=to_stderr, highlight=False, soft_wrap=True)
     length = ways[0].sequence_length or default_length(model)
-    done: list[float] = []
+    took: dict[str, float] = {}
+    last = time.monotonic()
 
-    def say(row: dict[str, Any]) -> None:
-        done.append(row["seconds"])
-        console.print(
+    def say(row: dict[str, Any], left: Sequence[OneShot]) -> None:
+        nonlocal last
+        now = time.monotonic()
+        took[row["way"]], last = now - last, now
+        line = (
             f"{row['way']:<20} {row['sparsity']:6.1%}  perplexity {row['perplexity']:,.2f}  "
             f"{duration(row['seconds'])}"
         )
+        if left:
+            # A way takes as long at any sparsity; one that was not seen yet as long as the others do.
+            usual = float(np.mean(list(took.values())))
+            seconds = sum(took.get(way_of(way), usual) for way in left)
+            line += f"  {len(left)} to go, about {duration(seconds)}"
+        console.print(line)
 
-    console.print(f"[bold]compare[/bold] {source}: {len(ways)} ways of pruning, measured on {data}")
+    number = "one way" if len(ways) == 1 else f"{len(ways)} ways"
+    console.print(f"[bold]compare[/bold] {source}: {number} of pruning, measured on {data}")
     found = compare(model, ways, Measure(data, length, max_tokens), out, source=source, progress=say)
     write_report(out)
     return found

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable
 from dataclasses import asdict
@@ -16,11 +15,12 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float
 
 from ragjax.config import OneShot
-from ragjax.data import Batches, open_corpus, training_split
 from ragjax.errors import InputError, listing
+from ragjax.interchange.json_file import read_object
 from ragjax.model import Model
 from ragjax.models.names import path_name
 from ragjax.parallel.mesh import batch_shards
+from ragjax.pruning.calibration_text import drawn_text, in_microbatches, misfits
 from ragjax.sparsity.calibrated.budgets import BUDGETS, Census, Sparsities, Table, table_problems
 from ragjax.sparsity.calibrated.calibration import Calibration
 from ragjax.sparsity.calibrated.methods import METHODS, How
@@ -129,12 +129,20 @@ def prune(
     return Pruned(sparse, PruneReport(config, asked, layers, reached, tokens, seconds))
 
 
-def plan(model: Model, config: OneShot, *, mesh: Mesh | None = None, cache: str | Path | None = None) -> Plan:
+def plan(
+    model: Model,
+    config: OneShot,
+    *,
+    hold_out: bool = False,
+    mesh: Mesh | None = None,
+    cache: str | Path | None = None,
+) -> Plan:
     """What a config means for a model; refuses all that does not fit it at once.
 
     Args:
       model: the dense model, with its tokenizer.
       config: what to remove.
+      hold_out: whether documents of the calibration source are left for measuring.
       mesh: devices that share the work; none: JAX's default device.
       cache: folder of the token cache; none: RAGJAX_CACHE, or ~/.cache/ragjax.
 
@@ -147,35 +155,18 @@ def plan(model: Model, config: OneShot, *, mesh: Mesh | None = None, cache: str 
     length = config.sequence_length or default_length(model)
     shards = 1 if mesh is None else batch_shards(mesh)
     problems = [f"table: {problem}" for problem in table_problems(table, shapes)] if table else []
-    if config.samples % shards:
-        problems.append(f"samples {config.samples} must be divisible by mesh.data x mesh.fsdp = {shards}")
-    if length > model.config.positions:
-        problems.append(
-            f"sequence_length {length} must not exceed the model's {model.config.positions} positions"
-        )
+    problems += misfits(model, config.samples, length, shards)
     if how.pattern == "n_of_m":
         problems += [
             f"{name} has {shape[1]} inputs, which do not divide into groups of m = {how.m}"
             for name, shape in shapes.items()
             if shape[1] % how.m
         ]
-    corpus = None
-    if model.tokenizer is None:
-        problems.append("the model has no tokenizer, and no text can be read without: save one with it")
-    else:
-        split = training_split(config.calibration, hold_out=False)
-        corpus = open_corpus(config.calibration, split, model.tokenizer, cache=cache)
-        if len(corpus) < config.samples * length + 1:
-            problems.append(
-                f"{config.samples} sequences of {length} tokens need {config.samples * length + 1:,} tokens, "
-                f"{config.calibration} has {len(corpus):,}: give more text, fewer samples or shorter ones"
-            )
-    if problems or corpus is None:
+    tokens, missing = drawn_text(model, config, length, hold_out=hold_out, cache=cache)
+    problems += missing
+    if problems or tokens is None:
         raise InputError(f"The model cannot be pruned so:\n{listing(problems)}")
-    batches = Batches(corpus=corpus, batch_size=config.samples, sequence_length=length, seed=config.seed)
-    rows = shards * _largest_divisor(config.samples // shards, max(1, config.batch_size // shards))
-    tokens = np.asarray(batches.batch(0).tokens).reshape(-1, rows, length)
-    return Plan(shapes, how, Calibration(tokens, mesh), table)
+    return Plan(shapes, how, Calibration(in_microbatches(tokens, config.batch_size, shards), mesh), table)
 
 
 def default_length(model: Model) -> int:
@@ -199,20 +190,12 @@ def _shapes(model: Model, config: OneShot) -> dict[str, tuple[int, int, int]]:
 def _read_table(file: str | None) -> Table:
     if file is None:
         return {}
-    try:
-        table = json.loads(Path(file).read_text())
-    except (OSError, ValueError) as error:
-        raise InputError(f"table: {file} cannot be read as JSON: {error}.") from None
-    if not isinstance(table, dict) or not table:
+    table = read_object(Path(file))
+    if not table:
         raise InputError(
-            f"table: {file} must hold one JSON object of sparsities by name, as in "
-            '{"layers/mlp/*/kernel": 0.5}.'
+            f'table: {file} must hold sparsities by name, as in {{"layers/mlp/*/kernel": 0.5}}, found none.'
         )
     return table
-
-
-def _largest_divisor(number: int, most: int) -> int:
-    return next(size for size in range(min(number, most), 0, -1) if number % size == 0)
 
 
 def _sparsities(model: Model, config: OneShot, planned: Plan) -> Sparsities:

@@ -13,11 +13,11 @@ from jax.sharding import Mesh
 from jaxtyping import Int
 
 from ragjax.config import Shrink
-from ragjax.data import Batches, open_corpus, training_split
 from ragjax.errors import InputError, listing
 from ragjax.model import Model
 from ragjax.models.decoder_config import DecoderConfig
 from ragjax.parallel.mesh import batch_shards
+from ragjax.pruning.calibration_text import drawn_text, in_microbatches, misfits
 from ragjax.shrinking.chosen_sizes import budget_of, chosen_sizes
 from ragjax.shrinking.latency import latency
 from ragjax.shrinking.written import as_saved
@@ -165,33 +165,13 @@ def _calibration(
     length = length if tokens is None else tokens.shape[1]
     samples = config.samples if tokens is None else len(tokens)
     shards = 1 if mesh is None else batch_shards(mesh)
-    problems = []
-    if samples % shards:
-        problems.append(f"samples {samples} must be divisible by mesh.data x mesh.fsdp = {shards}")
-    if length > model.config.positions:
-        problems.append(
-            f"sequence_length {length} must not exceed the model's {model.config.positions} positions"
-        )
-    if tokens is None and model.tokenizer is None:
-        problems.append("the model has no tokenizer, so no text can be read with it")
-    if tokens is None and model.tokenizer is not None:
-        split = training_split(config.calibration, hold_out=False)
-        corpus = open_corpus(config.calibration, split, model.tokenizer, cache=cache)
-        needed = max(config.samples * length, length + 1)
-        if len(corpus) >= needed:
-            text = Batches(corpus=corpus, batch_size=config.samples, sequence_length=length, seed=config.seed)
-            tokens = np.asarray(text.batch(0).tokens)
-        else:
-            problems.append(
-                f"{config.samples} sequences of {length} tokens need {needed:,} tokens, {config.calibration} "
-                f"has {len(corpus):,}: give more text, or fewer samples"
-            )
+    problems = misfits(model, samples, length, shards)
+    if tokens is None:
+        tokens, missing = drawn_text(model, config, length, cache=cache)
+        problems += missing
     if problems or tokens is None:
         raise InputError(f"The model cannot be shrunk so:\n{listing(problems)}")
-    each = samples // shards
-    most = min(each, max(1, _MICROBATCH // shards))
-    rows = shards * next(size for size in range(most, 0, -1) if each % size == 0)
-    return Calibration(tokens.reshape(-1, rows, length), mesh)
+    return Calibration(in_microbatches(tokens, _MICROBATCH, shards), mesh)
 
 
 def _history(report: ShrinkReport, text: Calibration | None) -> dict[str, Any]:

@@ -21,9 +21,12 @@ def ways(*pairs):
 def test_rows_are_what_pruning_and_evaluation_say(tmp_path, tiny_byte_model):
     wanted = ways(("magnitude", 0.5), ("wanda", 0.5), ("wanda", 0.9))
     told = []
-    found = compare(tiny_byte_model, wanted, MEASURE, tmp_path / "c", source="tiny", progress=told.append)
+    found = compare(
+        tiny_byte_model, wanted, MEASURE, tmp_path / "c", source="tiny",
+        progress=lambda row, left: told.append((row, list(left))),
+    )  # fmt: skip
     assert json.loads((tmp_path / "c" / "comparison.json").read_text()) == found
-    assert told == found["rows"]
+    assert told == [(row, wanted[i:]) for i, row in enumerate(found["rows"], 1)]
     options = {"sequence_length": 32, "stride": 32, "max_tokens": 400}
     dense = evaluate(tiny_byte_model, "builtin:python", **options).perplexity
     assert found["dense"]["perplexity"] == pytest.approx(dense)
@@ -38,7 +41,7 @@ def test_rows_are_what_pruning_and_evaluation_say(tmp_path, tiny_byte_model):
 def test_what_was_measured_is_not_measured_again(tmp_path, tiny_byte_model):
     folder = tmp_path / "c"
 
-    def stop(row):
+    def stop(row, left):
         raise KeyboardInterrupt
 
     wanted = ways(("magnitude", 0.5), ("wanda", 0.5))
@@ -47,7 +50,9 @@ def test_what_was_measured_is_not_measured_again(tmp_path, tiny_byte_model):
     first = json.loads((folder / "comparison.json").read_text())
     assert [row["way"] for row in first["rows"]] == ["magnitude"]
     told = []
-    found = compare(tiny_byte_model, wanted, MEASURE, folder, source="tiny", progress=told.append)
+    found = compare(
+        tiny_byte_model, wanted, MEASURE, folder, source="tiny", progress=lambda row, left: told.append(row)
+    )
     assert [row["way"] for row in told] == ["wanda"]
     assert found["rows"][:1] == first["rows"]
     assert found["dense"] == first["dense"]
@@ -60,6 +65,14 @@ def test_another_comparison_and_any_other_folder_are_left_alone(tmp_path, tiny_b
     other = MEASURE._replace(max_tokens=300)
     with pytest.raises(InputError, match="holds another comparison: max_tokens was 400, is 300"):
         compare(tiny_byte_model, [], other, folder, source="tiny")
+    by_another_text = OneShot(method="random", sparsity=0.5, samples=5, sequence_length=32)
+    compare(tiny_byte_model, ways(("random", 0.5)), MEASURE, tmp_path / "d", source="tiny")
+    with pytest.raises(InputError, match="holds another comparison: samples was 4, is 5"):
+        compare(tiny_byte_model, [by_another_text], MEASURE, tmp_path / "d", source="tiny")
+    with pytest.raises(InputError, match="compared by one text"):
+        compare(
+            tiny_byte_model, [by_another_text, *ways(("random", 0.5))], MEASURE, tmp_path / "e", source="tiny"
+        )
     assert (folder / "comparison.json").read_text() == before
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "thesis.txt").touch()
@@ -73,6 +86,16 @@ def test_a_way_that_does_not_fit_is_refused_before_any_is_measured(tmp_path, tin
             tiny_byte_model, [*ways(("magnitude", 0.5)), OneShot(sparsity=0.5, sequence_length=65)], MEASURE,
             tmp_path / "c", source="tiny",
         )  # fmt: skip
+    assert not (tmp_path / "c").exists()
+
+
+def test_a_text_that_is_not_there_or_not_held_out_leaves_no_folder(tmp_path, tiny_byte_model):
+    (tmp_path / "a.txt").write_text("Some words to be read with care. " * 40)
+    own = f"text:{tmp_path}/a.txt"
+    by_own = OneShot(method="random", sparsity=0.5, calibration=own, **TINY)
+    for data, said in ((own, "is the calibration text"), ("text:/no/such", "no file matches")):
+        with pytest.raises(InputError, match=said):
+            compare(tiny_byte_model, [by_own], Measure(data, 32, 100), tmp_path / "c", source="tiny")
     assert not (tmp_path / "c").exists()
 
 

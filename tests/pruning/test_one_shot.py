@@ -213,7 +213,7 @@ def test_inputs_that_do_not_divide_are_all_named(tiny_byte_model, text):
     [
         ({"prunable": ("nothing",)}, "no parameter is named by 'nothing'"),
         ({"prunable": ("embedding/tokens",)}, "(?s)only the matrices of the blocks.*embedding/tokens"),
-        ({"budget": "table", "table": "/no/such.json"}, "/no/such.json cannot be read"),
+        ({"budget": "table", "table": "/no/such.json"}, "/no/such.json: cannot be read"),
         ({"calibration": "text:/no/such/*.txt"}, "/no/such"),
     ],
 )

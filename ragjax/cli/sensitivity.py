@@ -19,7 +19,7 @@ class _SensitivityCommand:
     """Measure how the loss grows when one matrix of one layer is pruned, for each of them.
 
     Writes curves (sensitivity.json), the sparsities by which --sparsity costs least (budget.json, for
-    `ragjax prune --budget table --table`), and report.html.
+    `ragjax prune --budget table --table`; n_of_m has none), and report.html.
     """
 
     model: ModelName

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ragjax.config import OneShot
-from ragjax.duration import duration
+from ragjax.duration import duration, time_left
 from ragjax.errors import InputError
 from ragjax.evaluation.speed import forward_speed
 from ragjax.interchange.atomic import atomic_folder
@@ -26,7 +27,7 @@ from ragjax.model import Model
 from ragjax.parallel.compile_cache import keep_compiled_programs
 from ragjax.pruning.comparison import Measure, compare, way_of
 from ragjax.pruning.one_shot import Pruned, default_length
-from ragjax.pruning.sensitivity import sensitivity
+from ragjax.pruning.sensitivity import check_levels, sensitivity
 from ragjax.report import write_report
 from ragjax.report.pruning import PRUNING, SENSITIVITY, packed_picture
 from ragjax.sparsity.mask_pictures import mask_picture
@@ -39,6 +40,8 @@ _SPEED_LENGTH = 512
 def keep_pruning(dense: Model, pruned: Pruned, out: Path) -> dict[str, Any]:
     """Writes pruning.json and report.html beside a pruned model, which it measures against the dense one.
 
+    Both are there before the speed is measured, and again with it: one that fails takes nothing along.
+
     Args:
       dense: the model before.
       pruned: the model after, and how it came about.
@@ -48,21 +51,21 @@ def keep_pruning(dense: Model, pruned: Pruned, out: Path) -> dict[str, Any]:
       What pruning.json holds.
     """
     report, length = pruned.report, min(_SPEED_LENGTH, dense.config.positions)
-    speeds = forward_speed({"before": dense, "after": pruned.model}, batch=1, length=length, rounds=3)
     names = list(report.asked)
+    before: dict[str, Any] = {}
+    after: dict[str, Any] = {
+        "sparsity_prunable": report.sparsity.sparsity_prunable,
+        "sparsity_total": report.sparsity.sparsity_total,
+        "stored_bytes": stored_bytes(out),
+        "bitmask_bytes": compressed_bytes(pruned.model.params, pruned.model.config),
+    }
     found = {
         "method": report.config.method,
         "calibration": report.config.calibration,
         "tokens": report.tokens,
         "seconds": round(report.seconds, 1),
-        "before": {"tokens_per_second": speeds["before"].tokens_per_second},
-        "after": {
-            "sparsity_prunable": report.sparsity.sparsity_prunable,
-            "sparsity_total": report.sparsity.sparsity_total,
-            "stored_bytes": stored_bytes(out),
-            "bitmask_bytes": compressed_bytes(pruned.model.params, pruned.model.config),
-            "tokens_per_second": speeds["after"].tokens_per_second,
-        },
+        "before": before,
+        "after": after,
         "blocks": [layer.error for layer in report.layers],
         "matrices": {
             name: {
@@ -73,9 +76,17 @@ def keep_pruning(dense: Model, pruned: Pruned, out: Path) -> dict[str, Any]:
         },
         "pictures": _pictures(pruned.model, names),
     }
+    _written(found, out)
+    speeds = forward_speed({"before": dense, "after": pruned.model}, batch=1, length=length, rounds=3)
+    for measured, name in ((before, "before"), (after, "after")):
+        measured["tokens_per_second"] = speeds[name].tokens_per_second
+    _written(found, out)
+    return found
+
+
+def _written(found: dict[str, Any], out: Path) -> None:
     write_object(out / PRUNING, found)
     write_report(out)
-    return found
 
 
 def _plain(value: Any) -> float | None:
@@ -175,7 +186,8 @@ def sensitivity_to_folder(
     sequences: int,
     to_stderr: bool = False,
 ) -> dict[str, Any]:
-    """Measures how each matrix of MODEL bears pruning: sensitivity.json, budget.json and report.html.
+    """Measures how each matrix of MODEL bears pruning: sensitivity.json, report.html, and budget.json, which
+    says where most can go; the pattern n_of_m leaves no choice, and has none.
 
     Args:
       source: MODEL.
@@ -190,7 +202,8 @@ def sensitivity_to_folder(
     """
     check_request(out, "hf", None)
     assert config.sparsity is not None
-    if sparsities and config.sparsity > sparsities[-1]:
+    check_levels(config, sparsities)
+    if config.sparsity > sparsities[-1]:
         raise InputError(
             f"sparsity {config.sparsity:g} of the budget must not exceed the highest of sparsities, "
             f"{sparsities[-1]:g}."
@@ -201,24 +214,32 @@ def sensitivity_to_folder(
     count = model.config.layers
     console.print(f"[bold]sensitivity[/bold] {source}: {config.method}, {count} layers")
 
-    curves = sensitivity(
-        model, config, sparsities=sparsities, sequences=sequences,
-        progress=lambda layer: console.print(f"layer {layer + 1}/{count}"),
-    )  # fmt: skip
-    flat = flatten_dict(model.params, sep="/")
-    sizes = {name: int(np.prod(flat[name].shape[1:])) for name in curves.loss}
-    table = {name: values.tolist() for name, values in budget(curves, sizes, config.sparsity).items()}
-    found = {
+    times = [time.monotonic()]
+
+    def say(layer: int) -> None:
+        times.append(time.monotonic())
+        left = count - layer - 1
+        told = f"  {time_left(np.diff(times).tolist(), left)}" if left else ""
+        console.print(f"layer {layer + 1}/{count}{told}")
+
+    curves = sensitivity(model, config, sparsities=sparsities, sequences=sequences, progress=say)
+    found: dict[str, Any] = {
         "method": config.method,
         "sparsities": list(curves.sparsities),
         "dense": curves.dense,
         "loss": {name: values.tolist() for name, values in curves.loss.items()},
-        "budget": {"sparsity": config.sparsity, "table": table},
     }
+    # n of m removes as much everywhere: there is nothing to share out.
+    if config.pattern != "n_of_m":
+        flat = flatten_dict(model.params, sep="/")
+        sizes = {name: int(np.prod(flat[name].shape[1:])) for name in curves.loss}
+        table = {name: values.tolist() for name, values in budget(curves, sizes, config.sparsity).items()}
+        found["budget"] = {"sparsity": config.sparsity, "table": table}
     with atomic_folder(out, overwrite=False) as partial:
         write_object(partial / SENSITIVITY, found)
-        write_object(partial / "budget.json", table)
-        write_report(partial)
+        if "budget" in found:
+            write_object(partial / "budget.json", found["budget"]["table"])
+    write_report(out)
     return found
 
 
@@ -233,8 +254,10 @@ def print_sensitivity(found: dict[str, Any], source: str, out: Path) -> None:
         table.add_row(name, *(f"{value:+.4f}" for value in means))
     console = Console(highlight=False, soft_wrap=True)
     console.print(table)
-    wanted = found["budget"]["sparsity"]
-    console.print(
-        f"report {out / 'report.html'}\nprune with it: ragjax prune {source} NEW --method {found['method']} "
-        f"--sparsity {wanted:g} --budget table --table {out / 'budget.json'}"
-    )
+    console.print(f"report {out / 'report.html'}")
+    if "budget" in found:
+        console.print(
+            f"prune with it: ragjax prune {quote(source)} NEW --method {found['method']} "
+            f"--sparsity {found['budget']['sparsity']:g} --budget table "
+            f"--table {quote(str(out / 'budget.json'))}"
+        )

@@ -65,16 +65,11 @@ def sensitivity(
       The curves.
 
     Raises:
-      InputError: sparsities that do not rise within (0, 1), or as `ragjax.prune`.
+      InputError: as `check_levels`, too few held-out sequences, or as `ragjax.prune`.
     """
     config = OneShot() if config is None else config
-    if (
-        not sparsities
-        or sorted(set(sparsities)) != list(sparsities)
-        or not 0 < sparsities[0] <= sparsities[-1] < 1
-    ):
-        raise InputError(f"sparsities must rise between 0 and 1, without both, found {tuple(sparsities)}.")
-    planned = plan(model, config, cache=cache)
+    check_levels(config, sparsities)
+    planned = plan(model, config, hold_out=True, cache=cache)
     text = _held_out(model, planned, sequences, config, cache)
     batches = planned.calibration.tokens
     hidden = [np.asarray(first_hidden(model.params, tokens, config=model.config)) for tokens in batches]
@@ -119,10 +114,37 @@ def sensitivity(
     return Sensitivity(tuple(sparsities), dense, loss)
 
 
+def check_levels(config: OneShot, sparsities: Sequence[float]) -> None:
+    """Refuses sparsities of which no curve can be made.
+
+    Args:
+      config: its pattern is looked at.
+      sparsities: shares of a matrix's weights.
+
+    Raises:
+      InputError: they do not rise within (0, 1), or the pattern n_of_m has no such shares.
+    """
+    rising = sorted(set(sparsities)) == list(sparsities)
+    if not sparsities or not rising or not 0 < sparsities[0] <= sparsities[-1] < 1:
+        raise InputError(f"sparsities must rise between 0 and 1, without both, found {tuple(sparsities)}.")
+    if config.pattern == "n_of_m" and any(abs(s * config.m - round(s * config.m)) > 1e-9 for s in sparsities):
+        possible = " ".join(f"{n / config.m:g}" for n in range(1, config.m))
+        raise InputError(
+            f"n_of_m: of {config.m} weights a whole number goes: sparsities must be among {possible}, found "
+            f"{tuple(sparsities)}."
+        )
+
+
 def _held_out(model: Model, planned: Plan, sequences: int, config: OneShot, cache: str | Path | None) -> Text:
     length = planned.calibration.tokens.shape[-1]
     assert model.tokenizer is not None
     _, corpus = open_corpora(config.calibration, None, model.tokenizer, cache=cache)
+    needed = sequences * length + 1
+    if sequences < 1 or len(corpus) < needed:
+        raise InputError(
+            f"sequences must be at least 1 and find their tokens: {sequences} of {length} need {needed:,}, "
+            f"of {config.calibration} {len(corpus):,} are held out."
+        )
     batch = Batches(corpus=corpus, batch_size=sequences, sequence_length=length, seed=config.seed).batch(0)
     return Text(jnp.asarray(batch.tokens), jnp.asarray(batch.targets))
 

@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ragjax.config import Mesh, OneShot
-from ragjax.duration import duration
+from ragjax.duration import duration, time_left
 from ragjax.errors import listing
 from ragjax.interchange.folder import load, save
 from ragjax.interchange.formats import check_request
@@ -32,7 +32,7 @@ from ragjax.sparsity.calibrated.stream import LayerFigures
 def prune_to_folder(
     source: str, out: str | Path, config: OneShot, *, devices: Mesh, to_stderr: bool = False
 ) -> PruneReport:
-    """Prunes MODEL and writes it as a Hugging Face folder, whole or not at all, with a page about it.
+    """Prunes MODEL and writes it as a Hugging Face folder, whole or not at all, then a page about it.
 
     Args:
       source: MODEL.
@@ -58,6 +58,7 @@ def prune_to_folder(
     lines = _Lines(console, model.config.layers, config.samples * length)
     pruned = prune(model, config, mesh=mesh, progress=lines.say)
     save(pruned.model, out)
+    console.print(f"saved {out}; now its speed is measured")
     keep_pruning(model, pruned, Path(out))
     return pruned.report
 
@@ -75,9 +76,7 @@ class _Lines:
         speed = self.tokens / figures.seconds
         line = f"layer {done:>{width}}/{self.layers}  error {figures.error:.4f}  {speed:,.0f} tokens/s"
         if done < self.layers:
-            # The first layer also waits for its programs to be compiled.
-            usual = float(np.mean(self.seconds[1:] or self.seconds))
-            line += f"  about {duration(usual * (self.layers - done))} left"
+            line += f"  {time_left(self.seconds, self.layers - done)}"
         self.console.print(line)
 
 
@@ -128,7 +127,7 @@ def print_report(report: PruneReport, out: str | Path) -> None:
         ("  reached, all", f"{told.sparsity_total:.2%}"),
         ("weights on disk", f"{measured['stored_bytes'] / 1e6:,.1f} MB"),
         (
-            "  with one bit a zero",
+            "  without its zeros",
             f"{measured['bitmask_bytes'] / 1e6:,.1f} MB (ragjax export --format bitmask)",
         ),
         ("forward speed", f"{measured['speed_vs_dense']:.2f} times the dense model's"),
@@ -138,9 +137,7 @@ def print_report(report: PruneReport, out: str | Path) -> None:
         table.add_row(title, cell)
     console.print(table)
     page = f"report {Path(out) / 'report.html'}"
-    console.print(
-        "\n".join([*_remarks(report), page, f"saved {out}. What it costs: ragjax eval {quote(str(out))}"])
-    )
+    console.print("\n".join([*_remarks(report), page, f"What it costs: ragjax eval {quote(str(out))}"]))
 
 
 def _measured(out: str | Path) -> dict[str, float]:
@@ -170,13 +167,20 @@ def _remarks(report: PruneReport) -> list[str]:
     if raised:
         told.append(f"near-singular grams were dampened by more than {asked:g}:\n{listing(raised)}")
     if unsolved:
-        told.append(f"grams that had no factor, whose matrices need care:\n{listing(unsolved)}")
+        told.append(
+            "grams that no dampening made usable, whose matrices lost their lowest Wanda scores and were not "
+            f"repaired:\n{listing(unsolved)}"
+        )
     return told
 
 
 def _plain(figures: MatrixFigures) -> dict[str, float | int | None]:
+    """As JSON values, among which is no infinity: a gram without a factor has no dampening."""
     found = figures._asdict()
-    return {name: None if value is None else np.asarray(value).item() for name, value in found.items()}
+    return {
+        name: None if value is None or not np.isfinite(value) else np.asarray(value).item()
+        for name, value in found.items()
+    }
 
 
 def _peak_bytes() -> int:

@@ -126,7 +126,7 @@ def _figures(pruning: dict[str, Any]) -> Markup | None:
             "Stored bytes",
             in_bytes(after.get("stored_bytes")),
             "A zero is stored like any other number."
-            + (f" With one bit for each zero it would be {in_bytes(smaller)}." if smaller else ""),
+            + (f" With a bit a weight and no zeros it would be {in_bytes(smaller)}." if smaller else ""),
         ),
         (
             "Measured speed",

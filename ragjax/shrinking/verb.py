@@ -14,7 +14,7 @@ from rich.table import Table
 
 from ragjax.config import Mesh, Shrink
 from ragjax.data.uri import parse_uri
-from ragjax.duration import duration
+from ragjax.duration import duration, time_left
 from ragjax.evaluation.figures import evaluate
 from ragjax.evaluation.speed import forward_speed
 from ragjax.interchange.folder import load, save
@@ -114,11 +114,7 @@ class _Lines:
         self.times.append(now)
         line = f"{what}, {done} of {of}" if of else what
         if done < of:
-            # The first also waits for its programs to be compiled.
-            gaps = np.diff(self.times)
-            line += (
-                f", about {duration(float(np.mean(gaps[1:] if len(gaps) > 1 else gaps)) * (of - done))} left"
-            )
+            line += f", {time_left(np.diff(self.times).tolist(), of - done)}"
         self.console.print(f"  {line}")
 
 

@@ -63,7 +63,9 @@ def test_sensitivity_gives_a_budget_that_prune_reads(model, tmp_path, capsys):
     levels = ["--sparsities", "0.5", "0.9", "--sparsity", "0.6", "--sequences", "2"]
     main(["sensitivity", source, str(out), *levels, *text])
     told = capsys.readouterr().out
-    assert "What each matrix bears" in (out / "report.html").read_text()
+    page = (out / "report.html").read_text()
+    assert "What each matrix bears" in page
+    assert "partial" not in page
     assert f"--budget table --table {out / 'budget.json'}" in told
     table = json.loads((out / "budget.json").read_text())
     given = ["--sparsity", "0.6", "--budget", "table", "--table", str(out / "budget.json")]
@@ -72,6 +74,27 @@ def test_sensitivity_gives_a_budget_that_prune_reads(model, tmp_path, capsys):
     for name, by_layer in table.items():
         zeros = (np.asarray(params[name]) == 0).mean((1, 2))
         np.testing.assert_allclose(zeros, by_layer, atol=1e-3)
+
+
+def test_n_of_m_has_curves_and_no_budget(model, tmp_path, capsys):
+    source, text = model
+    out = tmp_path / "curves"
+    main(
+        [
+            "sensitivity",
+            source,
+            str(out),
+            "--sparsities",
+            "0.5",
+            "--pattern",
+            "n_of_m",
+            "--sequences",
+            "2",
+            *text,
+        ]
+    )
+    assert "--budget" not in capsys.readouterr().out
+    assert sorted(file.name for file in out.iterdir()) == ["report.html", "sensitivity.json"]
 
 
 def test_a_budget_beyond_what_is_measured_is_refused_first(model, tmp_path, refused):

@@ -59,3 +59,40 @@ def test_a_calibrated_method_sees_the_dense_model(tiny_byte_model):
 def test_sparsities_that_make_no_curve_are_refused(tiny_byte_model, sparsities):
     with pytest.raises(InputError, match="sparsities must rise between 0 and 1"):
         sensitivity(tiny_byte_model, OneShot(**TINY), sparsities=sparsities)
+
+
+def test_of_n_of_m_only_whole_weights_go(tiny_byte_model):
+    config = OneShot(pattern="n_of_m", **TINY)
+    with pytest.raises(InputError, match=r"among 0\.25 0\.5 0\.75, found \(0\.5, 0\.9\)"):
+        sensitivity(tiny_byte_model, config, sparsities=(0.5, 0.9))
+
+
+@pytest.mark.parametrize("sequences", [0, 10**6])
+def test_no_sequences_and_more_than_there_are_held_out_are_refused(tiny_byte_model, sequences):
+    with pytest.raises(InputError, match=f"{sequences} of 32 need .* are held out"):
+        sensitivity(tiny_byte_model, OneShot(**TINY), sequences=sequences)
+
+
+def test_what_is_held_out_of_a_text_does_not_calibrate(tiny_byte_model, tmp_path, monkeypatch):
+    for number in range(40):
+        (tmp_path / f"{number}.txt").write_text(f"Document {number}: " + f"words about {number}. " * 30)
+    monkeypatch.setenv("RAGJAX_CACHE", str(tmp_path / "cache"))
+    config = OneShot(method="magnitude", calibration=f"text:{tmp_path}/*.txt", **TINY)
+    asked = []
+
+    def watched(*args, **kwargs):
+        asked.append(plan(*args, **kwargs))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("ragjax.pruning.sensitivity.plan", watched)
+    with pytest.raises(KeyboardInterrupt):
+        sensitivity(tiny_byte_model, config)
+    train, validation = open_corpora(config.calibration, None, tiny_byte_model.tokenizer)
+    read = {tuple(row) for row in asked[0].calibration.tokens.reshape(-1, 32).tolist()}
+
+    def windows(corpus):
+        ring = np.concatenate([corpus.tokens, corpus.tokens[:32]]).tolist()
+        return {tuple(ring[start : start + 32]) for start in range(len(corpus.tokens))}
+
+    assert read <= windows(train)
+    assert not read & windows(validation)

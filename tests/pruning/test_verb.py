@@ -11,7 +11,7 @@ from ragjax.cli import main
 from ragjax.config import OneShot
 from ragjax.interchange.folder import load, save
 from ragjax.pruning.one_shot import PruneReport
-from ragjax.pruning.verb import print_report
+from ragjax.pruning.verb import print_report, summary
 from ragjax.sparsity.calibrated.methods import MatrixFigures
 from ragjax.sparsity.calibrated.stream import LayerFigures
 from ragjax.sparsity.figures import sparsity_figures
@@ -34,7 +34,7 @@ def test_it_writes_a_model_and_tells_what_it_did(line, capsys):
     told = capsys.readouterr().out
     assert "wanda, 50%, 4 sequences of 32 tokens" in told
     assert "layer 1/2  error 0." in told
-    assert "tokens/s  about " in told
+    assert "tokens/s  up to " in told
     assert "layer 2/2" in told
     for row in ("sparsity asked for", "reached, prunable weights", "weights on disk", "peak memory"):
         assert row in told
@@ -109,6 +109,20 @@ def test_stopped_halfway_it_leaves_nothing(line, capsys, monkeypatch):
     assert {file.name for file in out.parent.iterdir()} == {"model", "a.txt", "cache"}
 
 
+def test_stopped_while_its_speed_is_measured_it_keeps_the_model_and_its_page(line, monkeypatch, capsys):
+    given, out = line
+
+    def stop(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("ragjax.pruning.files.forward_speed", stop)
+    with pytest.raises(SystemExit):
+        main(given)
+    assert sparsity_figures((sparse := load(out)).params, sparse.config).sparsity_prunable == 0.5
+    assert "not measured" in (out / "report.html").read_text()
+    assert f"saved {out}" in capsys.readouterr().out
+
+
 def test_help_and_errors_in_the_config_need_no_jax():
     script = (
         "import sys\nfrom ragjax.cli import main\n"
@@ -130,10 +144,14 @@ def test_grams_that_had_to_be_helped_are_told(line, capsys, tiny_byte_model):
         return MatrixFigures(np.float32(0.5), None, np.float32(dampening), np.int32(dead))
 
     layer = LayerFigures(1, 0.1, {"up": figures(0.01), "down": figures(0.1, 3), "out": figures(np.inf)}, 1.0)
+    names = {name: np.full(2, 0.5) for name in layer.matrices}
     told = sparsity_figures(tiny_byte_model.params, tiny_byte_model.config)
     print_report(PruneReport(OneShot(method="sparsegpt"), {}, [layer], told, 1, 1.0), out)
     said = capsys.readouterr().out
+    found = summary(PruneReport(OneShot(method="sparsegpt"), names, [layer], told, 1, 1.0), out)
+    assert found["layers"][0]["matrices"]["out"]["dampening"] is None
+    json.dumps(found, allow_nan=False)
     assert "1 matrices have inputs that were 0 at every token" in said
     assert "down of layer 1: 0.1" in said
-    assert "out of layer 1" in said.split("no factor")[1]
+    assert "out of layer 1" in said.split("no dampening made usable")[1]
     assert "up of layer 1" not in said

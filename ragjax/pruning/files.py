@@ -203,7 +203,7 @@ def sensitivity_to_folder(
     check_request(out, "hf", None)
     assert config.sparsity is not None
     check_levels(config, sparsities)
-    if config.sparsity > sparsities[-1]:
+    if config.pattern != "n_of_m" and config.sparsity > sparsities[-1]:
         raise InputError(
             f"sparsity {config.sparsity:g} of the budget must not exceed the highest of sparsities, "
             f"{sparsities[-1]:g}."

@@ -279,10 +279,11 @@ def _sensitivity(found: dict[str, Any]) -> Markup | None:
         x_words=percent,
         y_words=precise,
     )
-    last = {name: (np.array(by_layer)[:, -1] - dense).tolist() for name, by_layer in losses.items()}
-    caption = f"Loss above the dense model's with {percent(levels[-1])} of one matrix removed"
-    table = heat(last, caption=caption, words=precise)
-    parts = [tag("div", chart, class_="charts"), table]
+    parts = [tag("div", chart, class_="charts")]
+    for number, level in enumerate(levels):
+        grown = {name: (np.array(by_layer)[:, number] - dense).tolist() for name, by_layer in losses.items()}
+        caption = f"Loss above the dense model's with {percent(level)} of one matrix removed"
+        parts.append(heat(grown, caption=caption, words=precise))
     planned = found.get("budget") or {}
     if planned:
         caption = f"Sparsity of each matrix that reaches {percent(planned.get('sparsity'))} at the least loss"

@@ -13,8 +13,10 @@ from rich.console import Console
 from rich.table import Table
 
 from ragjax.config import Mesh, Shrink
+from ragjax.data import open_corpus
 from ragjax.data.uri import parse_uri
 from ragjax.duration import duration, time_left
+from ragjax.errors import InputError
 from ragjax.evaluation.figures import evaluate
 from ragjax.evaluation.speed import forward_speed
 from ragjax.interchange.folder import load, save
@@ -76,6 +78,11 @@ def shrink_to_folder(
     model = load(source, mesh=mesh)
     console = Console(stderr=to_stderr, highlight=False, soft_wrap=True)
     console.print(f"[bold]shrink[/bold] {source}: {parameter_count(model.config):,} parameters")
+    if data is not None:
+        # What cannot be measured is told before the work, not after it.
+        if model.tokenizer is None:
+            raise InputError(f"--data {data} cannot be read: the model has no tokenizer.")
+        open_corpus(data, None, model.tokenizer)
     made = shrink(model, config, mesh=mesh, progress=_Lines(console).say)
     written = as_written(made.model)
     save(written, out)
@@ -205,7 +212,8 @@ def _remarks(compared: Comparison) -> list[str]:
     for (name, share) in (("params", report.config.params), ("flops", report.config.flops),
                           ("latency", report.config.latency)):  # fmt: skip
         if share is not None:
-            told.append(f"{name}: asked for {share:g}, reached {report.reached:.4f}")
+            again = f", measured again when written {compared.latency:.4f}" if name == "latency" else ""
+            told.append(f"{name}: asked for {share:g}, reached {report.reached:.4f}{again}")
     for name, layers in report.errors.items():
         cut, refit = np.mean(layers, axis=0)
         told.append(f"error of {name}'s outputs, mean over layers: {cut:.3f} as cut, {refit:.3f} refit")

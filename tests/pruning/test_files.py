@@ -10,6 +10,7 @@ from ragjax.cli import main
 from ragjax.interchange.folder import load, save
 from ragjax.interchange.formats import export
 from ragjax.interchange.size import stored_bytes
+from ragjax.report.words import percent
 
 
 @pytest.fixture
@@ -66,6 +67,8 @@ def test_sensitivity_gives_a_budget_that_prune_reads(model, tmp_path, capsys):
     page = (out / "report.html").read_text()
     assert "What each matrix bears" in page
     assert "partial" not in page
+    for level in (0.5, 0.9):
+        assert f"with {percent(level)} of one matrix removed" in page
     assert f"--budget table --table {out / 'budget.json'}" in told
     table = json.loads((out / "budget.json").read_text())
     given = ["--sparsity", "0.6", "--budget", "table", "--table", str(out / "budget.json")]
@@ -79,20 +82,8 @@ def test_sensitivity_gives_a_budget_that_prune_reads(model, tmp_path, capsys):
 def test_n_of_m_has_curves_and_no_budget(model, tmp_path, capsys):
     source, text = model
     out = tmp_path / "curves"
-    main(
-        [
-            "sensitivity",
-            source,
-            str(out),
-            "--sparsities",
-            "0.5",
-            "--pattern",
-            "n_of_m",
-            "--sequences",
-            "2",
-            *text,
-        ]
-    )
+    given = ["--sparsities", "0.25", "--pattern", "n_of_m", "--sequences", "2"]
+    main(["sensitivity", source, str(out), *given, *text])
     assert "--budget" not in capsys.readouterr().out
     assert sorted(file.name for file in out.iterdir()) == ["report.html", "sensitivity.json"]
 

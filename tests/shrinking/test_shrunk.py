@@ -220,6 +220,10 @@ def test_the_verb_writes_a_folder_and_says_what_came_of_it(tiny_byte_model, tmp_
         main(line)
     assert stopped.value.code == 2
     assert "exists already" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main([*line[:2], str(tmp_path / "none"), "--layers", "1", *line[-8:-1], "text:/no/such"])
+    assert "no file matches" in capsys.readouterr().err
+    assert not (tmp_path / "none").exists()
     main(
         [
             *line[:2],

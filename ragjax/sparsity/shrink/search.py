@@ -77,10 +77,12 @@ def search(config: DecoderConfig, over: Range, cost: Cost, budget: float) -> Fou
     reached = bisect_right(sizes, budget, key=share)
     if not reached:
         smallest = share(sizes[0])
+        absent = [kind for kind in KINDS if kind not in over.what]
+        more = f", or add to what: {', '.join(absent)}" if absent else ""
         named = ", ".join(f"{name} {size}" for name, size in zip(Sizes._fields, sizes[0], strict=True))
         raise InputError(
             f"{budget:g} of the original cannot be reached by shrinking {', '.join(over.what)}: the closest "
-            f"is {smallest:.4f}, with {named}. Ask for that, or add to what: neurons, heads, width, layers."
+            f"is {smallest:.4f}, with {named}. Ask for that{more}."
         )
     best = sizes[reached - 1]
     if "neurons" in over.what:

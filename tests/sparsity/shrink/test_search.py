@@ -116,7 +116,9 @@ def test_sizes_can_be_split_over_the_devices_and_are_multiples(tensor):
 
 def test_a_budget_out_of_reach_is_refused_with_the_closest():
     with pytest.raises(
-        InputError, match=r"closest is 0\.5\d+, with layers 12, width 768, heads 12, .* mlp_width 8"
+        InputError,
+        match=r"closest is 0\.5\d+, with layers 12, width 768, heads 12, .* mlp_width 8\. Ask "
+        "for that, or add to what: width, heads, layers",
     ):
         search(GPT2, over(GPT2, "neurons"), parameter_count, 0.5)
     with pytest.raises(InputError, match="ties heads to the width"):

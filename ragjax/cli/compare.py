@@ -65,7 +65,9 @@ class _CompareCommand:
 
 def run(given: list[str]) -> None:
     """Does `ragjax prune --compare`, given the words that follow it."""
-    command = tyro.cli(_CompareCommand, args=given, prog="ragjax prune --compare")
+    # In `--compare --help` the methods are not said yet.
+    words = ["--help"] if {"-h", "--help"} & set(given) else given
+    command = tyro.cli(_CompareCommand, args=words, prog="ragjax prune --compare")
     shared = {
         name: getattr(command, name)
         for name in ("pattern", "n", "m", "block", "budget", "calibration", "samples", "sequence_length",

@@ -21,6 +21,9 @@ class _PruneCommand:
 
     A text shows which weights matter. The model goes by block by block, so that one that fits into the
     host's memory can be pruned on a small device.
+
+    With --compare magnitude,wanda it prunes in several ways and measures each, and OUT holds the comparison:
+    ragjax prune --compare --help.
     """
 
     model: ModelName

@@ -49,7 +49,7 @@ VERBS = {
     "shrink": Verb("MODEL", "take neurons, heads, width or layers out, to sizes or to a budget", shrink.run),
     "eval": Verb("MODEL", "perplexity, size, sparsity and speed", evaluate.run),
     "generate": Verb("MODEL", "continue a prompt", generate.run),
-    "export": Verb("MODEL", "write it for another runtime: Hugging Face, GGUF, StableHLO", export.run),
+    "export": Verb("MODEL", "write it elsewhere: Hugging Face, bitmask, GGUF, StableHLO", export.run),
     "tokenizer": Verb("SOURCE", "train a byte-level BPE tokenizer", tokenizer.run),
     "report": Verb("RUN", "write a run's report.html again", report.run),
     "doctor": Verb("", "what this machine offers, and what is amiss", doctor.run),

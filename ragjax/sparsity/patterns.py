@@ -18,9 +18,9 @@ from jaxtyping import Array, Float, PyTree, UInt32
 from ragjax.errors import InputError, listing
 from ragjax.models.names import path_name
 from ragjax.sparsity.masks import Masks
+from ragjax.sparsity.scores import Scores
 from ragjax.sparsity.threshold import lowest, ordered_bits
 
-Scores: TypeAlias = PyTree[Float[Array, "..."]]
 Share = float | Float[Array, ""]
 Target: TypeAlias = float | Float[np.ndarray, " layers"] | Float[Array, " layers"] | PyTree
 """Sparsity in the end: a number, one for each layer of a parameter, or a tree of such for each parameter."""

@@ -12,8 +12,8 @@ from jaxtyping import Array, Float, Int, PyTree
 from ragjax.config import Sparsity
 from ragjax.sparsity.budgets import BUDGETS
 from ragjax.sparsity.masks import Masks
-from ragjax.sparsity.patterns import PATTERNS, Scores, Share
-from ragjax.sparsity.scores import SCORES, Evidence, random
+from ragjax.sparsity.patterns import PATTERNS, Share
+from ragjax.sparsity.scores import SCORES, Evidence, Scores, random
 from ragjax.sparsity.threshold import lowest
 
 

@@ -38,6 +38,13 @@ def test_methods_are_compared(model, tmp_path, capsys):
     assert "What each method costs" in (out / "report.html").read_text()
 
 
+def test_help_about_a_comparison_needs_no_methods(capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main(["prune", "--compare", "--help"])
+    assert not stopped.value.code
+    assert "magnitude,wanda,sparsegpt" in capsys.readouterr().out
+
+
 def test_a_pattern_that_says_how_sparse_it_is_compared_once(model, tmp_path, capsys):
     source, text = model
     out = tmp_path / "out"

@@ -40,7 +40,7 @@ class Written(NamedTuple):
 
     tokens: Int[Array, "batch room"]
     """New tokens; behind the last of a sequence stands no matter what."""
-    count: Int[Array, " batch"]
+    length: Int[Array, " batch"]
     """How many there are of each sequence, the one that ends the text among them."""
     ratio: Float[Array, "batch room"] | None
     """The student's probability of each, at the temperature, over that with which it was drawn; none where
@@ -104,14 +104,18 @@ def write(
 
     def add(going: _Going, scores: Sequence[jax.Array]) -> _Going:
         token, ratio = _chosen(scores, settings, going.step, teacher_share, top_p)
-        written = going.written
-        step = going.step + 1
-        put = jax.lax.dynamic_update_slice_in_dim
-        tokens = put(written.tokens, token[:, None], going.step, axis=1)
-        ratios = None if ratio is None else put(written.ratio, ratio[:, None], going.step, axis=1)
-        count = written.count + ~going.done
+        written, step = going.written, going.step + 1
+
+        def noted(before, new):
+            return jax.lax.dynamic_update_slice_in_dim(before, new[:, None], going.step, axis=1)
+
         done = going.done | jnp.isin(token, settings.eos) | (step >= prompted.limit)
-        return _Going(going.caches, step, done, Written(tokens, count, ratios))
+        written = Written(
+            noted(written.tokens, token),
+            written.length + ~going.done,
+            None if ratio is None else noted(written.ratio, ratio),
+        )
+        return _Going(going.caches, step, done, written)
 
     def turn(going: _Going) -> _Going:
         state = State((), prompted.padding, going.step, going.written.tokens, going.done)

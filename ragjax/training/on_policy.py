@@ -51,7 +51,7 @@ class Writing:
         on_policy: OnPolicy,
         *,
         student: DecoderConfig,
-        teacher: DecoderConfig | None,
+        teacher: DecoderConfig,
         train: Train,
         sequence_length: int,
         isolated: bool,
@@ -73,7 +73,7 @@ class Writing:
           mesh: the devices.
         """
         self._on_policy, self._train, self._mesh, self._seed = on_policy, train, mesh, seed
-        self._student, self._teacher = student, teacher if on_policy.mixes else None
+        self._student, self._teacher = student, teacher
         self._length, self._isolated = sequence_length, isolated
         self._ends = jnp.asarray(ends or (-1,), jnp.int32)
         self._raised, self._loss, self._count = np.float32(0), np.float32(np.inf), 0
@@ -97,7 +97,7 @@ class Writing:
         """Takes up what the state remembers; before the first step it may need the validation loss."""
         memory = _memory(state)
         self._raised, self._loss = to_host((memory.raised, memory.loss))
-        self._count = 0 if memory.kept is None else int(to_host(memory.kept.count))
+        self._count = 0 if memory.kept is None else int(to_host(memory.kept.total))
         if not self._on_policy.rise or np.isfinite(self._loss):
             return state
         return self._remembering(state, self._raised, np.float32(validate(state.params)))
@@ -107,7 +107,8 @@ class Writing:
         on_policy = self._on_policy
         if not on_policy.rise or not loss >= self._loss + on_policy.rise_over:
             return state
-        return self._remembering(state, np.float32(min(self._raised + on_policy.rise, 1)), np.float32(loss))
+        raised = np.minimum(self._raised + np.float32(on_policy.rise), np.float32(1))
+        return self._remembering(state, raised, np.float32(loss))
 
     def kind(self, step: int) -> Kind:
         """What the batch of `step`, counted from 0, is."""
@@ -130,7 +131,7 @@ class Writing:
         if kind == "replayed":
             memory, batch = self._replay(memory, state.step)
         else:
-            teacher = None if self._teacher is None else teachers[0]
+            teacher = teachers[0] if self._on_policy.mixes else None
             memory, batch = self._write(without_projections(state.params), teacher, text, memory, state.step)
             self._count += self._train.batch_size
         return state._replace(memory=memory), batch
@@ -142,13 +143,12 @@ class Writing:
         on_policy, key = self._on_policy, self._key(step)
         longest, new = on_policy.prompt_tokens, on_policy.new_tokens
         prompted = prompts_of(text, longest=longest, new_tokens=new)
-        together = self._teacher is not None and teacher is not None
         written = write(
             Writer(self._student, params),
             prompted,
             Settings(jnp.float32(on_policy.temperature), key, self._ends),
             room=min(new or self._length, self._length + 1 - longest),
-            teacher=Writer(self._teacher, teacher) if together else None,
+            teacher=None if teacher is None else Writer(self._teacher, teacher),
             teacher_share=at_step(on_policy.teacher_share, step, self._train.steps),
             top_p=on_policy.top_p,
             dtype=jnp.dtype(self._train.dtype),
@@ -159,6 +159,7 @@ class Writing:
 
     def _replayed(self, memory: Memory, step: Int[Array, ""]) -> tuple[Memory, Batch]:
         """Some of what was written before."""
+        assert memory.kept is not None
         rows = drawn(memory.kept, self._train.batch_size, self._key(step))
         return memory._replace(steps=memory.steps + 1), self._batch_of(rows)
 

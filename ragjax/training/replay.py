@@ -19,7 +19,7 @@ class Kept(NamedTuple):
     """A ring of sequences, the same on every device."""
 
     rows: Rows
-    count: Int[Array, ""]
+    total: Int[Array, ""]
     """Sequences ever put in."""
 
 
@@ -42,9 +42,9 @@ def nothing_kept(capacity: int, *, seq: int, factors: bool) -> Kept:
 def put(kept: Kept, rows: Rows) -> Kept:
     """With `rows`, at most as many as it holds, in place of the oldest."""
     capacity, new = len(kept.rows.tokens), len(rows.tokens)
-    places = (kept.count + jnp.arange(new)) % capacity
+    places = (kept.total + jnp.arange(new)) % capacity
     held = jax.tree.map(lambda old, x: old.at[places].set(x), kept.rows, rows)
-    return Kept(held, kept.count + new)
+    return Kept(held, kept.total + new)
 
 
 def drawn(kept: Kept, size: int, key: Key[Array, ""]) -> Rows:
@@ -55,7 +55,7 @@ def drawn(kept: Kept, size: int, key: Key[Array, ""]) -> Rows:
       size: how many.
       key: random key.
     """
-    there = jnp.arange(len(kept.rows.tokens)) < kept.count
+    there = jnp.arange(len(kept.rows.tokens)) < kept.total
     places = jax.lax.top_k(jnp.where(there, jax.random.uniform(key, there.shape), -1.0), size)[1]
     return jax.tree.map(lambda x: x[places], kept.rows)
 

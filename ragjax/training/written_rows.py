@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int
 
 from ragjax.data.batches import Batch
@@ -56,7 +57,7 @@ def prompts_of(batch: Batch, *, longest: int, new_tokens: int | None, own: bool 
 def rows_of(prompted: Prompted, written: Written, *, seq: int) -> Rows:
     """Prompts and what was written after them, as sequences of `seq` tokens and one more."""
     begin = prompted.tokens.shape[1] - prompted.padding
-    end = begin + written.count
+    end = begin + written.length
     place = jnp.arange(seq + 1)[None]
     both = jnp.concatenate([prompted.tokens, written.tokens], 1)
     tokens = _from(both, prompted.padding[:, None] + place)
@@ -82,8 +83,8 @@ def batch_of(rows: Rows, *, accumulate: int, isolated: bool, alike: bool) -> Bat
     seq = rows.tokens.shape[1] - 1
     weights = _in_written(rows.begin, rows.end, seq).astype(jnp.float32)
     if alike:
-        count = weights.sum(1, keepdims=True)
-        weights = weights * (count.mean() / jnp.maximum(count, 1))
+        length = weights.sum(1, keepdims=True)
+        weights = weights * (length.mean() / length)
 
     def dealt(x):
         return jnp.moveaxis(x.reshape(-1, accumulate, *x.shape[1:]), 1, 0)
@@ -96,7 +97,7 @@ def batch_of(rows: Rows, *, accumulate: int, isolated: bool, alike: bool) -> Bat
     return jax.tree.map(dealt, arrays)._replace(written=jnp.ones(accumulate, jnp.float32))
 
 
-def _rows(x: Array) -> Array:
+def _rows(x: Array | np.ndarray) -> Array:
     """Microbatches of rows as rows, so that an axis of rows that is split over devices stays so."""
     return pin_batch(jnp.moveaxis(jnp.asarray(x), 0, 1).reshape(-1, x.shape[-1]))
 

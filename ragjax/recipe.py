@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,7 +14,7 @@ import jax
 from rich.console import Console
 from rich.table import Table
 
-from ragjax.config import Architecture, Compress, Data, Distill, Pretrain, Sparsity, Train, to_dict
+from ragjax.config import Architecture, Compress, Data, Distill, OnPolicy, Pretrain, Sparsity, Train, to_dict
 from ragjax.data import documents, open_corpora, save_tokenizer, train_tokenizer, training_split
 from ragjax.data.batches import Batches
 from ragjax.data.uri import parse_uri
@@ -99,7 +99,9 @@ def compress(config: Compress, workdir: str | Path, *, console: Console | None =
             begins = start
             if stage == "scratch":
                 begins = _random_start(start, config.seed, run.place.mesh)
-            work = _Work(config.train, config.sparsity, PLAIN if alone else config.distill)
+            work = _Work(config.train, config.sparsity, PLAIN)
+            if not alone:
+                work = replace(work, distill=config.distill, on_policy=config.on_policy)
             _train(run, stage, begins, work, texts, config, **({} if alone else answers))
         models = {
             "teacher": run.folder.model("teacher") if config.teacher.model is None else config.teacher.model
@@ -203,6 +205,7 @@ class _Work:
     train: Train
     sparsity: Sparsity
     distill: Distill
+    on_policy: OnPolicy = field(default_factory=OnPolicy)
 
 
 def _train(
@@ -221,6 +224,7 @@ def _train(
         start, stage=stage, train=work.train, texts=texts, place_=run.place, seed=config.seed,
         sparsity=work.sparsity, distill=work.distill, teachers=teachers,
         shares=config.teacher.shares if isinstance(config, Compress) and teachers else (), cache=cache,
+        on_policy=work.on_policy,
     )  # fmt: skip
     seconds = earlier + time.monotonic() - began
     done = {
@@ -230,6 +234,7 @@ def _train(
         "train": asdict(work.train),
         "sparsity": asdict(work.sparsity),
         "losses": asdict(work.distill),
+        **({"on_policy": asdict(work.on_policy)} if work.on_policy.asked else {}),
         "seconds": round(seconds, 1),
     }
     finished = replace(model, history=(*model.history, done))

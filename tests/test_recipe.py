@@ -20,6 +20,7 @@ from ragjax.config import (
     Distill,
     Evaluate,
     Mesh,
+    OnPolicy,
     Pretrain,
     Sparsity,
     Student,
@@ -340,6 +341,25 @@ def test_a_student_may_start_as_another_model(run, config, tmp_path):
     kernel = start.params["layers"]["mlp"]["up"]["kernel"]
     np.testing.assert_allclose(student.params["layers"]["mlp"]["up"]["kernel"], kernel[1:2], atol=1e-6)
     assert [done["did"] for done in student.history] == ["scratch", "keep layers", "student"]
+
+
+def test_a_student_may_learn_of_what_it_writes_while_its_control_reads(run, config, tmp_path):
+    writes = OnPolicy(share=0.6, prompt_tokens=8, new_tokens=6)
+    brief = dataclasses.replace(config.train, steps=4, log_every=1)
+    changed = dataclasses.replace(
+        config, teacher=Teacher(model=str(run[0] / "teacher")), on_policy=writes, train=brief,
+        student=Student(layers=2), sparsity=Sparsity(),
+    )  # fmt: skip
+    ragjax.compress(changed, tmp_path / "r", console=silent())
+    done = last_of_history(tmp_path / "r" / "student")
+    assert done["on_policy"] == json.loads(json.dumps(dataclasses.asdict(writes)))
+    assert "on_policy" not in last_of_history(tmp_path / "r" / "control")
+    lines = [json.loads(line) for line in (tmp_path / "r" / "metrics.jsonl").read_text().splitlines()]
+    lengths = [line["written_tokens"] for line in lines if "written_tokens" in line]
+    assert lengths
+    assert all(1 <= length <= 6 for length in lengths)
+    assert {line["stage"] for line in lines if "on_policy" in line} == {"student"}
+    assert "Text of its own" in (tmp_path / "r" / "report.html").read_text()
 
 
 @pytest.mark.parametrize("keeps", ["embeddings", "shape"])

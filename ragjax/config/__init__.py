@@ -10,6 +10,7 @@ from ragjax.config.data import Data
 from ragjax.config.distill import Distill
 from ragjax.config.evaluate import Evaluate
 from ragjax.config.mesh import Mesh
+from ragjax.config.on_policy import OnPolicy
 from ragjax.config.one_shot import OneShot, OneShotBudget, OneShotMethod
 from ragjax.config.runs import Compress, Pretrain, to_dict
 from ragjax.config.shrink import Importance, Shrink, Shrinkable
@@ -28,6 +29,7 @@ __all__ = [
     "Evaluate",
     "Importance",
     "Mesh",
+    "OnPolicy",
     "OneShot",
     "OneShotBudget",
     "OneShotMethod",

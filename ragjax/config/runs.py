@@ -11,6 +11,7 @@ from ragjax.config.data import Data
 from ragjax.config.distill import Distill, values
 from ragjax.config.evaluate import Evaluate
 from ragjax.config.mesh import Mesh
+from ragjax.config.on_policy import OnPolicy, misfits
 from ragjax.config.sparsity import Sparsity
 from ragjax.config.student import Student
 from ragjax.config.teacher import Teacher
@@ -55,6 +56,8 @@ class Compress(Checked):
     """Pruning of the student while it trains."""
     distill: Distill = field(default_factory=Distill)
     """What the student learns from."""
+    on_policy: OnPolicy = field(default_factory=OnPolicy)
+    """What it learns of its own writing."""
     evaluate: Evaluate = field(default_factory=Evaluate)
     """Measurement at the end."""
     mesh: Mesh = field(default_factory=Mesh)
@@ -73,7 +76,12 @@ class Compress(Checked):
             most = kept if isinstance(kept, int) else max(kept or (0,)) + 1
             if self.student.model is None and most > shape.layers:
                 found.append(f"student.layers {kept} asks for more than the teacher's {shape.layers} layers")
-        return found + (self._cache_problems() if self.teacher.cache is not None else [])
+        cached = self.teacher.cache is not None
+        found += misfits(
+            self.on_policy, distill=self.distill, sequence_length=self.data.sequence_length,
+            train=self.train, cached=cached,
+        )  # fmt: skip
+        return found + (self._cache_problems() if cached else [])
 
     def _cache_problems(self) -> list[str]:
         """What a cached teacher cannot do, or leaves unclear."""

@@ -30,6 +30,8 @@ class Batch(NamedTuple):
       segments: number of the document within its sequence; none: documents see one another.
       positions: place within the document, as far as it lies in the sequence; given with `segments`.
       known: what is known beforehand of a teacher's distributions there, a tuple of arrays; none: nothing.
+      factors: what the losses of each token are multiplied with, beside its weight; none: 1.
+      written: 1 where the student wrote the sequences, 0 where they are text; none: they are text.
     """
 
     tokens: Int[Array | np.ndarray, "batch seq"]
@@ -38,6 +40,8 @@ class Batch(NamedTuple):
     segments: Int[Array | np.ndarray, "batch seq"] | None = None
     positions: Int[Array | np.ndarray, "batch seq"] | None = None
     known: Any = None
+    factors: Float[Array | np.ndarray, "batch seq"] | None = None
+    written: Float[Array | np.ndarray, ""] | None = None
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

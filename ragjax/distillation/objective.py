@@ -93,14 +93,16 @@ class Objective:
         def now(ramp):
             return at_step(ramp, step, self.steps)
 
+        # Of its own words the student learns no likelihood: that gradient is 0 in the mean.
+        text = 1.0 if batch.written is None else 1 - batch.written
         loss, terms = vocabulary_loss(
             Head(student.hidden, output_table(params)),
             jnp.asarray(batch.targets),
             token_weights,
             vocab_size=self.student.vocab_size,
             coefficients={
-                name: now(weight)
-                for name, weight in {"cross_entropy": weights.cross_entropy, **weights.divergences}.items()
+                "cross_entropy": now(weights.cross_entropy) * text,
+                **{name: now(weight) for name, weight in weights.divergences.items()},
             },
             teachers=heads,
             shares=self.shares or (1 / max(len(heads), 1),) * len(heads),

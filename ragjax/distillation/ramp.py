@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int
 
-from ragjax.config.distill import Ramp
+from ragjax.config.distill import Ramp, values
 
 
 def at_step(ramp: Ramp, step: Int[Array, ""] | int, steps: int) -> float | Float[Array, ""]:
@@ -28,3 +29,9 @@ def at_step(ramp: Ramp, step: Int[Array, ""] | int, steps: int) -> float | Float
     place = jnp.asarray(step, jnp.float32) / max(steps - 1, 1)
     corners = jnp.linspace(0.0, 1.0, len(ramp))
     return jnp.interp(jax.lax.clamp(0.0, place, 1.0), corners, jnp.asarray(ramp, jnp.float32))
+
+
+def number_at(ramp: Ramp, step: int, steps: int) -> float:
+    """`at_step` of a step whose number is known, computed on the host, which then waits for no device."""
+    corners = values(ramp)
+    return float(np.interp(step / max(steps - 1, 1), np.linspace(0.0, 1.0, len(corners)), corners))

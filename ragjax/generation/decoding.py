@@ -107,7 +107,7 @@ def read(
     positions = jnp.maximum(places - padding[:, None], 0)
     mask = causal_mask(places, places) & (places >= padding[:, None])[:, None, :]
     span = Span(positions, positions, mask, rotary_angles(config, positions), jnp.int32(0))
-    empty = jnp.zeros((batch, length, config.key_value_heads, config.head_width), jnp.float32)
+    empty = jnp.zeros((batch, length, config.key_value_heads, config.head_width), _computed_in(params))
 
     def layer(x, scanned):
         weights, data = scanned
@@ -186,7 +186,12 @@ def _add(state: State, scores: jax.Array, settings: Settings) -> State:
 
 
 def _embed(params: Params, tokens: jax.Array, positions: jax.Array, config: DecoderConfig) -> jax.Array:
-    return apply(Embedding(config), params["embedding"], tokens, positions, jnp.float32)
+    return apply(Embedding(config), params["embedding"], tokens, positions, _computed_in(params))
+
+
+def _computed_in(params: Params) -> jnp.dtype:
+    """The type of all that is computed, caches included: that of the table of tokens."""
+    return params["embedding"]["tokens"].dtype
 
 
 def _scores(params: Params, x: jax.Array, config: DecoderConfig) -> jax.Array:

@@ -60,6 +60,30 @@ def shardings(tree: Any, mesh: Mesh | AbstractMesh) -> Any:
     )
 
 
+def gathered(tree: Any, prefix: str = "", *, unstacked: bool = False) -> Any:
+    """Parameters whole along what fsdp splits, and still split over tensor; unchanged without a mesh in use.
+
+    For a program that reads them many times, such as a decoding loop, and would gather them each time.
+
+    Args:
+      tree: parameters.
+      prefix: what comes before their names, such as layers/.
+      unstacked: whether they are those of one layer, without the layer axis.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty:
+        return tree
+
+    def whole(path, x):
+        shape = (1, *x.shape) if unstacked else x.shape
+        axes = tuple(partition(prefix + path_name(path), shape, mesh))[len(shape) - x.ndim :]
+        return jax.lax.with_sharding_constraint(
+            x, PartitionSpec(*(None if axis == "fsdp" else axis for axis in axes))
+        )
+
+    return jax.tree_util.tree_map_with_path(whole, tree)
+
+
 def place(tree: Any, mesh: Mesh) -> Any:
     """`tree` on the mesh, split by the rules; every host has the same values."""
     if jax.process_count() == 1:

@@ -10,7 +10,7 @@ from ragjax.report import charts, tables
 from ragjax.report.markup import Markup, tag
 from ragjax.report.read import Run, finite
 from ragjax.report.sections import section
-from ragjax.report.words import duration, grouped
+from ragjax.report.words import decimal, duration, grouped, percent
 
 
 def use(run: Run) -> Markup:
@@ -103,6 +103,24 @@ def _measures(run: Run) -> list[tuple[str, str]]:
             "Training: the text’s cross-entropy in the step’s own batch. Validation: held-out sequences, "
             "at fixed steps.",
         ),
+        *_own_text(run),
+    ]
+
+
+def _own_text(run: Run) -> list[tuple[str, str]]:
+    """What the student learnt of its own writing, where it wrote any."""
+    entries = run.metrics.get("student", ())
+    shares = [x for e in entries if (x := finite(e.get("on_policy"))) is not None]
+    lengths = [x for e in entries if (x := finite(e.get("written_tokens"))) is not None]
+    if not shares or not lengths:
+        return []
+    return [
+        (
+            "Text of its own",
+            f"In {percent(shares[-1])} of its steps the student read what it had itself written after "
+            f"prompts of the text, {decimal(sum(lengths) / len(lengths))} tokens a sequence in the steps that are "
+            "told, and learnt what its teacher makes of it. Those steps are left out of its training loss.",
+        )
     ]
 
 

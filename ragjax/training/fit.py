@@ -11,13 +11,15 @@ import jax.numpy as jnp
 from rich.console import Console
 from rich.markup import escape
 
-from ragjax.config import Distill, Sparsity, Train
+from ragjax.config import Distill, OnPolicy, Sparsity, Train
+from ragjax.config.on_policy import misfits
 from ragjax.data.batches import Batches
 from ragjax.data.corpus import Corpus
 from ragjax.distillation.inner import inner_problems
 from ragjax.distillation.objective import Objective
 from ragjax.distillation.projections import with_projections, without_projections
 from ragjax.errors import InputError
+from ragjax.generation.prompts import end_tokens
 from ragjax.model import Model
 from ragjax.models.decoder import Params, init_params
 from ragjax.models.decoder_config import DecoderConfig
@@ -31,6 +33,7 @@ from ragjax.training.feed import batch_on_mesh
 from ragjax.training.interrupts import Interrupts
 from ragjax.training.loop import Training
 from ragjax.training.metrics import MetricsLog, Progress
+from ragjax.training.on_policy import Writing
 from ragjax.training.optimizer import learning_rate, make_optimizer
 from ragjax.training.state import init_state
 from ragjax.training.step import make_step
@@ -82,6 +85,7 @@ def fit(
     teachers: Sequence[Model] = (),
     shares: Sequence[float] = (),
     cache: TeacherCache | None = None,
+    on_policy: OnPolicy | None = None,
 ) -> Model:
     """Trains `start`, going on from its latest checkpoint where there is one.
 
@@ -97,6 +101,7 @@ def fit(
       teachers: the models those losses look at; inside of it they look at the first.
       shares: what each teacher counts, as parts of their sum; none: all alike.
       cache: what it says of the text, in place of the teacher itself; checked before.
+      on_policy: what it writes itself to learn from; none: nothing. The first teacher may write with it.
 
     Returns:
       The model after the last step, its parameters on the host, with exact zeros where it was pruned.
@@ -110,6 +115,7 @@ def fit(
     check_training(
         start.config, train=train, sparsity=sparsity, distill=distill, mesh=mesh,
         sequence_length=texts.sequence_length, teachers=[each.config for each in teachers], cache=cache,
+        on_policy=on_policy,
     )  # fmt: skip
     objective = Objective(
         student=start.config,
@@ -145,6 +151,16 @@ def fit(
         "fixed_cuts": texts.fixed_cuts,
         "teacher_cache": cache.manifest.identity if cache else None,
     }  # fmt: skip
+    writing = None
+    if on_policy is not None and on_policy.asked:
+        fingerprint["on_policy"] = asdict(on_policy)
+        if on_policy.rise:
+            fingerprint["evaluate_every"] = train.evaluate_every
+        writing = Writing(
+            on_policy, student=start.config, teacher=teachers[0].config, train=train,
+            sequence_length=texts.sequence_length, isolated=texts.isolate_documents,
+            ends=end_tokens(start), seed=seed, mesh=mesh,
+        )  # fmt: skip
     with (
         jax.set_mesh(mesh),
         Checkpoints(
@@ -163,9 +179,13 @@ def fit(
             progress=Progress(stage, train.steps, place_.console),
             checkpoints=saved,
             interrupts=place_.interrupts,
+            writing=writing,
         )
         frozen = tuple(place(each.params, mesh) for each in teachers) if objective.needs_teacher else ()
-        state = training.run(init_state(begin, optimizer, mesh), frozen)
+        state = init_state(begin, optimizer, mesh)
+        if writing is not None:
+            state = state._replace(memory=writing.memory())
+        state = training.run(state, frozen)
         params = without_projections(state.params)
         reached = sparsity_figures(params, start.config, sparsity.prunable).sparsity_prunable
         params = to_host(params)
@@ -218,6 +238,7 @@ def check_training(
     mesh: jax.sharding.Mesh,
     teachers: Sequence[DecoderConfig] = (),
     cache: TeacherCache | None = None,
+    on_policy: OnPolicy | None = None,
 ) -> None:
     """Refuses a training whose parts do not fit together, from shapes alone.
 
@@ -225,6 +246,7 @@ def check_training(
       config: the model to be trained; the rest as in `fit`.
       teachers: architectures of its teachers.
       cache: what is known of a teacher that does not run.
+      on_policy: what the model writes itself to learn from.
 
     Raises:
       InputError: says which parts, and what to change.
@@ -250,6 +272,10 @@ def check_training(
     if first is None and unanswered:
         asking = ", ".join(f"distill.{name}" for name in unanswered)
         found.append(f"{asking} need a teacher, found none")
+    if on_policy is not None:
+        found += misfits(
+            on_policy, distill=distill, sequence_length=sequence_length, train=train, cached=cache is not None
+        )
     if distill.top_k >= config.vocab_size:
         found.append(
             f"distill.top_k must be below the vocabulary's {config.vocab_size}, found {distill.top_k}"

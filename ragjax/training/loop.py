@@ -17,6 +17,7 @@ from ragjax.training.checkpoints import Checkpoints
 from ragjax.training.feed import batch_on_mesh
 from ragjax.training.interrupts import Interrupts
 from ragjax.training.metrics import MetricsLog, Progress
+from ragjax.training.on_policy import Kind, Writing
 from ragjax.training.state import TrainState, abstract_state
 from ragjax.training.step import Metrics, Step
 
@@ -35,6 +36,9 @@ class _Pending(NamedTuple):
     done: int
     metrics: Metrics
     sparsity: jax.Array | None
+    written: jax.Array | None
+    """Steps so far whose batch the student wrote."""
+    kind: Kind
 
 
 @dataclass(frozen=True)
@@ -53,6 +57,7 @@ class Training:
       progress: where they are shown.
       checkpoints: where the state is saved.
       interrupts: whether someone asked to stop.
+      writing: what the student writes itself; none: nothing.
     """
 
     stage: str
@@ -66,6 +71,7 @@ class Training:
     progress: Progress
     checkpoints: Checkpoints
     interrupts: Interrupts
+    writing: Writing | None = None
 
     def run(self, state: TrainState, teachers: tuple[Params, ...] = ()) -> TrainState:
         """Trains from `state`, or from the latest sound checkpoint, to the last step.
@@ -83,21 +89,29 @@ class Training:
             _, state = restored
         start = int(state.step)
         self.progress.begin(start, seconds=self.log.resume(self.stage, start))
+        if self.writing is not None:
+            state = self.writing.begin(state, self.validate)
 
         pending: _Pending | None = None
         for done in range(start + 1, self.train.steps + 1):
             batch = batch_on_mesh(self.batches, done - 1, self.mesh, accumulate=self.train.accumulate)
+            kind: Kind = "text"
+            if self.writing is not None:
+                kind = self.writing.kind(done - 1)
+                state, batch = self.writing.batch(kind, state, teachers, batch)
             state, metrics = self.step(state, teachers, batch)
             # While the step just dispatched runs, the one before it is read.
             if pending is not None:
                 self._read(pending, state)
             due = self._due(done, self.train.log_every)
-            pending = _Pending(done, metrics, _sparsity(state) if due else None)
+            pending = _Pending(done, metrics, *(_seen(state) if due else (None, None)), kind)
 
             loss = None
             if self._due(done, self.train.evaluate_every):
                 self._read(pending, state)
                 pending, loss = None, self._evaluate(done, state)
+                if self.writing is not None:
+                    state = self.writing.validated(state, loss)
             stop = self.interrupts.requested()
             if stop or self._due(done, self.train.checkpoint_every):
                 self.checkpoints.save(done, state, loss=loss)
@@ -121,7 +135,7 @@ class Training:
         return loss
 
     def _read(self, pending: _Pending, state: TrainState) -> None:
-        done, metrics, sparsity = pending
+        done, metrics, sparsity, written, kind = pending
         values = jax.device_get(metrics)
         if values.bad_in_a_row >= self.train.max_bad_steps:
             self.checkpoints.save(int(state.step), state, loss=None)
@@ -135,18 +149,35 @@ class Training:
         if not self._due(done, self.train.log_every):
             return
         figures = {name: float(value) for name, value in values.terms.items()}
-        rate = self.progress.steps_per_second(done)
+        rate, tokens = self.progress.steps_per_second(done), float(values.tokens)
+        if written is not None:
+            figures = _of_writing(figures, kind, tokens / self.train.batch_size)
+            figures["on_policy"] = float(written) / done
+            # Those that count differ from step to step; those that are read do not.
+            tokens = float(self.train.batch_size * self.batches.sequence_length)
         figures |= {
             "loss": float(values.loss),
             "gradient_norm": float(values.gradient_norm),
             "learning_rate": float(self.schedule(done - 1 - int(values.skipped))),
             "sparsity": 0.0 if sparsity is None else float(sparsity),
             "skipped": int(values.skipped),
-            "tokens_per_second": float(values.tokens) * rate,
+            "tokens_per_second": tokens * rate,
         }
-        tokens = done * float(values.tokens)
-        self.log.write(self.stage, done, time=self.progress.seconds, tokens=tokens, **figures)
+        self.log.write(self.stage, done, time=self.progress.seconds, tokens=done * tokens, **figures)
         self.progress.line(done, figures, steps_per_second=rate)
+
+
+def _seen(state: TrainState) -> tuple[jax.Array | None, jax.Array | None]:
+    """What a line of figures tells of the state, before the next step takes it."""
+    return _sparsity(state), None if state.memory is None else state.memory.steps + 0
+
+
+def _of_writing(terms: dict[str, float], kind: Kind, length: float) -> dict[str, float]:
+    """The losses of a batch by its kind: the likelihood of the student's own words is not that of a text."""
+    if kind == "text":
+        return terms
+    named = {name if name != "cross_entropy" else "own_cross_entropy": x for name, x in terms.items()}
+    return named | {"written_tokens": length}
 
 
 def _sparsity(state: TrainState) -> jax.Array | None:

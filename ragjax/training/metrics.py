@@ -105,6 +105,9 @@ class Progress:
         shown += [f"{short} {values[name]:.4f}" for name, short in names.items() if name in values]
         if values.get("sparsity"):
             shown.append(f"sparsity {values['sparsity']:.1%}")
+        if "on_policy" in values:
+            length = f" ({values['written_tokens']:.0f} tokens)" if "written_tokens" in values else ""
+            shown.append(f"on-policy {values['on_policy']:.0%}{length}")
         if values.get("skipped"):
             shown.append(f"skipped {values['skipped']}")
         shown.append(f"{values['tokens_per_second']:,.0f} tokens/s")

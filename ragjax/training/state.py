@@ -11,6 +11,7 @@ from jaxtyping import Array, Int
 
 from ragjax.models.decoder import Params
 from ragjax.parallel.rules import place, shardings
+from ragjax.training.replay import Memory
 
 
 class TrainState(NamedTuple):
@@ -24,6 +25,8 @@ class TrainState(NamedTuple):
     """Steps skipped because a gradient was not finite."""
     bad_in_a_row: Int[Array, ""]
     """Of these, the ones since the last good step."""
+    memory: Memory | None = None
+    """What is remembered of the student's own writing; none: it writes nothing."""
 
 
 def initial_state(params: Params, optimizer: optax.GradientTransformation) -> TrainState:

@@ -71,6 +71,8 @@ def make_step(
 
         def microbatch(number, part: Batch):
             weights = part.weights / jnp.maximum(tokens, 1)
+            if part.factors is not None:
+                weights = weights * part.factors
             own = None if key is None else jax.random.fold_in(key, number)
             return jax.value_and_grad(objective, has_aux=True)(
                 state.params, teachers, part, weights, own, state.step
@@ -91,12 +93,12 @@ def make_step(
         # A branch updates in place; choosing between new and old would hold both.
         params, opt_state = jax.lax.cond(good, update, lambda *old: old, state.params, state.opt_state)
         bad = jnp.where(good, 0, state.bad_in_a_row + 1)
-        new = TrainState(
-            state.step + 1,
-            params,
-            opt_state,
-            state.skipped + (1 - good.astype(jnp.int32)),
-            bad,
+        new = state._replace(
+            step=state.step + 1,
+            params=params,
+            opt_state=opt_state,
+            skipped=state.skipped + (1 - good.astype(jnp.int32)),
+            bad_in_a_row=bad,
         )
         return new, Metrics(loss, terms, norm, tokens, new.skipped, bad)
 

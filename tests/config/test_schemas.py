@@ -13,6 +13,7 @@ from ragjax.config import (
     Evaluate,
     Mesh,
     OneShot,
+    OnPolicy,
     Sparsity,
     Student,
     Teacher,
@@ -79,6 +80,35 @@ from ragjax.errors import InputError
         (lambda: Distill(forward_kl=0, cross_entropy=0), "at least one of forward_kl"),
         (lambda: Distill(cross_entropy=-0.1), "cross_entropy must be at least 0"),
         (lambda: Distill(temperature=0.0), "temperature must be above 0"),
+        (lambda: OnPolicy(share=(0.0, 1.5), replay=()), r"(?s)share must lie between .*replay must name"),
+        (
+            lambda: OnPolicy(teacher_share=-0.1),
+            "teacher_share must lie between 0 and 1 throughout, found -0.1",
+        ),
+        (lambda: OnPolicy(prompt_tokens=0, new_tokens=0), "(?s)prompt_tokens must be .*new_tokens must be"),
+        (lambda: OnPolicy(top_p=0.0, rise=2.0), "(?s)top_p must be above 0.*rise must lie between 0 and 1"),
+        (
+            lambda: OnPolicy(temperature=float("inf"), rise_over=-1),
+            "(?s)temperature must be 0.*rise_over must",
+        ),
+        (lambda: OnPolicy(temperature=0.0, teacher_share=0.5), "are about draws: set temperature above 0"),
+        (
+            lambda: Compress(
+                teacher=Teacher(model="m", cache="c"),
+                on_policy=OnPolicy(share=0.5),
+                data=Data(fixed_cuts=True),
+            ),
+            "on_policy needs a teacher that runs",
+        ),
+        (
+            lambda: Compress(
+                distill=Distill(forward_kl=0.0),
+                train=Train(batch_size=64, evaluate_every=0),
+                data=Data(sequence_length=16),
+                on_policy=OnPolicy(share=0.5, replay=0.5, capacity=32, rise=0.1),
+            ),
+            "(?s)nothing to learn by.*32 must not exceed.*16.*at least train.batch_size 64.*evaluate_every",
+        ),
         (lambda: Evaluate(sequence_length=32, stride=33), "stride 33 must not exceed sequence_length 32"),
         (lambda: Evaluate(max_tokens=0), "max_tokens must be at least 1"),
         (lambda: Compress(data=Data(sequence_length=512)), "must not exceed"),

@@ -86,6 +86,18 @@ def test_a_teacher_is_needed_where_a_loss_looks_at_it(
     assert set(terms) == {"cross_entropy", name}
 
 
+def test_the_student_learns_no_likelihood_of_its_own_words(tiny_config, teacher_config, both, batch):
+    def run(written, weights):
+        objective = jax.jit(Objective(tiny_config, (teacher_config,), weights))
+        return objective(*both, batch._replace(written=jnp.float32(written)), batch.weights)
+
+    (own, told), (text, terms) = run(1, MIXED), run(0, MIXED)
+    without, _ = run(1, replace(MIXED, cross_entropy=0.0))
+    np.testing.assert_allclose(own, without, rtol=1e-6)
+    np.testing.assert_allclose(text - own, 0.2 * terms["cross_entropy"], rtol=1e-4)
+    np.testing.assert_allclose(told["cross_entropy"], terms["cross_entropy"], rtol=1e-6)
+
+
 def test_the_teacher_learns_nothing(tiny_config, teacher_config, both, batch):
     objective = Objective(tiny_config, (teacher_config,), MIXED)
     gradient = jax.grad(objective, argnums=1, has_aux=True)(*both, batch, batch.weights)[0]

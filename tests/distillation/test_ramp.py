@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ragjax.distillation.ramp import at_step
+from ragjax.distillation.ramp import at_step, number_at
 
 
 @pytest.mark.parametrize("ramp", [0.3, (0.3,), (0.3, 0.3)])
@@ -31,3 +31,10 @@ def test_a_step_that_is_traced_gives_the_same():
     assert [float(traced(step)) for step in range(9)] == [
         float(at_step((0.0, 1.0, 0.5), step, 9)) for step in range(9)
     ]
+
+
+@pytest.mark.parametrize("ramp", [0.3, (0.5,), (2.0, 7.0), (0.0, 1.0, 0.5)])
+def test_the_host_computes_the_same(ramp):
+    for steps in (1, 2, 9):
+        for step in range(steps + 2):
+            assert number_at(ramp, step, steps) == pytest.approx(float(at_step(ramp, step, steps)), rel=1e-6)

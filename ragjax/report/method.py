@@ -117,9 +117,9 @@ def _own_text(run: Run) -> list[tuple[str, str]]:
     return [
         (
             "Text of its own",
-            f"In {percent(shares[-1])} of its steps the student read what it had itself written after "
-            f"prompts of the text, {decimal(sum(lengths) / len(lengths))} tokens a sequence in the steps that are "
-            "told, and learnt what its teacher makes of it. Those steps are left out of its training loss.",
+            f"In {percent(shares[-1])} of its steps the student learnt from its teacher’s view of what it "
+            f"had itself written after prompts of the text: {decimal(sum(lengths) / len(lengths))} tokens a "
+            "sequence in the steps that are told. Those steps are left out of its training loss.",
         )
     ]
 

@@ -33,7 +33,7 @@ from ragjax.training.feed import batch_on_mesh
 from ragjax.training.interrupts import Interrupts
 from ragjax.training.loop import Training
 from ragjax.training.metrics import MetricsLog, Progress
-from ragjax.training.on_policy import Writing
+from ragjax.training.on_policy import OwnWriting
 from ragjax.training.optimizer import learning_rate, make_optimizer
 from ragjax.training.state import init_state
 from ragjax.training.step import make_step
@@ -156,10 +156,10 @@ def fit(
         fingerprint["on_policy"] = asdict(on_policy)
         if on_policy.rise:
             fingerprint["evaluate_every"] = train.evaluate_every
-        writing = Writing(
+        writing = OwnWriting(
             on_policy, student=start.config, teacher=teachers[0].config, train=train,
-            sequence_length=texts.sequence_length, isolated=texts.isolate_documents,
-            ends=end_tokens(start), seed=seed, mesh=mesh,
+            sequence_length=texts.sequence_length, longest_prompt=on_policy.prompt_tokens,
+            isolated=texts.isolate_documents, ends=end_tokens(start), seed=seed, mesh=mesh,
         )  # fmt: skip
     with (
         jax.set_mesh(mesh),

@@ -17,7 +17,7 @@ from ragjax.training.checkpoints import Checkpoints
 from ragjax.training.feed import batch_on_mesh
 from ragjax.training.interrupts import Interrupts
 from ragjax.training.metrics import MetricsLog, Progress
-from ragjax.training.on_policy import Kind, Writing
+from ragjax.training.on_policy import Kind, OwnWriting
 from ragjax.training.state import TrainState, abstract_state
 from ragjax.training.step import Metrics, Step
 
@@ -71,7 +71,7 @@ class Training:
     progress: Progress
     checkpoints: Checkpoints
     interrupts: Interrupts
-    writing: Writing | None = None
+    writing: OwnWriting | None = None
 
     def run(self, state: TrainState, teachers: tuple[Params, ...] = ()) -> TrainState:
         """Trains from `state`, or from the latest sound checkpoint, to the last step.

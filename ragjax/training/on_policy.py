@@ -39,7 +39,7 @@ _DRAWS = 0x77726974
 """Keys of what the devices draw, apart from those of dropout and masks."""
 
 
-class Writing:
+class OwnWriting:
     """Decides for every step what it learns from, and has the student write it.
 
     The decision is a function of the seed and the step, and of how often the validation loss rose: alike on
@@ -54,7 +54,9 @@ class Writing:
         teacher: DecoderConfig,
         train: Train,
         sequence_length: int,
-        isolated: bool,
+        longest_prompt: int,
+        own_prompts: bool = False,
+        isolated: bool = False,
         ends: Sequence[int],
         seed: int,
         mesh: Mesh,
@@ -67,6 +69,8 @@ class Writing:
           teacher: that of the one that may write with it.
           train: the training.
           sequence_length: tokens in a sequence.
+          longest_prompt: tokens of the prompts, or at most so many.
+          own_prompts: each sequence is a pair of prompt and completion; else all have prompts alike.
           isolated: whether batches number their documents.
           ends: tokens that end a text.
           seed: of decisions and draws.
@@ -74,7 +78,8 @@ class Writing:
         """
         self._on_policy, self._train, self._mesh, self._seed = on_policy, train, mesh, seed
         self._student, self._teacher = student, teacher
-        self._length, self._isolated = sequence_length, isolated
+        self._length, self._longest, self._own = sequence_length, longest_prompt, own_prompts
+        self._isolated = isolated
         self._ends = jnp.asarray(ends or (-1,), jnp.int32)
         self._raised, self._loss, self._count = np.float32(0), np.float32(np.inf), 0
 
@@ -140,14 +145,15 @@ class Writing:
         self, params: Params, teacher: Params | None, text: Batch, memory: Memory, step: Int[Array, ""]
     ) -> tuple[Memory, Batch]:
         """The student goes on from the prompts of the text."""
-        on_policy, key = self._on_policy, self._key(step)
-        longest, new = on_policy.prompt_tokens, on_policy.new_tokens
-        prompted = prompts_of(text, longest=longest, new_tokens=new)
+        on_policy, new = self._on_policy, self._on_policy.new_tokens
+        prompted = prompts_of(text, longest=self._longest, new_tokens=new, own=self._own)
+        # A sequence and its last target, but for the shortest prompt there may be.
+        room = self._length + 1 - (1 if self._own else self._longest)
         written = write(
             Writer(self._student, params),
             prompted,
-            Settings(jnp.float32(on_policy.temperature), key, self._ends),
-            room=min(new or self._length, self._length + 1 - longest),
+            Settings(jnp.float32(on_policy.temperature), self._key(step), self._ends),
+            room=min(new or room, room),
             teacher=None if teacher is None else Writer(self._teacher, teacher),
             teacher_share=at_step(on_policy.teacher_share, step, self._train.steps),
             top_p=on_policy.top_p,

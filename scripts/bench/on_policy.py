@@ -55,7 +55,7 @@ def compare(options: argparse.Namespace) -> dict:
     from ragjax.parallel.hosts import global_array
     from ragjax.parallel.mesh import make_mesh
     from ragjax.parallel.rules import place
-    from ragjax.training.on_policy import Writing
+    from ragjax.training.on_policy import OwnWriting
     from ragjax.training.optimizer import make_optimizer
     from ragjax.training.state import init_state
     from ragjax.training.step import make_step
@@ -86,10 +86,10 @@ def compare(options: argparse.Namespace) -> dict:
         objective = Objective(student, (teacher,), Distill(reverse_kl=0.5), dtype=options.dtype)
         step = make_step(objective, optimizer, clip=1.0)
         writers = {
-            name: Writing(
+            name: OwnWriting(
                 OnPolicy(share=1.0, prompt_tokens=options.prompt, teacher_share=share), student=student,
-                teacher=teacher, train=train, sequence_length=sizes["length"], isolated=False, ends=(),
-                seed=0, mesh=mesh,
+                teacher=teacher, train=train, sequence_length=sizes["length"], ends=(), seed=0, mesh=mesh,
+                longest_prompt=options.prompt,
             )
             for name, share in (("alone", 0.0), ("with teacher", 0.2))
         }  # fmt: skip

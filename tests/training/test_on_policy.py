@@ -27,7 +27,7 @@ from ragjax.parallel.rules import place
 from ragjax.training.feed import batch_on_mesh
 from ragjax.training.fit import Place, Texts, fit
 from ragjax.training.loop import Interrupted
-from ragjax.training.on_policy import Writing
+from ragjax.training.on_policy import OwnWriting
 from ragjax.training.state import TrainState
 
 SEQ = 12
@@ -112,11 +112,11 @@ def texts():
 def writes(student, teacher):
     """What a student of a training writes, on so many devices."""
 
-    def make(on_policy, *, devices=1, seed=3, train=TRAIN, isolated=False):
+    def make(on_policy, *, devices=1, seed=3, train=TRAIN, **options):
         mesh = make_mesh(Mesh(), jax.devices()[:devices])
-        return Writing(
+        return OwnWriting(
             on_policy, student=student.config, teacher=teacher.config, train=train, sequence_length=SEQ,
-            isolated=isolated, ends=ENDS, seed=seed, mesh=mesh,
+            ends=ENDS, seed=seed, mesh=mesh, **{"longest_prompt": on_policy.prompt_tokens, **options},
         )  # fmt: skip
 
     return make
@@ -128,9 +128,9 @@ def begun(writing, model, mesh):
     return TrainState(zero, place(model.params, mesh), (), zero, zero, writing.memory())
 
 
-def batch_of(texts, step, mesh, *, isolated=False):
+def batch_of(texts, step, mesh, *, rows=4, isolated=False):
     batches = Batches(
-        corpus=texts.train, batch_size=4, sequence_length=SEQ, seed=3, isolate_documents=isolated
+        corpus=texts.train, batch_size=rows, sequence_length=SEQ, seed=3, isolate_documents=isolated
     )
     return batch_on_mesh(batches, step, mesh, accumulate=2)
 
@@ -258,30 +258,44 @@ def test_without_a_share_it_is_the_training_on_text(student, teacher, texts, tmp
     assert last["validation_loss"] == pytest.approx(expected["validation_loss"], rel=1e-5)
 
 
-@pytest.mark.parametrize("isolated", [False, True])
+@pytest.mark.parametrize("isolated", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_eight_devices_learn_from_the_rows_of_one(writes, student, teacher, texts, isolated):
-    """Of eight devices two take part: a microbatch has two sequences."""
-    found = []
-    for devices in (1, 2):
-        writing = writes(dataclasses.replace(ALL, share=1.0), devices=devices, isolated=isolated)
+    found, layouts = [], []
+    train = dataclasses.replace(TRAIN, batch_size=16)
+    for devices in (1, 8):
+        on_policy = dataclasses.replace(ALL, share=1.0, capacity=20)
+        writing = writes(on_policy, devices=devices, train=train, isolated=isolated)
         mesh = make_mesh(Mesh(), jax.devices()[:devices])
         with jax.set_mesh(mesh):
             state, taught = begun(writing, student, mesh), (place(teacher.params, mesh),)
             for step in range(3):
-                text = batch_of(texts, step, mesh, isolated=isolated)
+                text = batch_of(texts, step, mesh, rows=16, isolated=isolated)
                 kind = "replayed" if step == 2 else "written"
                 state, batch = writing.batch(kind, state._replace(step=jnp.int32(step)), taught, text)
-                same = jax.tree.map(
-                    lambda x, y: x.sharding == y.sharding,
-                    text._replace(known=None),
-                    batch._replace(factors=None, written=None),
-                )
-                assert all(jax.tree.leaves(same))
+                layouts.append([jax.tree.map(lambda x: x.sharding, x[:5]) for x in (text, batch)])
                 found.append(jax.device_get(batch))
-    half = len(found) // 2
-    for alone, shared in zip(found[:half], found[half:], strict=True):
+    assert all(of_text == of_written for of_text, of_written in layouts)
+    for alone, shared in zip(found[:3], found[3:], strict=True):
         jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-4), shared, alone)
-    assert len(np.unique(found[0].weights)) > 2
+    assert len(np.unique(found[0].weights)) > 3
+    assert (found[0].segments is None) != isolated
+
+
+def test_a_pair_is_written_on_from_its_own_prompt(writes, student, texts):
+    mesh = make_mesh(Mesh(), jax.devices()[:1])
+    writing = writes(OnPolicy(share=1.0, new_tokens=5), longest_prompt=SEQ, own_prompts=True)
+    lengths = np.array([[2, SEQ], [7, 1]])
+    with jax.set_mesh(mesh):
+        text = batch_of(texts, 0, mesh)
+        counts = (np.arange(SEQ) >= lengths[..., None] - 1).astype(np.float32)
+        _, batch = writing.batch("written", begun(writing, student, mesh), (), text._replace(weights=counts))
+    whole, found = np.asarray(text.tokens), jax.device_get(batch)
+    for micro, row in np.ndindex(2, 2):
+        prompt, counted = lengths[micro, row], found.weights[micro, row] > 0
+        np.testing.assert_array_equal(found.tokens[micro, row, :prompt], whole[micro, row, :prompt])
+        new = found.targets[micro, row, counted]
+        assert np.flatnonzero(counted)[0] == prompt - 1
+        assert len(new) == min(5, SEQ + 1 - prompt) or new[-1] in ENDS
 
 
 def test_a_written_batch_is_learnt_by_its_ratios_and_lengths_and_not_by_its_likelihood(

@@ -10,7 +10,7 @@ from rich.console import Console
 from ragjax.config import Compress
 from ragjax.config.distill import values
 from ragjax.data.batches import Batches
-from ragjax.data.uri import parse_uri
+from ragjax.data.uri import check_alike
 from ragjax.duration import duration
 from ragjax.errors import InputError, listing
 from ragjax.parallel import hosts
@@ -149,8 +149,7 @@ def _check(config: Compress, top_k: int | None, draws: int | None) -> None:
     others = [f"distill.{name}" for name in config.distill.divergences if name != "forward_kl"]
     if draws is not None and others:
         found.append(f"draws give forward_kl alone, found {', '.join(others)}: keep the likeliest by top_k")
-    for uri in filter(None, (config.data.train, config.data.validation)):
-        parse_uri(uri)
+    check_alike(config.data.train, config.data.validation)
     if found:
         raise InputError(f"Cannot cache the teacher:\n{listing(found)}")
 

@@ -13,12 +13,13 @@ import jax
 
 from ragjax.config import Compress, to_dict
 from ragjax.data import open_corpora
+from ragjax.data.tokenizer import encode_prompts
 from ragjax.errors import InputError
 from ragjax.evaluation.figures import Figures, default_length, evaluate
 from ragjax.evaluation.speed import forward_speed
 from ragjax.evaluation.table import print_figures
 from ragjax.generation import generate
-from ragjax.generation.prompts import encode, tokenizer_of
+from ragjax.generation.prompts import tokenizer_of
 from ragjax.interchange.folder import load
 from ragjax.interchange.record import zeros
 from ragjax.interchange.size import stored_bytes, weight_files
@@ -151,7 +152,7 @@ def _samples(config: Compress, models: dict[str, Model]) -> list[dict[str, str]]
     teacher = models["teacher"]
     prompts = list(config.evaluate.prompts) or _beginnings(config, teacher)
     room = min(m.config.positions for m in models.values()) - config.evaluate.sample_tokens
-    tokenized = encode(tokenizer_of(teacher), prompts)
+    tokenized = encode_prompts(tokenizer_of(teacher), prompts)
     long = [p for p, tokens in zip(prompts, tokenized, strict=True) if len(tokens) > room]
     if long:
         raise InputError(

@@ -17,7 +17,7 @@ from rich.table import Table
 from ragjax.config import Architecture, Compress, Data, Distill, Pretrain, Sparsity, Train, to_dict
 from ragjax.data import documents, open_corpora, save_tokenizer, train_tokenizer, training_split
 from ragjax.data.batches import Batches
-from ragjax.data.uri import parse_uri
+from ragjax.data.uri import check_alike
 from ragjax.duration import duration
 from ragjax.errors import InputError
 from ragjax.evaluation.figures import Figures
@@ -171,8 +171,7 @@ class _Run:
 
 @contextmanager
 def _opened(config: Compress | Pretrain, workdir: str | Path, console: Console | None) -> Iterator[_Run]:
-    for uri in filter(None, (config.data.train, config.data.validation)):
-        parse_uri(uri)
+    check_alike(config.data.train, config.data.validation)
     hosts.start()
     keep_compiled_programs()
     folder = RunFolder(Path(workdir))

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int
 
 from ragjax.data.corpus import Corpus
+from ragjax.data.pair_rows import Spans, in_completion, pair_spans
 from ragjax.data.permutation import mixed, permuted
 from ragjax.errors import InputError
 
@@ -25,8 +27,8 @@ class Batch(NamedTuple):
     Attributes:
       tokens: token ids.
       targets: the token that follows each one.
-      weights: 1 where the target counts, 0 where it does not (padding, and the first token of the
-        next document where documents are isolated).
+      weights: 1 where the target counts, 0 where it does not (padding, prompts, and the first token of
+        the next document where documents are isolated).
       segments: number of the document within its sequence; none: documents see one another.
       positions: place within the document, as far as it lies in the sequence; given with `segments`.
       known: what is known beforehand of a teacher's distributions there, a tuple of arrays; none: nothing.
@@ -49,12 +51,16 @@ class Batches:
     epoch and the cuts fall elsewhere in the next, unless they are fixed. What is left over, less than a
     window, is left out.
 
+    A corpus of pairs has a window for each pair instead, from the beginning of its prompt, filled up behind
+    its end; the targets in its completion count. `pair_spans` tells what becomes of pairs that are too long.
+
     Attributes:
       corpus: the tokens.
       batch_size: sequences in a batch, over all hosts.
       sequence_length: tokens in a sequence.
       seed: chooses the orders and the cuts.
-      isolate_documents: number the documents in each sequence, so that attention can stay within one.
+      isolate_documents: number the documents in each sequence, so that attention can stay within one; a
+        pair is alone in its own.
       fixed_cuts: cut at the same places in every epoch, so that a window has the same tokens in each.
       known: what is known beforehand of a teacher's distributions in the windows of these numbers, an
         array or a tuple of them with a row for each; for fixed cuts alone.
@@ -69,6 +75,8 @@ class Batches:
     known: Callable[[Int[np.ndarray, " rows"]], Any] | None = None
 
     def __post_init__(self) -> None:
+        if self._pairs is not None:
+            return
         found, needed = len(self.corpus), self.sequence_length + 1
         if found < needed:
             raise InputError(
@@ -80,6 +88,8 @@ class Batches:
     @property
     def windows(self) -> int:
         """Sequences in an epoch."""
+        if self._pairs is not None:
+            return len(self._pairs.begin)
         return len(self.corpus) // self.sequence_length
 
     def batch(self, step: int, rows: slice = slice(None)) -> Batch:
@@ -104,6 +114,11 @@ class Batches:
         count = min(steps * self.batch_size, self.windows)
         return np.sort(permuted(np.arange(count), self.windows, self._key, np.uint64(0), _ORDER))
 
+    @cached_property
+    def _pairs(self) -> Spans | None:
+        """What each window of pairs reads; none: the corpus is of texts."""
+        return None if self.corpus.completions is None else pair_spans(self.corpus, self.sequence_length)
+
     @property
     def _key(self) -> np.uint64:
         return np.uint64(self.seed % 2**64)
@@ -113,8 +128,10 @@ class Batches:
 
         Args:
           window: their numbers, from 0.
-          offset: where in the corpus each one's epoch begins to cut.
+          offset: where in the corpus each one's epoch begins to cut; pairs are where they are.
         """
+        if self._pairs is not None:
+            return self._of_pairs(Spans(self._pairs.begin[window], self._pairs.end[window]))
         first = offset + window * self.sequence_length
         index = (first[:, None] + np.arange(self.sequence_length + 1)) % len(self.corpus)
         read = self.corpus.tokens[index].astype(np.int32)
@@ -125,6 +142,15 @@ class Batches:
         begins = _begins_document(self.corpus, index)
         weights[begins[:, 1:]] = 0
         return Batch(tokens, targets, weights, *_within_documents(begins[:, :-1]))
+
+    def _of_pairs(self, spans: Spans) -> Batch:
+        place = spans.begin[:, None] + np.arange(self.sequence_length + 1)
+        inside = place < spans.end[:, None]
+        # What stands in the padding does not matter, as long as it is a token.
+        index = np.where(inside, place, spans.begin[:, None])
+        read = self.corpus.tokens[index].astype(np.int32)
+        counts = inside & in_completion(self.corpus, index)
+        return Batch(read[:, :-1], read[:, 1:], counts[:, 1:].astype(np.float32))
 
 
 def _begins_document(corpus: Corpus, index: np.ndarray) -> np.ndarray:

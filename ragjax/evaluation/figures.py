@@ -11,7 +11,8 @@ import jax
 import numpy as np
 from jaxtyping import Bool, Int
 
-from ragjax.data.corpus import Corpus, document_ends, open_corpus
+from ragjax.data.corpus import Corpus, open_corpus
+from ragjax.data.encoding import document_ends
 from ragjax.data.sources import Split
 from ragjax.errors import InputError
 from ragjax.evaluation.perplexity import exp, perplexity

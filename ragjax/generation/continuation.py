@@ -9,9 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Int
 
+from ragjax.data.tokenizer import encode_prompts
 from ragjax.generation.decoding import Settings, State, decode, prefill, unstack
 from ragjax.generation.detokenize import text_pieces
-from ragjax.generation.prompts import align, bucket, complete, encode, end_tokens, tokenizer_of
+from ragjax.generation.prompts import align, bucket, complete, end_tokens, tokenizer_of
 from ragjax.model import Model
 from ragjax.parallel.hosts import to_host
 
@@ -56,7 +57,7 @@ def generate(
       True
     """
     tokenizer = tokenizer_of(model)
-    ids = encode(tokenizer, prompts)
+    ids = encode_prompts(tokenizer, prompts)
     answers = generate_tokens(
         model, ids, max_new_tokens=max_new_tokens, temperature=temperature, seed=seed, stop_at_eos=stop_at_eos
     )
@@ -116,7 +117,7 @@ def stream(
       InputError: as `generate`, at once.
     """
     tokenizer = tokenizer_of(model)
-    (ids,) = encode(tokenizer, [prompt])
+    (ids,) = encode_prompts(tokenizer, [prompt])
     (ready,) = complete(model, [ids], max_new_tokens=max_new_tokens, temperature=temperature)
     ends = end_tokens(model) if stop_at_eos else ()
 

@@ -163,7 +163,7 @@ def plan(model: Model, config: OneShot, *, mesh: Mesh | None = None, cache: str 
         problems.append("the model has no tokenizer, and no text can be read without: save one with it")
     else:
         split = training_split(config.calibration, hold_out=False)
-        corpus = open_corpus(config.calibration, split, model.tokenizer, cache=cache)
+        corpus = open_corpus(config.calibration, split, model.tokenizer, cache=cache).as_text
         if len(corpus) < config.samples * length + 1:
             problems.append(
                 f"{config.samples} sequences of {length} tokens need {config.samples * length + 1:,} tokens, "

@@ -123,7 +123,8 @@ def _held_out(model: Model, planned: Plan, sequences: int, config: OneShot, cach
     length = planned.calibration.tokens.shape[-1]
     assert model.tokenizer is not None
     _, corpus = open_corpora(config.calibration, None, model.tokenizer, cache=cache)
-    batch = Batches(corpus=corpus, batch_size=sequences, sequence_length=length, seed=config.seed).batch(0)
+    text = corpus.as_text
+    batch = Batches(corpus=text, batch_size=sequences, sequence_length=length, seed=config.seed).batch(0)
     return Text(jnp.asarray(batch.tokens), jnp.asarray(batch.targets))
 
 

@@ -176,7 +176,7 @@ def _calibration(
         problems.append("the model has no tokenizer, so no text can be read with it")
     if tokens is None and model.tokenizer is not None:
         split = training_split(config.calibration, hold_out=False)
-        corpus = open_corpus(config.calibration, split, model.tokenizer, cache=cache)
+        corpus = open_corpus(config.calibration, split, model.tokenizer, cache=cache).as_text
         needed = max(config.samples * length, length + 1)
         if len(corpus) >= needed:
             text = Batches(corpus=corpus, batch_size=config.samples, sequence_length=length, seed=config.seed)

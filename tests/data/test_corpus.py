@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 
 from ragjax.data import corpus as module
-from ragjax.data.corpus import document_ends, open_corpora, open_corpus
+from ragjax.data import encoding
+from ragjax.data.corpus import open_corpora, open_corpus
+from ragjax.data.encoding import document_ends
 from ragjax.data.sources import documents
 from ragjax.data.tokenizer import opening, train_tokenizer
 from ragjax.errors import InputError
@@ -30,7 +32,7 @@ def _entries(cache) -> list[str]:
 def test_documents_come_back_each_closed_by_the_end_of_text(
     jsonl, sentences, tokenizer, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(module, "_BATCH_CHARACTERS", 100)
+    monkeypatch.setattr(encoding, "_BATCH_CHARACTERS", 100)
     corpus = open_corpus(jsonl(), None, tokenizer, cache=tmp_path / "cache")
     assert corpus.documents == len(sentences)
     for number, text in enumerate(sentences):
@@ -189,7 +191,7 @@ def test_the_one_who_comes_second_uses_the_entry_of_the_first(jsonl, tokenizer, 
 
 
 def test_progress_is_told(jsonl, tokenizer, tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "_BATCH_CHARACTERS", 500)
+    monkeypatch.setattr(encoding, "_BATCH_CHARACTERS", 500)
     told = []
     corpus = open_corpus(
         jsonl(), None, tokenizer, cache=tmp_path, progress=lambda *counts: told.append(counts)

@@ -1,16 +1,16 @@
 import pytest
 
-from ragjax.data.files import files_digest, hash_files, jsonl_documents, text_documents
+from ragjax.data.files import files_digest, hash_files, jsonl_records, text_records
 from ragjax.data.uri import parse_uri
 from ragjax.errors import InputError
 
 
 def _text(pattern) -> list[str]:
-    return list(text_documents(parse_uri(f"text:{pattern}")))
+    return [text for (text,) in text_records(parse_uri(f"text:{pattern}"))]
 
 
 def _lines(path, field="text") -> list[str]:
-    return list(jsonl_documents(parse_uri(f"jsonl:{path}#{field}")))
+    return [text for (text,) in jsonl_records(parse_uri(f"jsonl:{path}#{field}"))]
 
 
 def test_each_file_is_a_document_in_the_order_of_names(tmp_path):
@@ -60,8 +60,8 @@ def test_reading_stops_when_nothing_can_be_read(tmp_path):
         _lines(tmp_path / "a.jsonl")
 
 
-def test_each_line_is_a_document_and_blank_ones_are_left_out(tmp_path):
-    (tmp_path / "b.jsonl").write_text('{"body": "two\\n"}\n\n{"body": "  "}\n{"body": "three 文", "n": 1}')
+def test_each_line_is_a_document_and_empty_ones_are_left_out(tmp_path):
+    (tmp_path / "b.jsonl").write_text('{"body": "two\\n"}\n\n  \n{"body": "three 文", "n": 1}')
     (tmp_path / "a.jsonl").write_text('{"body": "one"}\n')
     assert _lines(tmp_path / "*.jsonl", "body") == ["one", "two\n", "three 文"]
 

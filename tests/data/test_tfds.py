@@ -96,7 +96,7 @@ def test_a_missing_file_is_named(folder):
     ("uri", "message"),
     [
         ("tfds:ragjax_tiny/train", "no field 'text', found 'body', 'label'"),
-        ("tfds:ragjax_tiny/train#label", "must be text, found int"),
+        ("tfds:ragjax_tiny/train#label", "must be a string, found int"),
         ("tfds:ragjax_tiny/dev#body", r"Unknown split 'dev'. Should be one of \['train', 'test'\]"),
         ("tfds:ragjax_none/train#body", "ragjax_none not found"),
         ("tfds:not a name/train#body", "set by TFDS_DATA_DIR"),

@@ -22,7 +22,7 @@ from ragjax.errors import InputError
     ],
 )
 def test_a_uri_is_taken_apart(uri, scheme, location, split, field):
-    assert parse_uri(uri) == Source(uri, scheme, location, split, field)
+    assert parse_uri(uri) == Source(uri, scheme, location, split, (field,))
 
 
 def test_the_nearest_scheme_is_suggested():

@@ -10,6 +10,7 @@ from rich.console import Console
 from ragjax.config import Compress
 from ragjax.config.distill import values
 from ragjax.data.batches import Batches
+from ragjax.data.pair_rows import described
 from ragjax.data.uri import check_alike
 from ragjax.duration import duration
 from ragjax.errors import InputError, listing
@@ -80,6 +81,7 @@ def cache_teacher(
     batches = Batches(
         corpus=texts.train, batch_size=config.train.batch_size, sequence_length=texts.sequence_length,
         seed=config.seed, isolate_documents=texts.isolate_documents, fixed_cuts=True,
+        pack_pairs=texts.pack_pairs,
     )  # fmt: skip
     windows = batches.visited(config.train.steps)
     kept = Kept(
@@ -90,7 +92,11 @@ def cache_teacher(
         seed=config.seed if draws else 0,
     )
     held = Held(
-        text=from_writer(lambda: text_digest(texts.train, isolate_documents=texts.isolate_documents)),
+        text=from_writer(
+            lambda: text_digest(
+                texts.train, isolate_documents=texts.isolate_documents, pack_pairs=texts.pack_pairs
+            )
+        ),
         teacher=teacher_digest(teacher),
         computed_in=config.train.dtype,
         vocab_size=teacher.config.vocab_size,
@@ -104,6 +110,9 @@ def cache_teacher(
     _check_sizes(held, teacher.config.positions)
     folder = Path(folder).expanduser()
     _announce(console, held, folder)
+    if texts.train.completions is not None:
+        pairs = described(texts.train, texts.sequence_length, pack=texts.pack_pairs)
+        console.print(f"  {pairs}", soft_wrap=True)
     shards = batch_shards(mesh)
     rows = -(-min(batch_size or config.train.batch_size, len(windows)) // shards) * shards
     progress = _Progress(console, held)

@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from ragjax.data.corpus import Corpus
-from ragjax.data.pair_rows import Spans, in_completion, pair_spans
+from ragjax.data.pair_rows import Spans, completion_tokens, in_completion, pair_spans
 from ragjax.data.permutation import mixed, permuted
 from ragjax.errors import InputError
 
@@ -53,15 +53,17 @@ class Batches:
 
     A corpus of pairs has a window for each pair instead, from the beginning of its prompt, filled up behind
     its end; the targets in its completion count. `pair_spans` tells what becomes of pairs that are too long.
+    Of packed pairs, as many as fit are in a window, each as if it were alone.
 
     Attributes:
       corpus: the tokens.
       batch_size: sequences in a batch, over all hosts.
       sequence_length: tokens in a sequence.
       seed: chooses the orders and the cuts.
-      isolate_documents: number the documents in each sequence, so that attention can stay within one; a
-        pair is alone in its own.
+      isolate_documents: number the documents in each sequence, so that attention can stay within one;
+        pairs never see each other.
       fixed_cuts: cut at the same places in every epoch, so that a window has the same tokens in each.
+      pack_pairs: put several pairs into a window.
       known: what is known beforehand of a teacher's distributions in the windows of these numbers, an
         array or a tuple of them with a row for each; for fixed cuts alone.
     """
@@ -72,11 +74,17 @@ class Batches:
     seed: int = 0
     isolate_documents: bool = False
     fixed_cuts: bool = False
+    pack_pairs: bool = False
     known: Callable[[Int[np.ndarray, " rows"]], Any] | None = None
 
     def __post_init__(self) -> None:
         if self._pairs is not None:
             return
+        if self.pack_pairs:
+            raise InputError(
+                "data.pack_pairs is for pairs of prompt and completion, found texts, which share sequences "
+                "anyway: leave it out"
+            )
         found, needed = len(self.corpus), self.sequence_length + 1
         if found < needed:
             raise InputError(
@@ -91,6 +99,14 @@ class Batches:
         if self._pairs is not None:
             return len(self._pairs.begin)
         return len(self.corpus) // self.sequence_length
+
+    @property
+    def tokens_per_batch(self) -> float:
+        """Targets that count in a batch, in the mean over an epoch."""
+        if self._pairs is not None:
+            return self.batch_size * completion_tokens(self.corpus, self.sequence_length) / self.windows
+        not_first = 1 - self.corpus.documents / len(self.corpus) if self.isolate_documents else 1.0
+        return self.batch_size * self.sequence_length * not_first
 
     def batch(self, step: int, rows: slice = slice(None)) -> Batch:
         """The batch of `step`, or some rows of it.
@@ -117,7 +133,9 @@ class Batches:
     @cached_property
     def _pairs(self) -> Spans | None:
         """What each window of pairs reads; none: the corpus is of texts."""
-        return None if self.corpus.completions is None else pair_spans(self.corpus, self.sequence_length)
+        if self.corpus.completions is None:
+            return None
+        return pair_spans(self.corpus, self.sequence_length, pack=self.pack_pairs)
 
     @property
     def _key(self) -> np.uint64:
@@ -150,7 +168,11 @@ class Batches:
         index = np.where(inside, place, spans.begin[:, None])
         read = self.corpus.tokens[index].astype(np.int32)
         counts = inside & in_completion(self.corpus, index)
-        return Batch(read[:, :-1], read[:, 1:], counts[:, 1:].astype(np.float32))
+        batch = Batch(read[:, :-1], read[:, 1:], counts[:, 1:].astype(np.float32))
+        if not self.pack_pairs:
+            return batch
+        segments, positions = _within_documents(_begins_document(self.corpus, index[:, :-1]))
+        return batch._replace(segments=segments, positions=positions)
 
 
 def _begins_document(corpus: Corpus, index: np.ndarray) -> np.ndarray:

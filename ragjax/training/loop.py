@@ -144,7 +144,7 @@ class Training:
             "skipped": int(values.skipped),
             "tokens_per_second": float(values.tokens) * rate,
         }
-        tokens = done * float(values.tokens)
+        tokens = done * self.batches.tokens_per_batch
         self.log.write(self.stage, done, time=self.progress.seconds, tokens=tokens, **figures)
         self.progress.line(done, figures, steps_per_second=rate)
 

@@ -105,3 +105,36 @@ def test_the_digest_is_of_content_and_of_where_files_end(tmp_path):
     (tmp_path / "b.txt").write_text("wo")
     assert files_digest(source) != first
     assert hash_files([]) != first
+
+
+def _pairs(path, fields="p,c"):
+    return list(jsonl_records(parse_uri(f"jsonl:{path}#{fields}")))
+
+
+def test_each_line_is_a_pair_where_several_fields_are_named(tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"p": "one", "c": " two", "e": false}\n{"c": "b", "p": "", "e": true}\n')
+    assert _pairs(path) == [("one", " two", True), ("", "b", True)]
+    assert _pairs(path, "p,c,e") == [("one", " two", False), ("", "b", True)]
+
+
+def test_all_lines_that_are_no_pairs_are_named_at_once(tmp_path):
+    path = tmp_path / "a.jsonl"
+    lines = [
+        '{"p": "one", "c": "two", "e": true}',
+        '{"p": "one", "e": true}',
+        '{"p": "one", "c": " \\n", "e": true}',
+        '{"p": 1, "c": "two", "e": 1}',
+        '{"c": "\\ud800"}',
+    ]
+    path.write_text("\n".join(lines))
+    with pytest.raises(InputError) as raised:
+        _pairs(path, "p,c,e")
+    message = str(raised.value)
+    assert f"{path}:1" not in message
+    assert f"{path}:2: no field 'c', found 'p', 'e'" in message
+    assert f"{path}:3: field 'c' is blank" in message
+    assert f"{path}:4: field 'p' must be a string, found int" in message
+    assert f"{path}:4: field 'e' must be true or false, found int" in message
+    assert f"{path}:5: no field 'p', found 'c'" in message
+    assert f"{path}:5: no field 'e', found 'c'" in message

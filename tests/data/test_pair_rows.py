@@ -6,7 +6,7 @@ import pytest
 
 from ragjax.data.batches import Batches
 from ragjax.data.corpus import Corpus
-from ragjax.data.pair_rows import too_long
+from ragjax.data.pair_rows import described
 from ragjax.errors import InputError
 
 SIZES = [(3, 4), (1, 1), (8, 2), (2, 9), (7, 1), (12, 3), (5, 20)]
@@ -69,9 +69,11 @@ def test_an_epoch_reads_every_pair_that_fits_once(pairs):
 
 
 def test_pairs_that_are_too_long_are_counted(pairs):
-    assert too_long(pairs, 9) == (2, 1)
-    assert too_long(pairs, 40) == (0, 0)
-    assert too_long(pairs.as_text, 2) == (0, 0)
+    assert described(pairs, 9) == (
+        "pairs: 6, sequences: 6, filled to 76%; completions cut at 9 tokens: 2; "
+        "left out, as the prompt leaves no room: 1"
+    )
+    assert described(pairs, 40) == "pairs: 7, sequences: 7, filled to 25%"
     with pytest.raises(InputError, match=r"none of 7 leaves room .* sequence of 0\."):
         _made(pairs, sequence_length=0)
 
@@ -95,3 +97,48 @@ def test_as_text_pairs_are_documents_like_others(pairs):
     batch = _made(pairs.as_text, isolate_documents=True).batch(0)
     assert batch.segments is not None
     np.testing.assert_array_equal(_made(pairs.as_text).batch(0).weights, 1)
+
+
+@pytest.mark.parametrize("length", [9, 12, 16, 24, 60])
+def test_packed_pairs_are_those_that_are_not_one_after_another(pairs, length):
+    alone, packed = (_made(pairs, batch_size=1, sequence_length=length, pack_pairs=pack) for pack in (0, 1))
+    assert packed.windows <= alone.windows
+    found = [row for i in range(packed.windows) for row in _unpacked(packed.batch(i))]
+    expected = [row for i in range(alone.windows) for row in _unpacked(alone.batch(i))]
+    assert sorted(found) == sorted(expected)
+    assert packed.tokens_per_batch * packed.windows == pytest.approx(alone.tokens_per_batch * alone.windows)
+
+
+def _unpacked(batch):
+    """Each pair of a batch of one sequence: what is read, and what is to follow where it counts."""
+    tokens, targets, weights = batch.tokens[0], batch.targets[0], batch.weights[0]
+    segments = np.zeros_like(tokens) if batch.segments is None else batch.segments[0]
+    for number in np.unique(segments):
+        inside = segments == number
+        if batch.positions is not None:
+            np.testing.assert_array_equal(batch.positions[0][inside], np.arange(inside.sum()))
+        if weights[inside].any():
+            last = np.flatnonzero(weights[inside])[-1] + 1
+            learned = targets[inside][weights[inside] > 0]
+            yield tokens[inside][:last].tolist(), learned.tolist()
+
+
+def test_many_pairs_fit_one_sequence(pairs):
+    assert _made(pairs, sequence_length=82, pack_pairs=True).windows == 1
+    assert [_made(pairs, sequence_length=n, pack_pairs=True).windows for n in (40, 24, 9)] == [2, 4, 5]
+    assert described(pairs, 82, pack=True) == "pairs: 7, sequences: 1, filled to 94%"
+
+
+def test_targets_that_count_are_told(pairs):
+    batches = _made(pairs, batch_size=1)
+    sums = [batches.batch(i).weights.sum() for i in range(batches.windows)]
+    assert batches.tokens_per_batch == pytest.approx(np.mean(sums))
+    texts = _made(pairs.as_text, batch_size=1, isolate_documents=True, sequence_length=4, fixed_cuts=True)
+    sums = [texts.batch(i).weights.sum() for i in range(texts.windows)]
+    assert texts.tokens_per_batch == pytest.approx(np.mean(sums), rel=0.05)
+    assert _made(pairs.as_text).tokens_per_batch == 3 * 9
+
+
+def test_texts_are_not_packed(pairs):
+    with pytest.raises(InputError, match=r"data\.pack_pairs is for pairs"):
+        _made(pairs.as_text, pack_pairs=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 
 from rich.console import Console
@@ -12,8 +11,8 @@ from ragjax.config.distill import values
 from ragjax.data.batches import Batches
 from ragjax.data.pair_rows import described
 from ragjax.data.uri import check_alike
-from ragjax.duration import duration
 from ragjax.errors import InputError, listing
+from ragjax.pace import Pace
 from ragjax.parallel import hosts
 from ragjax.parallel.agreement import from_writer
 from ragjax.parallel.compile_cache import keep_compiled_programs
@@ -32,9 +31,6 @@ from ragjax.teacher_cache import (
 from ragjax.teacher_cache.manifest import windows_digest
 from ragjax.training.interrupts import Interrupts
 from ragjax.training.loop import Interrupted
-
-_EVERY = 10.0
-"""Seconds between lines of progress."""
 
 
 def cache_teacher(
@@ -115,17 +111,18 @@ def cache_teacher(
         console.print(f"  {pairs}", soft_wrap=True)
     shards = batch_shards(mesh)
     rows = -(-min(batch_size or config.train.batch_size, len(windows)) // shards) * shards
-    progress = _Progress(console, held)
+    pace = Pace(console, "sequences", held.sequences)
     with Interrupts() as interrupts:
         try:
             manifest = write_cache(
                 folder, held, windows,
                 asked(teacher, held, batches, mesh, chunk_tokens=config.distill.chunk_tokens),
-                batch_rows=rows, stop=interrupts.requested, tell=progress,
+                batch_rows=rows, stop=interrupts.requested,
+                tell=lambda done, of: pace(done, done * held.sequence_length),
             )  # fmt: skip
         except Stopped:
             raise Interrupted(f"Stopped; the shards of {folder} that are whole are kept") from None
-    progress.end(manifest, folder)
+    _tell_end(console, manifest, folder)
     return manifest
 
 
@@ -194,37 +191,13 @@ def _size(count: float) -> str:
     return f"{count:,.0f} {unit}" if unit == "bytes" else f"{count:,.1f} {unit}"
 
 
-class _Progress:
-    """Lines of how far it is, how fast it goes and how long it will take."""
-
-    def __init__(self, console: Console, held: Held):
-        self.console, self.length = console, held.sequence_length
-        self.began = self.told = time.monotonic()
-        self.first: int | None = None
-
-    def __call__(self, done: int, of: int) -> None:
-        """Told after each batch; says something now and then."""
-        now = time.monotonic()
-        if self.first is None:
-            # The first batch was compiled for: the clock starts after it.
-            self.first, self.began = done, now
-        if now - self.told < _EVERY or done == self.first:
-            return
-        self.told = now
-        rate = (done - self.first) / (now - self.began)
-        self.console.print(
-            f"  {done:,}/{of:,} sequences  {rate * self.length:,.0f} tokens/s  "
-            f"{duration((of - done) / rate)} left",
-            soft_wrap=True,
-        )
-
-    def end(self, manifest: Manifest, folder: Path) -> None:
-        """Says what is there, and how it is used."""
-        assert manifest.files is not None
-        size = sum(size for size, _ in manifest.files.values())
-        each = size / manifest.held.tokens
-        self.console.print(
-            f"[bold]cache[/bold] {folder}: {_size(size)}, {each:.1f} bytes a token\n"
-            f"  train with it: --teacher.cache {folder} --data.fixed-cuts",
-            soft_wrap=True,
-        )
+def _tell_end(console: Console, manifest: Manifest, folder: Path) -> None:
+    """Says what is there, and how it is used."""
+    assert manifest.files is not None
+    size = sum(size for size, _ in manifest.files.values())
+    each = size / manifest.held.tokens
+    console.print(
+        f"[bold]cache[/bold] {folder}: {_size(size)}, {each:.1f} bytes a token\n"
+        f"  train with it: --teacher.cache {folder} --data.fixed-cuts",
+        soft_wrap=True,
+    )

@@ -17,6 +17,7 @@ from ragjax.config.sparsity import Budget, Pattern, Score, Sparsity, SparsityMet
 from ragjax.config.student import Student
 from ragjax.config.teacher import Teacher
 from ragjax.config.train import Dtype, Optimizer, RateSchedule, Remat, Train
+from ragjax.config.writing import Writing
 
 __all__ = [
     "Architecture",
@@ -45,5 +46,6 @@ __all__ = [
     "Student",
     "Teacher",
     "Train",
+    "Writing",
     "to_dict",
 ]

@@ -167,8 +167,9 @@ def _text_size(
     separators: tuple[int, ...],
 ) -> tuple[float, float]:
     """Bytes and words of the scored tokens; their share of the corpus where a token's bytes are unknown."""
-    tokens = corpus.tokens[: len(scored)]
-    counts = count_text(tokens, scored, tokenizer, separators)
+    tokens, starts = corpus.tokens[: len(scored)], corpus.completions
+    starts = None if starts is None else starts[starts < len(tokens)]
+    counts = count_text(tokens, scored, tokenizer, separators, starts)
     if counts is None:
         text = scored & ~np.isin(tokens, separators)
         share = float(text.sum()) / (len(corpus.tokens) - corpus.documents * len(separators))

@@ -108,9 +108,10 @@ class Dataset:
         if found := differences(about["settings"], self._settings):
             lines = [f"{name}: {_short(old)} there, {_short(new)} now" for name, (old, new) in found.items()]
             raise InputError(f"{self._out} is written with other settings:\n{listing(lines)}\n{_OTHER}")
-        if there is None:
-            return Written()
-        written, size = Written(**about["written"]), there.stat().st_size
+        written, size = Written(**about["written"]), there.stat().st_size if there else 0
+        if there != self._out and not size:
+            # Nothing that was kept is left, or nothing but blank completions came so far.
+            return Written() if written.bytes else written
         # After what counts there may be more lines, but not in a file that is whole.
         if size < written.bytes or (there == self._out and size > written.bytes):
             raise InputError(
@@ -126,13 +127,16 @@ class Dataset:
             file = self._lines.open("ab")
         except OSError as error:
             raise InputError(f"{self._lines}: cannot be written: {error.strerror}. {_OTHER}") from None
-        # Who held it may just have given it its name.
-        if locked(file) or self._out.exists():
+        try:
+            # Who held it may just have given it its name.
+            if locked(file) or self._out.exists():
+                raise InputError(f"{self._out} is being written by another process: wait for it, or stop it.")
+            self.written = self._found()
+            file.truncate(self.written.bytes)
+            self._note(self.written)
+        except BaseException:
             file.close()
-            raise InputError(f"{self._out} is being written by another process: wait for it, or stop it.")
-        self.written = self._found()
-        file.truncate(self.written.bytes)
-        self._note(self.written)
+            raise
         return file
 
     def _note(self, written: Written) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from dataclasses import asdict
 from hashlib import sha256
 from pathlib import Path
@@ -27,7 +27,8 @@ from ragjax.pace import Pace
 from ragjax.parallel import hosts
 from ragjax.parallel.agreement import from_writer
 from ragjax.parallel.compile_cache import keep_compiled_programs
-from ragjax.parallel.mesh import batch_shards, make_mesh
+from ragjax.parallel.mesh import batch_shards
+from ragjax.parallel.working_mesh import working_mesh
 from ragjax.teacher_cache import teacher_digest
 from ragjax.training.interrupts import Interrupts
 from ragjax.training.loop import Interrupted
@@ -72,7 +73,7 @@ def write_dataset(
     parse_uri(asked.prompts)
     hosts.start()
     keep_compiled_programs()
-    mesh = make_mesh(devices or Mesh())
+    mesh = working_mesh(devices or Mesh())
     console = (console or Console(highlight=False)) if hosts.is_writer() else Console(quiet=True)
     loaded = load(model, mesh=mesh)
     prompts = read_prompts(asked, tokenizer_of(loaded), loaded.config.positions)
@@ -93,8 +94,9 @@ def write_dataset(
         written = Written(**there)
         _announce(console, asked, prompts, written, out)
         if not finished:
-            with jax.set_mesh(mesh):
-                writer = _Writer(loaded, prompts.texts, asked, parts=batch_shards(mesh))
+            with nullcontext() if mesh is None else jax.set_mesh(mesh):
+                parts = 1 if mesh is None else batch_shards(mesh)
+                writer = _Writer(loaded, prompts.texts, asked, parts=parts)
                 written = _write_on(writer, written, keep, Pace(console, "completions", writer.rows))
             from_writer(lambda: files[0].finish())
     _tell_end(console, written, asked, out)

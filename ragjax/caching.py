@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 
 from rich.console import Console
@@ -10,9 +9,10 @@ from rich.console import Console
 from ragjax.config import Compress
 from ragjax.config.distill import values
 from ragjax.data.batches import Batches
-from ragjax.data.uri import parse_uri
-from ragjax.duration import duration
+from ragjax.data.pair_rows import described
+from ragjax.data.uri import check_alike
 from ragjax.errors import InputError, listing
+from ragjax.pace import Pace
 from ragjax.parallel import hosts
 from ragjax.parallel.agreement import from_writer
 from ragjax.parallel.compile_cache import keep_compiled_programs
@@ -31,9 +31,6 @@ from ragjax.teacher_cache import (
 from ragjax.teacher_cache.manifest import windows_digest
 from ragjax.training.interrupts import Interrupts
 from ragjax.training.loop import Interrupted
-
-_EVERY = 10.0
-"""Seconds between lines of progress."""
 
 
 def cache_teacher(
@@ -80,6 +77,7 @@ def cache_teacher(
     batches = Batches(
         corpus=texts.train, batch_size=config.train.batch_size, sequence_length=texts.sequence_length,
         seed=config.seed, isolate_documents=texts.isolate_documents, fixed_cuts=True,
+        pack_pairs=texts.pack_pairs,
     )  # fmt: skip
     windows = batches.visited(config.train.steps)
     kept = Kept(
@@ -90,7 +88,11 @@ def cache_teacher(
         seed=config.seed if draws else 0,
     )
     held = Held(
-        text=from_writer(lambda: text_digest(texts.train, isolate_documents=texts.isolate_documents)),
+        text=from_writer(
+            lambda: text_digest(
+                texts.train, isolate_documents=texts.isolate_documents, pack_pairs=texts.pack_pairs
+            )
+        ),
         teacher=teacher_digest(teacher),
         computed_in=config.train.dtype,
         vocab_size=teacher.config.vocab_size,
@@ -104,19 +106,23 @@ def cache_teacher(
     _check_sizes(held, teacher.config.positions)
     folder = Path(folder).expanduser()
     _announce(console, held, folder)
+    if texts.train.completions is not None:
+        pairs = described(texts.train, texts.sequence_length, pack=texts.pack_pairs)
+        console.print(f"  {pairs}", soft_wrap=True)
     shards = batch_shards(mesh)
     rows = -(-min(batch_size or config.train.batch_size, len(windows)) // shards) * shards
-    progress = _Progress(console, held)
+    pace = Pace(console, "sequences", held.sequences)
     with Interrupts() as interrupts:
         try:
             manifest = write_cache(
                 folder, held, windows,
                 asked(teacher, held, batches, mesh, chunk_tokens=config.distill.chunk_tokens),
-                batch_rows=rows, stop=interrupts.requested, tell=progress,
+                batch_rows=rows, stop=interrupts.requested,
+                tell=lambda done, of: pace(done, done * held.sequence_length),
             )  # fmt: skip
         except Stopped:
             raise Interrupted(f"Stopped; the shards of {folder} that are whole are kept") from None
-    progress.end(manifest, folder)
+    _tell_end(console, manifest, folder)
     return manifest
 
 
@@ -149,8 +155,7 @@ def _check(config: Compress, top_k: int | None, draws: int | None) -> None:
     others = [f"distill.{name}" for name in config.distill.divergences if name != "forward_kl"]
     if draws is not None and others:
         found.append(f"draws give forward_kl alone, found {', '.join(others)}: keep the likeliest by top_k")
-    for uri in filter(None, (config.data.train, config.data.validation)):
-        parse_uri(uri)
+    check_alike(config.data.train, config.data.validation)
     if found:
         raise InputError(f"Cannot cache the teacher:\n{listing(found)}")
 
@@ -186,37 +191,13 @@ def _size(count: float) -> str:
     return f"{count:,.0f} {unit}" if unit == "bytes" else f"{count:,.1f} {unit}"
 
 
-class _Progress:
-    """Lines of how far it is, how fast it goes and how long it will take."""
-
-    def __init__(self, console: Console, held: Held):
-        self.console, self.length = console, held.sequence_length
-        self.began = self.told = time.monotonic()
-        self.first: int | None = None
-
-    def __call__(self, done: int, of: int) -> None:
-        """Told after each batch; says something now and then."""
-        now = time.monotonic()
-        if self.first is None:
-            # The first batch was compiled for: the clock starts after it.
-            self.first, self.began = done, now
-        if now - self.told < _EVERY or done == self.first:
-            return
-        self.told = now
-        rate = (done - self.first) / (now - self.began)
-        self.console.print(
-            f"  {done:,}/{of:,} sequences  {rate * self.length:,.0f} tokens/s  "
-            f"{duration((of - done) / rate)} left",
-            soft_wrap=True,
-        )
-
-    def end(self, manifest: Manifest, folder: Path) -> None:
-        """Says what is there, and how it is used."""
-        assert manifest.files is not None
-        size = sum(size for size, _ in manifest.files.values())
-        each = size / manifest.held.tokens
-        self.console.print(
-            f"[bold]cache[/bold] {folder}: {_size(size)}, {each:.1f} bytes a token\n"
-            f"  train with it: --teacher.cache {folder} --data.fixed-cuts",
-            soft_wrap=True,
-        )
+def _tell_end(console: Console, manifest: Manifest, folder: Path) -> None:
+    """Says what is there, and how it is used."""
+    assert manifest.files is not None
+    size = sum(size for size, _ in manifest.files.values())
+    each = size / manifest.held.tokens
+    console.print(
+        f"[bold]cache[/bold] {folder}: {_size(size)}, {each:.1f} bytes a token\n"
+        f"  train with it: --teacher.cache {folder} --data.fixed-cuts",
+        soft_wrap=True,
+    )

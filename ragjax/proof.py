@@ -7,18 +7,21 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 
-from ragjax.config import Compress, to_dict
+from ragjax.config import Compress, Data, to_dict
 from ragjax.data import open_corpora
+from ragjax.data.sources import pairs
+from ragjax.data.tokenizer import encode_prompts
+from ragjax.data.uri import parse_uri
 from ragjax.errors import InputError
 from ragjax.evaluation.figures import Figures, default_length, evaluate
 from ragjax.evaluation.speed import forward_speed
 from ragjax.evaluation.table import print_figures
 from ragjax.generation import generate
-from ragjax.generation.prompts import encode, tokenizer_of
+from ragjax.generation.prompts import tokenizer_of
 from ragjax.interchange.folder import load
 from ragjax.interchange.record import zeros
 from ragjax.interchange.size import stored_bytes, weight_files
@@ -27,6 +30,9 @@ from ragjax.parallel.agreement import from_writer
 from ragjax.parallel.hosts import is_writer
 from ragjax.run_folder import RunFolder, git_revision, processor_name, versions
 from ragjax.training.fit import Place
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 _PROMPTS = 3
 _PROMPT_TOKENS = 24
@@ -151,7 +157,7 @@ def _samples(config: Compress, models: dict[str, Model]) -> list[dict[str, str]]
     teacher = models["teacher"]
     prompts = list(config.evaluate.prompts) or _beginnings(config, teacher)
     room = min(m.config.positions for m in models.values()) - config.evaluate.sample_tokens
-    tokenized = encode(tokenizer_of(teacher), prompts)
+    tokenized = encode_prompts(tokenizer_of(teacher), prompts)
     long = [p for p, tokens in zip(prompts, tokenized, strict=True) if len(tokens) > room]
     if long:
         raise InputError(
@@ -169,8 +175,10 @@ def _samples(config: Compress, models: dict[str, Model]) -> list[dict[str, str]]
 
 
 def _beginnings(config: Compress, teacher: Model) -> list[str]:
-    """Beginnings of validation documents long enough to be continued."""
+    """Beginnings of validation documents long enough to be continued; of pairs, prompts that fit."""
     tokenizer, data = tokenizer_of(teacher), config.data
+    if parse_uri(data.train).of_pairs:
+        return _prompts(data, tokenizer, teacher.config.positions - config.evaluate.sample_tokens)
     _, held_out = open_corpora(data.train, data.validation, tokenizer, cache=data.cache)
     room = min(_PROMPT_TOKENS, max(1, teacher.config.positions - config.evaluate.sample_tokens))
     found = []
@@ -180,6 +188,18 @@ def _beginnings(config: Compress, teacher: Model) -> list[str]:
             text = tokenizer.decode(document[:room], skip_special_tokens=True)
             assert isinstance(text, str)
             found.append(text.rsplit(" ", 1)[0] if " " in text.strip() else text)
+        if len(found) == _PROMPTS:
+            break
+    return found
+
+
+def _prompts(data: Data, tokenizer: PreTrainedTokenizerBase, room: int) -> list[str]:
+    """The first different prompts of validation pairs that are not longer than `room` tokens."""
+    held_out = pairs(data.validation or data.train, "validation" if data.validation is None else None)
+    found: list[str] = []
+    for pair in held_out:
+        if pair.prompt not in found and len(encode_prompts(tokenizer, [pair.prompt])[0]) <= room:
+            found.append(pair.prompt)
         if len(found) == _PROMPTS:
             break
     return found

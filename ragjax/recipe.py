@@ -17,7 +17,7 @@ from rich.table import Table
 from ragjax.config import Architecture, Compress, Data, Distill, OnPolicy, Pretrain, Sparsity, Train, to_dict
 from ragjax.data import documents, open_corpora, save_tokenizer, train_tokenizer, training_split
 from ragjax.data.batches import Batches
-from ragjax.data.uri import parse_uri
+from ragjax.data.uri import check_alike
 from ragjax.duration import duration
 from ragjax.errors import InputError
 from ragjax.evaluation.figures import Figures
@@ -173,8 +173,7 @@ class _Run:
 
 @contextmanager
 def _opened(config: Compress | Pretrain, workdir: str | Path, console: Console | None) -> Iterator[_Run]:
-    for uri in filter(None, (config.data.train, config.data.validation)):
-        parse_uri(uri)
+    check_alike(config.data.train, config.data.validation)
     hosts.start()
     keep_compiled_programs()
     folder = RunFolder(Path(workdir))
@@ -328,21 +327,24 @@ def open_texts(data: Data, tokenizer: PreTrainedTokenizerBase | None) -> Texts:
     if tokenizer is None:
         raise InputError("The model has no tokenizer: set data.tokenizer to one of its vocabulary.")
     train, validation = open_corpora(data.train, data.validation, tokenizer, cache=data.cache)
-    return Texts(train, validation, data.sequence_length, data.isolate_documents, data.fixed_cuts)
+    return Texts(
+        train, validation, data.sequence_length, data.isolate_documents, data.fixed_cuts, data.pack_pairs
+    )
 
 
 def _cache(config: Compress, teacher: Model, texts: Texts) -> TeacherCache:
     """What was kept of the teacher, checked to be of this one and of this text."""
     assert config.teacher.cache is not None
     cache = TeacherCache(config.teacher.cache)
-    isolate = texts.isolate_documents
+    isolate, pack = texts.isolate_documents, texts.pack_pairs
     check_cache(
         cache,
-        text=from_writer(lambda: text_digest(texts.train, isolate_documents=isolate)),
+        text=from_writer(lambda: text_digest(texts.train, isolate_documents=isolate, pack_pairs=pack)),
         teacher=teacher_digest(teacher),
         batches=Batches(
             corpus=texts.train, batch_size=config.train.batch_size, seed=config.seed,
             sequence_length=texts.sequence_length, isolate_documents=isolate, fixed_cuts=True,
+            pack_pairs=pack,
         ),
         steps=config.train.steps,
         distill=config.distill,

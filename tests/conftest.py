@@ -112,6 +112,18 @@ def refused(ended):
     return run
 
 
+@pytest.fixture
+def pairs_file(tmp_path):
+    """Writes (prompt, completion) pairs as JSON lines, and gives the URI of that source."""
+
+    def write(rows, name: str = "pairs.jsonl") -> str:
+        lines = (json.dumps({"prompt": prompt, "completion": completion}) for prompt, completion in rows)
+        (tmp_path / name).write_text("".join(line + "\n" for line in lines))
+        return f"jsonl:{tmp_path / name}#prompt,completion"
+
+    return write
+
+
 @pytest.fixture(scope="session")
 def types_of_products():
     """Tells the types of both factors and of the result of each matrix product a function asks XLA for."""

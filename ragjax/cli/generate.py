@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import tyro
 
+from ragjax.cli import dataset
 from ragjax.cli.arguments import ModelName
 
 
 def run(given: list[str]) -> None:
     """Does `ragjax generate`, given the words that follow it."""
+    if any(word.partition("=")[0] == "--dataset" for word in given):
+        dataset.run(given)
+        return
     tyro.cli(_generate, args=given, prog="ragjax generate")
 
 
@@ -20,6 +24,9 @@ def _generate(
     seed: int = 0,
 ) -> None:
     """Continue a prompt, printing tokens as they come.
+
+    With --dataset OUT.jsonl it completes the prompts of a source, and writes a corpus:
+    ragjax generate --dataset --help tells more.
 
     Args:
         prompt: The text to continue.

@@ -18,6 +18,7 @@ from ragjax.config.sparsity import Budget, Pattern, Score, Sparsity, SparsityMet
 from ragjax.config.student import Student
 from ragjax.config.teacher import Teacher
 from ragjax.config.train import Dtype, Optimizer, RateSchedule, Remat, Train
+from ragjax.config.writing import Writing
 
 __all__ = [
     "Architecture",
@@ -47,5 +48,6 @@ __all__ = [
     "Student",
     "Teacher",
     "Train",
+    "Writing",
     "to_dict",
 ]

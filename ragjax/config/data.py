@@ -12,7 +12,8 @@ class Data(Checked):
     """Where the text comes from and how it is cut into sequences."""
 
     train: str = "builtin:python"
-    """Source URI: builtin:python, text:GLOB, jsonl:PATH#field, tfds:NAME/split#field, hf:NAME."""
+    """Source URI: builtin:python, text:GLOB, jsonl:PATH#field, tfds:NAME/split#field, hf:NAME; with two
+    fields, #prompt,completion, one of pairs, of which the completion is learned."""
     validation: str | None = None
     """Source URI held out for evaluation; none: the source's own split, by document."""
     sequence_length: int = 128
@@ -25,6 +26,8 @@ class Data(Checked):
     """Forbid attention across the documents packed into one sequence."""
     fixed_cuts: bool = False
     """Cut the text at the same places in every epoch, as a cached teacher needs it."""
+    pack_pairs: bool = False
+    """Put several pairs of prompt and completion into a sequence, where they do not see each other."""
     cache: str | None = None
     """Folder of the token cache; none: RAGJAX_CACHE or ~/.cache/ragjax."""
 

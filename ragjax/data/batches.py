@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int
 
 from ragjax.data.corpus import Corpus
+from ragjax.data.pair_rows import Spans, completion_tokens, in_completion, pair_spans
 from ragjax.data.permutation import mixed, permuted
 from ragjax.errors import InputError
 
@@ -25,8 +27,8 @@ class Batch(NamedTuple):
     Attributes:
       tokens: token ids.
       targets: the token that follows each one.
-      weights: 1 where the target counts, 0 where it does not (padding, and the first token of the
-        next document where documents are isolated).
+      weights: 1 where the target counts, 0 where it does not (padding, prompts, and the first token of
+        the next document where documents are isolated).
       segments: number of the document within its sequence; none: documents see one another.
       positions: place within the document, as far as it lies in the sequence; given with `segments`.
       known: what is known beforehand of a teacher's distributions there, a tuple of arrays; none: nothing.
@@ -53,13 +55,19 @@ class Batches:
     epoch and the cuts fall elsewhere in the next, unless they are fixed. What is left over, less than a
     window, is left out.
 
+    A corpus of pairs has a window for each pair instead, from the beginning of its prompt, filled up behind
+    its end; the targets in its completion count. `pair_spans` tells what becomes of pairs that are too long.
+    Of packed pairs, as many as fit are in a window, each as if it were alone.
+
     Attributes:
       corpus: the tokens.
       batch_size: sequences in a batch, over all hosts.
       sequence_length: tokens in a sequence.
       seed: chooses the orders and the cuts.
-      isolate_documents: number the documents in each sequence, so that attention can stay within one.
+      isolate_documents: number the documents in each sequence, so that attention can stay within one;
+        pairs never see each other.
       fixed_cuts: cut at the same places in every epoch, so that a window has the same tokens in each.
+      pack_pairs: put several pairs into a window.
       known: what is known beforehand of a teacher's distributions in the windows of these numbers, an
         array or a tuple of them with a row for each; for fixed cuts alone.
     """
@@ -70,9 +78,17 @@ class Batches:
     seed: int = 0
     isolate_documents: bool = False
     fixed_cuts: bool = False
+    pack_pairs: bool = False
     known: Callable[[Int[np.ndarray, " rows"]], Any] | None = None
 
     def __post_init__(self) -> None:
+        if self._pairs is not None:
+            return
+        if self.pack_pairs:
+            raise InputError(
+                "data.pack_pairs is for pairs of prompt and completion, found texts, which share sequences "
+                "anyway: leave it out"
+            )
         found, needed = len(self.corpus), self.sequence_length + 1
         if found < needed:
             raise InputError(
@@ -84,7 +100,17 @@ class Batches:
     @property
     def windows(self) -> int:
         """Sequences in an epoch."""
+        if self._pairs is not None:
+            return len(self._pairs.begin)
         return len(self.corpus) // self.sequence_length
+
+    @property
+    def tokens_per_batch(self) -> float:
+        """Targets that count in a batch, in the mean over an epoch."""
+        if self._pairs is not None:
+            return self.batch_size * completion_tokens(self.corpus, self.sequence_length) / self.windows
+        not_first = 1 - self.corpus.documents / len(self.corpus) if self.isolate_documents else 1.0
+        return self.batch_size * self.sequence_length * not_first
 
     def batch(self, step: int, rows: slice = slice(None)) -> Batch:
         """The batch of `step`, or some rows of it.
@@ -108,6 +134,13 @@ class Batches:
         count = min(steps * self.batch_size, self.windows)
         return np.sort(permuted(np.arange(count), self.windows, self._key, np.uint64(0), _ORDER))
 
+    @cached_property
+    def _pairs(self) -> Spans | None:
+        """What each window of pairs reads; none: the corpus is of texts."""
+        if self.corpus.completions is None:
+            return None
+        return pair_spans(self.corpus, self.sequence_length, pack=self.pack_pairs)
+
     @property
     def _key(self) -> np.uint64:
         return np.uint64(self.seed % 2**64)
@@ -117,8 +150,10 @@ class Batches:
 
         Args:
           window: their numbers, from 0.
-          offset: where in the corpus each one's epoch begins to cut.
+          offset: where in the corpus each one's epoch begins to cut; pairs are where they are.
         """
+        if self._pairs is not None:
+            return self._of_pairs(Spans(self._pairs.begin[window], self._pairs.end[window]))
         first = offset + window * self.sequence_length
         index = (first[:, None] + np.arange(self.sequence_length + 1)) % len(self.corpus)
         read = self.corpus.tokens[index].astype(np.int32)
@@ -129,6 +164,19 @@ class Batches:
         begins = _begins_document(self.corpus, index)
         weights[begins[:, 1:]] = 0
         return Batch(tokens, targets, weights, *_within_documents(begins[:, :-1]))
+
+    def _of_pairs(self, spans: Spans) -> Batch:
+        place = spans.begin[:, None] + np.arange(self.sequence_length + 1)
+        inside = place < spans.end[:, None]
+        # What stands in the padding does not matter, as long as it is a token.
+        index = np.where(inside, place, spans.begin[:, None])
+        read = self.corpus.tokens[index].astype(np.int32)
+        counts = inside & in_completion(self.corpus, index)
+        batch = Batch(read[:, :-1], read[:, 1:], counts[:, 1:].astype(np.float32))
+        if not self.pack_pairs:
+            return batch
+        segments, positions = _within_documents(_begins_document(self.corpus, index[:, :-1]))
+        return batch._replace(segments=segments, positions=positions)
 
 
 def _begins_document(corpus: Corpus, index: np.ndarray) -> np.ndarray:

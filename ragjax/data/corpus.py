@@ -6,8 +6,8 @@ import json
 import shutil
 import uuid
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
 from functools import partial
 from hashlib import sha256
 from pathlib import Path
@@ -18,13 +18,13 @@ from jaxtyping import Int, UInt
 
 from ragjax.cache_folder import cache_folder
 from ragjax.data.array_file import ArrayFile
-from ragjax.data.sources import Split, digest, documents, side, training_split
-from ragjax.data.tokenizer import fingerprint, opening
-from ragjax.data.uri import parse_uri
+from ragjax.data.encoding import Encoded, encoded_pairs, encoded_texts
+from ragjax.data.sources import Split, digest, documents, pairs, side, training_split
+from ragjax.data.tokenizer import fingerprint
+from ragjax.data.uri import check_alike, parse_uri
 from ragjax.errors import InputError
 
 if TYPE_CHECKING:
-    from tokenizers import Tokenizer
     from transformers import PreTrainedTokenizerBase
 
 Progress = Callable[[int, int], None]
@@ -33,8 +33,8 @@ Progress = Callable[[int, int], None]
 _FORMAT = 2
 """Raised when sources are read, split or encoded in another way: older entries are then not found."""
 
-_ARRAYS = ("tokens.npy", "starts.npy")
-_BATCH_CHARACTERS = 1 << 20
+_TEXTS = ("tokens", "starts")
+_PAIRS = (*_TEXTS, "completions")
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,17 +48,29 @@ class Corpus:
       starts: where each document starts.
       utf8_bytes: bytes of the text itself.
       words: words of the text, as white space parts them.
+      completions: where the completion of each document starts, which then is a pair; none: texts.
     """
 
     tokens: UInt[np.ndarray, " tokens"]
     starts: Int[np.ndarray, " documents"]
     utf8_bytes: int
     words: int
+    completions: Int[np.ndarray, " documents"] | None = None
 
     @property
     def documents(self) -> int:
         """Count of documents."""
         return len(self.starts)
+
+    @property
+    def ends(self) -> Int[np.ndarray, " documents"]:
+        """The place after each document."""
+        return np.append(self.starts[1:], len(self.tokens))
+
+    @property
+    def as_text(self) -> Corpus:
+        """The same documents as texts, whose prompts count like all else."""
+        return replace(self, completions=None)
 
     def document(self, number: int) -> UInt[np.ndarray, " length"]:
         """Tokens of one document, with those that open it and the end-of-text token that closes it."""
@@ -81,11 +93,11 @@ def open_corpus(
 
     An entry is named by the content of the source, the split and the tokenizer; several processes may
     write the same one at once. An entry whose files have not the sizes they were written with is made
-    again. Text that looks like a special token is encoded as the letters it is made of. Memory is
-    bounded by the longest document.
+    again. Text that looks like a special token is encoded as the letters it is made of, but in prompts.
+    Memory is bounded by the longest document.
 
     Args:
-      uri: the source, as in `documents`.
+      uri: the source, as in `documents`; of pairs, the corpus tells where completions start.
       split: the side of its split, as in `documents`.
       tokenizer: a fast tokenizer with an end-of-text token.
       cache: folder of the cache; none: RAGJAX_CACHE, or ~/.cache/ragjax.
@@ -104,7 +116,7 @@ def open_corpus(
         _FORMAT,
         source.scheme,
         digest(source),
-        source.field,
+        ",".join(source.fields),
         side(source, split),
         fingerprint(tokenizer),
     ]
@@ -112,7 +124,10 @@ def open_corpus(
     corpus = _read(entry)
     if corpus is None:
         with _folder_to_fill(entry) as folder:
-            _write(folder, documents(uri, split), tokenizer, progress)
+            if source.of_pairs:
+                _write(folder, _PAIRS, encoded_pairs(pairs(uri, split), tokenizer), tokenizer, progress)
+            else:
+                _write(folder, _TEXTS, encoded_texts(documents(uri, split), tokenizer), tokenizer, progress)
             corpus = _map(folder)
     return corpus
 
@@ -133,7 +148,11 @@ def open_corpora(
       tokenizer: as in `open_corpus`.
       cache: as in `open_corpus`.
       progress: as in `open_corpus`.
+
+    Raises:
+      InputError: one source is of pairs and the other of texts; or as `open_corpus`.
     """
+    check_alike(train, validation)
     opened = partial(open_corpus, tokenizer=tokenizer, cache=cache, progress=progress)
     split = training_split(train, hold_out=validation is None)
     held_out = opened(train, "validation") if validation is None else opened(validation, None)
@@ -169,61 +188,35 @@ def _folder_to_fill(entry: Path) -> Iterator[Path]:
 
 
 def _write(
-    folder: Path, texts: Iterable[str], tokenizer: PreTrainedTokenizerBase, progress: Progress | None
+    folder: Path,
+    names: tuple[str, ...],
+    encoded: Iterable[Encoded],
+    tokenizer: PreTrainedTokenizerBase,
+    progress: Progress | None,
 ) -> None:
-    encoder = _encoder(tokenizer)
     # An id may lie beyond their number.
-    ids = max(len(tokenizer), 1 + max(encoder.get_vocab().values()))
-    dtype = np.dtype(np.uint16 if ids <= 1 << 16 else np.uint32)
-    first, last = document_ends(tokenizer)
+    ids = max(len(tokenizer), 1 + max(tokenizer.backend_tokenizer.get_vocab().values()))
+    types = {"tokens": np.uint16 if ids <= 1 << 16 else np.uint32}
     utf8_bytes = words = 0
-    with (
-        ArrayFile(folder / "tokens.npy", dtype) as tokens,
-        ArrayFile(folder / "starts.npy", np.int64) as starts,
-    ):
-        for batch in _batches(texts):
-            encoded = encoder.encode_batch_fast(batch, add_special_tokens=False)
-            documents = [[*first, *one.ids, *last] for one in encoded]
-            lengths = np.array([len(document) for document in documents])
-            starts.append(tokens.length + np.cumsum(lengths) - lengths)
-            tokens.append(np.concatenate([np.asarray(document, dtype) for document in documents]))
-            utf8_bytes += sum(len(text.encode()) for text in batch)
-            words += sum(len(text.split()) for text in batch)
+    with ExitStack() as open_files:
+        files = {
+            name: open_files.enter_context(ArrayFile(folder / f"{name}.npy", types.get(name, np.int64)))
+            for name in names
+        }
+        for batch in encoded:
+            lengths = np.array([len(document) for document in batch.documents])
+            first = files["tokens"].length + np.cumsum(lengths) - lengths
+            files["starts"].append(first)
+            if batch.prompts is not None:
+                files["completions"].append(first + batch.prompts)
+            dtype = files["tokens"].dtype
+            files["tokens"].append(np.concatenate([np.asarray(each, dtype) for each in batch.documents]))
+            utf8_bytes += batch.utf8_bytes
+            words += batch.words
             if progress is not None:
-                progress(starts.length, tokens.length)
-    sizes = {name: (folder / name).stat().st_size for name in _ARRAYS}
-    counts = {"utf8_bytes": utf8_bytes, "words": words}
-    (folder / "corpus.json").write_text(json.dumps({"sizes": sizes, "counts": counts}, indent=2))
-
-
-def document_ends(tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[int]]:
-    """Token ids before and after each document of a corpus."""
-    first, last = opening(tokenizer), [tokenizer.eos_token_id]
-    return ([] if first == last else first), last
-
-
-def _encoder(tokenizer: PreTrainedTokenizerBase) -> Tokenizer:
-    """A copy that neither cuts nor pads, and takes no letters for special tokens."""
-    from tokenizers import Tokenizer
-
-    encoder = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
-    encoder.no_truncation()
-    encoder.no_padding()
-    encoder.encode_special_tokens = True
-    return encoder
-
-
-def _batches(texts: Iterable[str]) -> Iterator[list[str]]:
-    batch: list[str] = []
-    characters = 0
-    for text in texts:
-        batch.append(text)
-        characters += len(text)
-        if characters >= _BATCH_CHARACTERS:
-            yield batch
-            batch, characters = [], 0
-    if batch:
-        yield batch
+                progress(files["starts"].length, files["tokens"].length)
+    about = {"sizes": _sizes(folder, names), "counts": {"utf8_bytes": utf8_bytes, "words": words}}
+    (folder / "corpus.json").write_text(json.dumps(about, indent=2))
 
 
 def _read(entry: Path) -> Corpus | None:
@@ -236,7 +229,12 @@ def _read(entry: Path) -> Corpus | None:
 
 def _map(folder: Path) -> Corpus:
     about = json.loads((folder / "corpus.json").read_bytes())
-    if about["sizes"] != {name: (folder / name).stat().st_size for name in _ARRAYS}:
+    names = _PAIRS if len(about["sizes"]) == len(_PAIRS) else _TEXTS
+    if about["sizes"] != _sizes(folder, names):
         raise ValueError(f"{folder}: expected files of {about['sizes']} bytes")
-    tokens, starts = (np.load(folder / name, mmap_mode="r", allow_pickle=False) for name in _ARRAYS)
-    return Corpus(tokens, starts, **about["counts"])
+    arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False) for name in names}
+    return Corpus(**arrays, **about["counts"])
+
+
+def _sizes(folder: Path, names: tuple[str, ...]) -> dict[str, int]:
+    return {f"{name}.npy": (folder / f"{name}.npy").stat().st_size for name in names}

@@ -1,4 +1,4 @@
-"""Text in local files: plain files, a document each, and JSON lines, a document a line."""
+"""Text in local files: plain files, a document each, and JSON lines, a text or a pair a line."""
 
 from __future__ import annotations
 
@@ -8,13 +8,14 @@ import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from ragjax.data.records import Record, record, record_problems
 from ragjax.data.uri import Source
 from ragjax.errors import InputError, listing
 
 _MOST_PROBLEMS = 100
 
 
-def text_documents(source: Source) -> Iterator[str]:
+def text_records(source: Source) -> Iterator[Record]:
     """The files that match, in the order of their names, a document each.
 
     Raises:
@@ -26,17 +27,17 @@ def text_documents(source: Source) -> Iterator[str]:
         if text is not None and not text.strip():
             problems.append(f"{path}: holds no text")
         elif text is not None:
-            yield text
+            yield (text,)
         _stop(source, problems, most=_MOST_PROBLEMS)
     _stop(source, problems)
 
 
-def jsonl_documents(source: Source) -> Iterator[str]:
-    """The named field of every line, in the order of files and lines; blank texts are left out.
+def jsonl_records(source: Source) -> Iterator[Record]:
+    """The named fields of every line that is not empty, in the order of files and lines.
 
     Raises:
-      InputError: no file matches; files are empty; lines are not UTF-8, no JSON object, or lack the
-        field as a string (all are listed).
+      InputError: no file matches; files are empty; lines are not UTF-8, no JSON object, or their fields
+        make no text or pair (all are listed).
     """
     problems: list[str] = []
     for path in matching_files(source):
@@ -47,9 +48,9 @@ def jsonl_documents(source: Source) -> Iterator[str]:
                 if line.strip():
                     lines += 1
                     decoded = _decoded(line, where, problems, offset=offset)
-                    text = None if decoded is None else _field(decoded, source.field, where, problems)
-                    if text is not None and text.strip():
-                        yield text
+                    found = None if decoded is None else _record(source, decoded, where, problems)
+                    if found is not None:
+                        yield found
                     _stop(source, problems, most=_MOST_PROBLEMS)
                 offset += len(line)
         if not lines:
@@ -96,33 +97,23 @@ def _decoded(content: bytes, where: str, problems: list[str], *, offset: int = 0
         return None
 
 
-def _field(line: str, field: str, where: str, problems: list[str]) -> str | None:
+def _record(source: Source, line: str, where: str, problems: list[str]) -> Record | None:
     try:
-        record = json.loads(line)
+        values = json.loads(line)
     except ValueError as error:
         problems.append(f"{where}: not JSON: {error}")
         return None
-    if not isinstance(record, dict):
-        problems.append(f"{where}: expected a JSON object, found {type(record).__name__}")
-    elif field not in record:
-        problems.append(
-            f"{where}: no field {field!r}, found {', '.join(map(repr, record)) or 'none'}; name one after '#'"
-        )
-    elif not isinstance(text := record[field], str):
-        problems.append(f"{where}: field {field!r} must be a string, found {type(text).__name__}")
-    elif not _encodable(text):
-        problems.append(f"{where}: field {field!r} holds half a surrogate pair, which is no text")
-    else:
-        return text
-    return None
-
-
-def _encodable(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
+    if not isinstance(values, dict):
+        problems.append(f"{where}: expected a JSON object, found {type(values).__name__}")
+        return None
+    lacking = [name for name in source.fields if name not in values]
+    problems += [
+        f"{where}: no field {name!r}, found {', '.join(map(repr, values)) or 'none'}; name one after '#'"
+        for name in lacking
+    ]
+    wrong = [] if lacking else record_problems(source, values)
+    problems += [f"{where}: {problem}" for problem in wrong]
+    return None if lacking or wrong else record(source, values)
 
 
 def _stop(source: Source, problems: list[str], *, most: int = 1) -> None:

@@ -6,30 +6,26 @@ from collections.abc import Iterator
 from typing import Any
 
 from ragjax.data.files import hash_files
+from ragjax.data.records import Record, record, record_problems
 from ragjax.data.uri import Source
 from ragjax.errors import InputError
 
 
-def hub_documents(source: Source) -> Iterator[str]:
-    """The named field of every row, in the order of the split; blank texts are left out.
+def hub_records(source: Source) -> Iterator[Record]:
+    """The named fields of every row, in the order of the split.
 
     Raises:
-      InputError: `datasets` is not installed; the data set, split or field cannot be found; a row
-        holds no text in the field.
+      InputError: `datasets` is not installed; the data set, split or a field cannot be found; the fields
+        of a row make no text or pair.
     """
     rows = _load(source)
-    if source.field not in rows.column_names:
-        fields = ", ".join(map(repr, rows.column_names))
-        raise InputError(f"{source.uri}: no field {source.field!r}, found {fields}; name one after '#'")
-    for number, row in enumerate(rows.select_columns([source.field])):
-        text = row[source.field]
-        if not isinstance(text, str):
-            raise InputError(
-                f"{source.uri}: field {source.field!r} must be a string, "
-                f"found {type(text).__name__} in row {number}"
-            )
-        if text.strip():
-            yield text
+    if lacking := [name for name in source.fields if name not in rows.column_names]:
+        absent, fields = (", ".join(map(repr, names)) for names in (lacking, rows.column_names))
+        raise InputError(f"{source.uri}: no field {absent}, found {fields}; name one after '#'")
+    for number, row in enumerate(rows.select_columns(list(source.fields))):
+        if wrong := record_problems(source, row):
+            raise InputError(f"{source.uri}: {'; '.join(wrong)} in row {number}")
+        yield record(source, row)
 
 
 def hub_digest(source: Source) -> str:

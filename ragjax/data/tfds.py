@@ -6,7 +6,10 @@ import os
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
+
 from ragjax.data.files import hash_files
+from ragjax.data.records import Record, record, record_problems
 from ragjax.data.uri import Source
 from ragjax.errors import InputError, listing
 
@@ -14,25 +17,26 @@ _CHUNK = 256
 _MEND = "Delete the folder of this data set and prepare it again."
 
 
-def tfds_documents(source: Source) -> Iterator[str]:
-    """The named field of every record, in the order of the split; blank texts are left out.
+def tfds_records(source: Source) -> Iterator[Record]:
+    """The named fields of every record, in the order of the split.
 
     The data are looked for in TFDS_DATA_DIR, or ~/tensorflow_datasets, and prepared there if need be.
 
     Raises:
-      InputError: the data set, split or field does not exist; the data are not stored as
-        array_record; files are damaged (all are listed).
+      InputError: the data set, split or a field does not exist; the data are not stored as
+        array_record; files are damaged (all are listed); the fields of a record make no text or pair.
     """
     builder, split = _prepared(source)
-    _check_field(source, builder.info.features)
+    _check_fields(source, builder.info.features)
     _check_files(source, builder.info.splits[split].file_instructions)
     records = builder.as_data_source(split)
     for start in range(0, len(records), _CHUNK):
         numbers = range(start, min(start + _CHUNK, len(records)))
-        for number, record in zip(numbers, records.__getitems__(list(numbers)), strict=True):
-            text = _text(source, number, record[source.field])
-            if text.strip():
-                yield text
+        for number, found in zip(numbers, records.__getitems__(list(numbers)), strict=True):
+            values = {name: _value(source, number, name, found[name]) for name in source.fields}
+            if wrong := record_problems(source, values):
+                raise InputError(f"{source.uri}: {'; '.join(wrong)} in record {number}")
+            yield record(source, values)
 
 
 def tfds_digest(source: Source) -> str:
@@ -63,12 +67,12 @@ def _prepared(source: Source) -> tuple[Any, str]:
     return builder, split
 
 
-def _check_field(source: Source, features: Any) -> None:
+def _check_fields(source: Source, features: Any) -> None:
     fields = list(features) if hasattr(features, "keys") else []
-    if source.field not in fields:
+    if lacking := [name for name in source.fields if name not in fields]:
         raise InputError(
-            f"{source.uri}: no field {source.field!r}, found {', '.join(map(repr, fields)) or 'none'}; "
-            "name one after '#'"
+            f"{source.uri}: no field {', '.join(map(repr, lacking))}, "
+            f"found {', '.join(map(repr, fields)) or 'none'}; name one after '#'"
         )
 
 
@@ -91,17 +95,15 @@ def _check_files(source: Source, parts: list[Any]) -> None:
         raise InputError(f"{source.uri}: damaged or truncated files:\n{listing(problems)}\n{_MEND}")
 
 
-def _text(source: Source, number: int, value: Any) -> str:
+def _value(source: Source, number: int, name: str, value: Any) -> Any:
+    """A value as JSON would have it."""
     if value is None:
         raise InputError(f"{source.uri}: record {number} cannot be read. {_MEND}")
     if not isinstance(value, bytes):
-        raise InputError(
-            f"{source.uri}: field {source.field!r} must be text, "
-            f"found {type(value).__name__} in record {number}"
-        )
+        return value.item() if isinstance(value, np.generic) else value
     try:
         return value.decode()
     except UnicodeDecodeError as error:
         raise InputError(
-            f"{source.uri}: field {source.field!r} of record {number} is not UTF-8 at byte {error.start}"
+            f"{source.uri}: field {name!r} of record {number} is not UTF-8 at byte {error.start}"
         ) from error

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -96,6 +96,16 @@ def opening(tokenizer: PreTrainedTokenizerBase) -> list[int]:
         if framed[start : start + len(bare)] == bare:
             return framed[:start]
     return []
+
+
+def encode_prompts(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[list[int]]:
+    """Token ids of each text, after those its tokenizer puts before every text, and with none behind."""
+    if not texts:
+        return []
+    first = opening(tokenizer)
+    encoded = tokenizer(list(texts), add_special_tokens=False, return_attention_mask=False, verbose=False)
+    # A text that spells them out, as one from a chat template does, has them already.
+    return [ids if first and ids[: len(first)] == first else [*first, *ids] for ids in encoded["input_ids"]]
 
 
 def fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:

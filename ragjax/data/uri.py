@@ -19,6 +19,7 @@ FORMS = {
 """How the URI of each scheme is written."""
 
 _WITH_FIELD = ("jsonl", "tfds", "hf")
+_PAIR = "prompt,completion or prompt,completion,ended"
 _HUB_SPLIT = re.compile(r"(train|validation|test)(\W.*)?")
 
 
@@ -31,43 +32,56 @@ class Source:
       scheme: a key of `FORMS`.
       location: file pattern, or name of the data set.
       split: split named by the URI itself; none where it names none.
-      field: field of a record that holds the text.
+      fields: those of a record that are read: a text; or a prompt, its completion and, where there is a
+        third, whether that ended.
     """
 
     uri: str
     scheme: str
     location: str
     split: str | None = None
-    field: str = "text"
+    fields: tuple[str, ...] = ("text",)
+
+    @property
+    def of_pairs(self) -> bool:
+        """Whether a record is a prompt and its completion, and not a text."""
+        return len(self.fields) > 1
 
 
 def parse_uri(uri: str) -> Source:
     """Takes a source URI apart.
 
     Args:
-      uri: one of `FORMS`; the field is `text` where none is given. A data set of the hub is
-        `name`, `owner/name` or either with `:configuration`, before `/split`.
+      uri: one of `FORMS`; the field is `text` where none is given, and two or three with commas between
+        them make it a source of pairs. A data set of the hub is `name`, `owner/name` or either with
+        `:configuration`, before `/split`.
 
     Returns:
       The source; nothing is opened.
 
     Raises:
-      InputError: the scheme is unknown, or what follows it is empty.
+      InputError: the scheme is unknown, what follows it is empty, or the fields make no pair.
 
     Example:
       >>> source = parse_uri("tfds:glue/sst2/train#sentence")
-      >>> source.location, source.split, source.field
-      ('glue/sst2', 'train', 'sentence')
+      >>> source.location, source.split, source.fields
+      ('glue/sst2', 'train', ('sentence',))
+      >>> parse_uri("jsonl:dolly.jsonl#prompt,completion").of_pairs
+      True
     """
     scheme, colon, rest = uri.partition(":")
     if not colon or scheme not in FORMS:
         raise InputError(_unknown(uri, scheme if colon else ""))
-    field = "text"
+    fields: tuple[str, ...] = ("text",)
     if scheme in _WITH_FIELD:
         rest, mark, named = rest.rpartition("#") if "#" in rest else (rest, "", "")
         if mark and not named:
             raise InputError(f"{uri}: expected the name of a field after '#', as in {FORMS[scheme]}")
-        field = named or field
+        fields = tuple(named.split(",")) if mark else fields
+        if not all(fields) or len(fields) > 3 or len(set(fields)) < len(fields):
+            raise InputError(
+                f"{uri}: expected one field, or those of pairs, {_PAIR}, after '#', found {named!r}"
+            )
     location, split = rest, None
     head, slash, tail = rest.rpartition("/")
     if slash and (
@@ -76,7 +90,21 @@ def parse_uri(uri: str) -> Source:
         location, split = head, tail
     if not location or split == "":
         raise InputError(f"{uri}: incomplete; expected {FORMS[scheme]}")
-    return Source(uri=uri, scheme=scheme, location=location, split=split, field=field)
+    return Source(uri=uri, scheme=scheme, location=location, split=split, fields=fields)
+
+
+def check_alike(train: str, validation: str | None) -> None:
+    """Refuses sources of a training of which one is of pairs and the other of texts, or unreadable.
+
+    Raises:
+      InputError: they are; or as `parse_uri`.
+    """
+    kinds = {uri: parse_uri(uri).of_pairs for uri in (train, validation) if uri is not None}
+    if len(set(kinds.values())) > 1:
+        pairs, texts = sorted(kinds, key=lambda uri: not kinds[uri])
+        raise InputError(
+            f"{pairs} is a source of pairs, {texts} one of texts: train and validate on sources of one kind"
+        )
 
 
 def _unknown(uri: str, scheme: str) -> str:

@@ -9,15 +9,16 @@ from typing import TYPE_CHECKING
 
 import jax
 import numpy as np
-from jaxtyping import Bool, Int
+from jaxtyping import Bool
 
-from ragjax.data.corpus import Corpus, document_ends, open_corpus
+from ragjax.data.corpus import Corpus, open_corpus
+from ragjax.data.encoding import document_ends
 from ragjax.data.sources import Split
 from ragjax.errors import InputError
-from ragjax.evaluation.perplexity import exp, perplexity
+from ragjax.evaluation.perplexity import check_length, exp, score
 from ragjax.evaluation.speed import Speed, forward_speed
 from ragjax.evaluation.text import count_text
-from ragjax.evaluation.windows import scored_tokens, sliding_windows
+from ragjax.evaluation.windows import corpus_windows, scored_tokens
 from ragjax.model import Model
 from ragjax.sparsity.figures import sparsity_figures
 
@@ -83,9 +84,13 @@ def evaluate(
     So a model to which all 257 tokens of a byte-level vocabulary are equally likely has a perplexity
     of 257 per byte, log2(257) bits.
 
+    Of pairs, each is a window of its own, and the figures are those of the completions: the tokens of
+    prompts are read and not scored, and a stride has no meaning.
+
     Args:
       model: a model with a tokenizer.
-      data: source URI: builtin:python, text:GLOB, jsonl:PATH#field, tfds:NAME/split#field, hf:NAME.
+      data: source URI: builtin:python, text:GLOB, jsonl:PATH#field, tfds:NAME/split#field, hf:NAME; of
+        pairs, with two fields, the completions are scored.
       split: side of the source's split; none: all of it, but of builtin:python what is held out.
       sequence_length: tokens the model sees at once; none: all its positions, 2048 at most.
       stride: tokens the window moves; none: half of `sequence_length`.
@@ -125,16 +130,13 @@ def evaluate(
         raise InputError(f"Cannot evaluate: {'; '.join(wrong)}.")
     length = default_length(model) if sequence_length is None else sequence_length
     stride = max(1, length // 2) if stride is None else stride
+    check_length(model, length)
     corpus = open_corpus(data, split, model.tokenizer, cache=cache)
-    tokens = corpus.tokens if max_tokens is None else corpus.tokens[: max_tokens + 1]
     before, after = document_ends(model.tokenizer)
     separators = (*before, *after)
-    scored = scored_tokens(sliding_windows(len(tokens), sequence_length=length, stride=stride))
-    found = perplexity(
-        model, tokens, sequence_length=length, stride=stride, batch_size=batch_size,
-        separators=separators, mesh=mesh,
-    )  # fmt: skip
-    text_bytes, words = _text_size(model.tokenizer, corpus, tokens, scored, separators)
+    windows = corpus_windows(corpus, sequence_length=length, stride=stride, max_tokens=max_tokens)
+    found = score(model, corpus.tokens, windows, batch_size=batch_size, separators=separators, mesh=mesh)
+    text_bytes, words = _text_size(model.tokenizer, corpus, scored_tokens(windows), separators)
     counts = sparsity_figures(model.params, model.config)
     measured = speed or forward_speed({"model": model}, batch=1, length=length)["model"]
     return Figures(
@@ -161,12 +163,13 @@ def default_length(*models: Model) -> int:
 def _text_size(
     tokenizer: PreTrainedTokenizerBase,
     corpus: Corpus,
-    tokens: Int[np.ndarray, " n"],
     scored: Bool[np.ndarray, " n"],
     separators: tuple[int, ...],
 ) -> tuple[float, float]:
     """Bytes and words of the scored tokens; their share of the corpus where a token's bytes are unknown."""
-    counts = count_text(tokens, scored, tokenizer, separators)
+    tokens, starts = corpus.tokens[: len(scored)], corpus.completions
+    starts = None if starts is None else starts[starts < len(tokens)]
+    counts = count_text(tokens, scored, tokenizer, separators, starts)
     if counts is None:
         text = scored & ~np.isin(tokens, separators)
         share = float(text.sum()) / (len(corpus.tokens) - corpus.documents * len(separators))

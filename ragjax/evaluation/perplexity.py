@@ -1,4 +1,4 @@
-"""Perplexity of a long text by sliding windows."""
+"""Perplexity of a text by sliding windows, and of the completions of pairs."""
 
 from __future__ import annotations
 
@@ -83,25 +83,52 @@ def perplexity(
 
     Reference: https://huggingface.co/docs/transformers/perplexity
     """
+    check_length(model, sequence_length)
+    if max_tokens is not None:
+        tokens = tokens[: max_tokens + 1]
+    windows = sliding_windows(len(tokens), sequence_length=sequence_length, stride=stride)
+    return score(model, tokens, windows, batch_size=batch_size, separators=separators, mesh=mesh)
+
+
+def check_length(model: Model, sequence_length: int) -> None:
+    """Refuses windows that are longer than the model's positions."""
     if sequence_length > model.config.positions:
         raise InputError(
             f"sequence_length must not exceed the model's {model.config.positions} positions, "
             f"found {sequence_length}."
         )
-    if max_tokens is not None:
-        tokens = tokens[: max_tokens + 1]
-    windows = sliding_windows(len(tokens), sequence_length=sequence_length, stride=stride)
-    shards = 1 if mesh is None else batch_shards(mesh)
-    rows = min(batch_size, len(windows.begin))
-    rows = -(-rows // shards) * shards
 
+
+def score(
+    model: Model,
+    tokens: Int[np.ndarray, " n"],
+    windows: Windows,
+    *,
+    batch_size: int,
+    separators: Sequence[int] = (),
+    mesh: jax.sharding.Mesh | None = None,
+) -> NegativeLogLikelihood:
+    """Scores what some windows score.
+
+    Args:
+      model: has positions for the longest window.
+      tokens: of the corpus that the windows are of; a memory map will do.
+      windows: what is read, and what is scored of it.
+      batch_size: as in `perplexity`.
+      separators: as in `perplexity`.
+      mesh: as in `perplexity`.
+    """
+    shards = 1 if mesh is None else batch_shards(mesh)
     sums = []
-    for batch in _batches(tokens, windows, rows, min(sequence_length, len(tokens)), separators):
-        if mesh is None:
-            sums.append(_nats(model.params, batch, config=model.config, shards=shards))
-        else:
-            with jax.set_mesh(mesh):
-                sums.append(_nats(model.params, _place(batch, mesh), config=model.config, shards=shards))
+    for group, length in _by_length(windows, batch_size):
+        rows = min(batch_size, len(group.begin))
+        rows = -(-rows // shards) * shards
+        for batch in _batches(tokens, group, rows, length, separators):
+            if mesh is None:
+                sums.append(_nats(model.params, batch, config=model.config, shards=shards))
+            else:
+                with jax.set_mesh(mesh):
+                    sums.append(_nats(model.params, _place(batch, mesh), config=model.config, shards=shards))
     # Fetched when all are under way: the device never waits for the host.
     total, text = np.asarray(jax.device_get(sums), np.float64).sum(0)
     return NegativeLogLikelihood(float(total), int((windows.end - windows.first).sum()), float(text))
@@ -124,6 +151,22 @@ def _nats(params: Params, batch: _Batch, *, config: DecoderConfig, shards: int) 
         )[0]
 
     return jax.vmap(weighted_sum)(batch.weights)
+
+
+def _by_length(windows: Windows, batch_size: int) -> Iterator[tuple[Windows, int]]:
+    """Windows of like length together, with the length that they are filled up to.
+
+    A length has a program of its own; fewer windows than a batch are not worth one.
+    """
+    size = windows.end - windows.begin
+    length = int(size.max())
+    while len(size):
+        short = size <= length // 2
+        if short.sum() < batch_size:
+            short[:] = False
+        if not short.all():
+            yield Windows(*(x[~short] for x in windows)), length
+        windows, size, length = Windows(*(x[short] for x in windows)), size[short], length // 2
 
 
 def _batches(

@@ -29,6 +29,7 @@ def count_text(
     chosen: Bool[np.ndarray, " n"],
     tokenizer: PreTrainedTokenizerBase,
     separators: Sequence[int],
+    starts: Int[np.ndarray, " texts"] | None = None,
 ) -> TextCounts | None:
     """Counts the bytes and words of the chosen tokens of a text, exactly.
 
@@ -41,6 +42,7 @@ def count_text(
       chosen: which of its tokens count.
       tokenizer: one whose tokens spell their bytes.
       separators: token ids that stand between documents.
+      starts: places at which a word begins whatever stands before, as at those of completions; none: nowhere.
 
     Returns:
       The counts, or None where the bytes of a token are not known.
@@ -65,7 +67,10 @@ def count_text(
     widths[(characters >= 0xDC80) & (characters <= 0xDCFF)] = 1
     places = np.cumsum(widths) - widths
     space = np.isin(characters, _SPACES)
-    begins = ~space & np.concatenate([[True], space[:-1]])
+    begins = np.concatenate([[True], space[:-1]])
+    if starts is not None:
+        begins |= np.isin(places, (np.cumsum(lengths) - lengths)[starts])
+    begins &= ~space
     return TextCounts(int(counted.sum()), int(counted[places[begins]].sum()))
 
 

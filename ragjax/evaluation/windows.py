@@ -1,4 +1,4 @@
-"""The sliding windows over a long text, and which tokens each of them scores."""
+"""The windows in which a text or pairs are read, and which tokens each of them scores."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Int
 
+from ragjax.data.corpus import Corpus
 from ragjax.errors import InputError
 
 
@@ -56,9 +57,58 @@ def sliding_windows(tokens: int, *, sequence_length: int, stride: int) -> Window
     return Windows(begin, np.maximum(read_before, begin + 1), end)
 
 
+def pair_windows(corpus: Corpus, *, sequence_length: int) -> Windows:
+    """A window for each pair, which scores its completion.
+
+    It reads the pair from the beginning of its prompt, as far as there is room. A pair whose prompt leaves
+    none is left out.
+
+    Args:
+      corpus: a corpus of pairs.
+      sequence_length: tokens in a window at most.
+
+    Raises:
+      InputError: no pair is left.
+    """
+    first = np.asarray(corpus.completions)
+    fits = first - corpus.starts < sequence_length
+    if not fits.any():
+        raise InputError(
+            f"None of {corpus.documents} prompts leaves room for a token in windows of {sequence_length}: "
+            "give a larger sequence_length, or shorter prompts."
+        )
+    begin = np.asarray(corpus.starts)[fits]
+    return Windows(begin, first[fits], np.minimum(corpus.ends[fits], begin + sequence_length))
+
+
+def corpus_windows(
+    corpus: Corpus, *, sequence_length: int, stride: int, max_tokens: int | None = None
+) -> Windows:
+    """The windows over a corpus, of texts or of pairs.
+
+    Args:
+      corpus: the tokens.
+      sequence_length: tokens in a window at most.
+      stride: tokens from one window of a text to the next; a pair is a window of its own.
+      max_tokens: tokens that are scored at most, from the start; none: all.
+
+    Raises:
+      InputError: as `sliding_windows` and `pair_windows`.
+    """
+    if corpus.completions is None:
+        tokens = len(corpus) if max_tokens is None else min(len(corpus), max_tokens + 1)
+        return sliding_windows(tokens, sequence_length=sequence_length, stride=stride)
+    windows = pair_windows(corpus, sequence_length=sequence_length)
+    if max_tokens is None:
+        return windows
+    before = np.cumsum(windows.end - windows.first) - (windows.end - windows.first)
+    begin, first, end = (x[before < max_tokens] for x in windows)
+    return Windows(begin, first, np.minimum(end, first + max_tokens - before[before < max_tokens]))
+
+
 def scored_tokens(windows: Windows) -> Bool[np.ndarray, " tokens"]:
-    """True for every token of the stream that some window scores."""
-    scored = np.zeros(windows.end[-1], bool)
+    """True for every token that some window scores, up to the last one read."""
+    scored = np.zeros(windows.end.max(), bool)
     for first, end in zip(windows.first, windows.end, strict=True):
         scored[first:end] = True
     return scored

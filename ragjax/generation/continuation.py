@@ -9,9 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Int
 
+from ragjax.data.tokenizer import encode_prompts
 from ragjax.generation.decoding import Settings, State, decode, prefill, unstack
 from ragjax.generation.detokenize import text_pieces
-from ragjax.generation.prompts import align, bucket, complete, encode, end_tokens, tokenizer_of
+from ragjax.generation.prompts import align, bucket, complete, end_tokens, tokenizer_of
+from ragjax.generation.sampling import keys_of
 from ragjax.model import Model
 from ragjax.parallel.hosts import to_host
 
@@ -56,7 +58,7 @@ def generate(
       True
     """
     tokenizer = tokenizer_of(model)
-    ids = encode(tokenizer, prompts)
+    ids = encode_prompts(tokenizer, prompts)
     answers = generate_tokens(
         model, ids, max_new_tokens=max_new_tokens, temperature=temperature, seed=seed, stop_at_eos=stop_at_eos
     )
@@ -74,8 +76,19 @@ def generate_tokens(
     temperature: float = 0.0,
     seed: int = 0,
     stop_at_eos: bool = True,
+    rows: Sequence[int] | None = None,
 ) -> list[Int[np.ndarray, " new"]]:
     """`generate` from token ids to token ids.
+
+    Args:
+      model: a model; the rest as in `generate`.
+      prompts: token ids.
+      max_new_tokens: longest continuation, in tokens.
+      temperature: of the draws.
+      seed: of the draws.
+      stop_at_eos: end a continuation at the end-of-text token.
+      rows: numbers by which the prompts draw, whatever batch each of them comes in; none: their places in
+        the list.
 
     Returns:
       The new tokens of each prompt, with the end-of-text token where one came.
@@ -88,6 +101,8 @@ def generate_tokens(
     ready = complete(model, prompts, max_new_tokens=max_new_tokens, temperature=temperature)
     ends = end_tokens(model) if stop_at_eos else ()
     settings = _settings(model, temperature, seed, ends)
+    if rows is not None:
+        settings = settings._replace(key=keys_of(settings.key, jnp.asarray(rows)))
     state = _begin(model, ready, max_new_tokens, settings)
     layers = unstack(model.params, config=model.config)
     state = decode(model.params, layers, state, jnp.int32(max_new_tokens), settings, config=model.config)
@@ -116,7 +131,7 @@ def stream(
       InputError: as `generate`, at once.
     """
     tokenizer = tokenizer_of(model)
-    (ids,) = encode(tokenizer, [prompt])
+    (ids,) = encode_prompts(tokenizer, [prompt])
     (ready,) = complete(model, [ids], max_new_tokens=max_new_tokens, temperature=temperature)
     ends = end_tokens(model) if stop_at_eos else ()
 

@@ -36,8 +36,8 @@ class Settings(NamedTuple):
 
     temperature: Float[Array, ""]
     """0 takes the likeliest token."""
-    key: Key[Array, ""]
-    """Random key of the whole generation."""
+    key: Key[Array, "*batch"]
+    """Random key of the whole generation, or one of each sequence."""
     eos: Int[Array, " ends"]
     """Token ids that end a sequence; -1 matches none."""
 

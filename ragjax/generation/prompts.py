@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from jaxtyping import Int
 
-from ragjax.data.tokenizer import opening
 from ragjax.errors import InputError, listing
 from ragjax.model import Model
 
@@ -38,14 +37,6 @@ def tokenizer_of(model: Model) -> PreTrainedTokenizerBase:
             "load one that has tokenizer files, or generate from token ids."
         )
     return model.tokenizer
-
-
-def encode(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[list[int]]:
-    """Token ids of each text, after those its tokenizer puts before every text, and with none behind."""
-    first = opening(tokenizer)
-    encoded = [tokenizer.encode(text, add_special_tokens=False) for text in texts]
-    # A text that spells them out, as one from a chat template does, has them already.
-    return [ids if first and ids[: len(first)] == first else [*first, *ids] for ids in encoded]
 
 
 def end_tokens(model: Model) -> tuple[int, ...]:

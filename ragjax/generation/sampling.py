@@ -41,6 +41,18 @@ def nucleus(scores: Float[Array, "batch vocab"], mass: float) -> Float[Array, "b
     return jnp.where(jax.nn.softmax(scores) >= least, scores, -jnp.inf)
 
 
-def sequence_keys(key: Key[Array, ""], batch: int, step: Int[Array, ""]) -> Key[Array, " batch"]:
-    """A key for each sequence and step, the same whatever else is in the batch."""
-    return jax.vmap(lambda row: jax.random.fold_in(jax.random.fold_in(key, row), step))(jnp.arange(batch))
+def sequence_keys(key: Key[Array, "*batch"], batch: int, step: Int[Array, ""]) -> Key[Array, " batch"]:
+    """A key for each sequence and step, the same whatever else is in the batch.
+
+    Args:
+      key: of the whole generation; or one of each sequence, from `keys_of`.
+      batch: how many sequences there are.
+      step: which token of each is chosen.
+    """
+    own = key if key.ndim else keys_of(key, jnp.arange(batch))
+    return jax.vmap(jax.random.fold_in, (0, None))(own, step)
+
+
+def keys_of(key: Key[Array, ""], rows: Int[Array, " batch"]) -> Key[Array, " batch"]:
+    """The keys of the sequences of these numbers, whatever batches they come in."""
+    return jax.vmap(jax.random.fold_in, (None, 0))(key, rows)

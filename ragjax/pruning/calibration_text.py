@@ -48,7 +48,7 @@ def drawn_text(
     if model.tokenizer is None:
         return None, ["the model has no tokenizer, and no text can be read without: save one with it"]
     split = training_split(config.calibration, hold_out=hold_out)
-    corpus = open_corpus(config.calibration, split, model.tokenizer, cache=cache)
+    corpus = open_corpus(config.calibration, split, model.tokenizer, cache=cache).as_text
     needed = config.samples * length + 1
     if len(corpus) < needed:
         return None, [

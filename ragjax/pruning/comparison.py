@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 from ragjax.config import OneShot
 from ragjax.data import Corpus, open_corpus, training_split
 from ragjax.errors import InputError
-from ragjax.evaluation.perplexity import perplexity
+from ragjax.evaluation.perplexity import check_length, score
+from ragjax.evaluation.windows import corpus_windows
 from ragjax.interchange.atomic import atomic_folder
 from ragjax.interchange.json_file import read_object, write_object
 from ragjax.model import Model
@@ -145,7 +146,6 @@ def _keep(folder: Path, found: dict[str, Any]) -> None:
 
 def _perplexity(model: Model, text: Corpus, measure: Measure) -> float:
     length = measure.sequence_length
-    return perplexity(
-        model, text.tokens, sequence_length=length, stride=length, batch_size=8,
-        max_tokens=measure.max_tokens,
-    ).perplexity  # fmt: skip
+    check_length(model, length)
+    windows = corpus_windows(text, sequence_length=length, stride=length, max_tokens=measure.max_tokens)
+    return score(model, text.tokens, windows, batch_size=8).perplexity

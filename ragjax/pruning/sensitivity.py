@@ -139,6 +139,7 @@ def _held_out(model: Model, planned: Plan, sequences: int, config: OneShot, cach
     length = planned.calibration.tokens.shape[-1]
     assert model.tokenizer is not None
     _, corpus = open_corpora(config.calibration, None, model.tokenizer, cache=cache)
+    corpus = corpus.as_text
     needed = sequences * length + 1
     if sequences < 1 or len(corpus) < needed:
         raise InputError(

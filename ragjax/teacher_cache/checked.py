@@ -35,7 +35,7 @@ def check_cache(
     """
     held = cache.manifest.held
     pairs = {
-        "the text (its source, split or tokenizer)": (held.text[:12], text[:12]),
+        "the text (its source, split, tokenizer or packing)": (held.text[:12], text[:12]),
         "the teacher (its parameters or config)": (held.teacher[:12], teacher[:12]),
         "data.sequence_length": (held.sequence_length, batches.sequence_length),
         "data.isolate_documents": (held.isolate_documents, batches.isolate_documents),

@@ -18,15 +18,20 @@ _PIECE = 1 << 24
 """Numbers that are hashed at a time, so that a memory map stays on disk."""
 
 
-def text_digest(corpus: Corpus, *, isolate_documents: bool) -> str:
-    """SHA-256 of the tokens, and of where documents start where that tells them apart.
+def text_digest(corpus: Corpus, *, isolate_documents: bool, pack_pairs: bool = False) -> str:
+    """SHA-256 of the tokens, and of where documents and completions start where that tells them apart.
 
     Args:
       corpus: the text.
       isolate_documents: whether attention stays within a document.
+      pack_pairs: whether several pairs share a sequence.
     """
-    arrays = (corpus.tokens, corpus.starts) if isolate_documents else (corpus.tokens,)
-    found = sha256()
+    arrays = [corpus.tokens]
+    if corpus.completions is not None:
+        arrays += [corpus.starts, corpus.completions]
+    elif isolate_documents:
+        arrays += [corpus.starts]
+    found = sha256(b"packed;" if pack_pairs else b"")
     for array in arrays:
         found.update(f"{len(array)};".encode())
         for start in range(0, len(array), _PIECE):

@@ -15,6 +15,7 @@ from ragjax.config import Distill, OnPolicy, Sparsity, Train
 from ragjax.config.on_policy import misfits
 from ragjax.data.batches import Batches
 from ragjax.data.corpus import Corpus
+from ragjax.data.pair_rows import described
 from ragjax.distillation.inner import inner_problems
 from ragjax.distillation.objective import Objective
 from ragjax.distillation.projections import with_projections, without_projections
@@ -55,6 +56,7 @@ class Texts:
     sequence_length: int
     isolate_documents: bool = False
     fixed_cuts: bool = False
+    pack_pairs: bool = False
 
 
 @dataclass(frozen=True)
@@ -142,13 +144,17 @@ def fit(
         seed=seed,
         isolate_documents=texts.isolate_documents,
         fixed_cuts=texts.fixed_cuts,
+        pack_pairs=texts.pack_pairs,
         known=cache,
     )
+    if texts.train.completions is not None:
+        pairs = described(texts.train, texts.sequence_length, pack=texts.pack_pairs)
+        place_.console.print(f"  {pairs}", soft_wrap=True)
     fingerprint = {
         "stage": stage, "seed": seed, "model": asdict(start.config), "train": _without_habits(train),
         "sparsity": asdict(sparsity), "distill": asdict(distill), "shares": list(shares),
         "sequence_length": texts.sequence_length, "tokens": len(texts.train.tokens),
-        "fixed_cuts": texts.fixed_cuts,
+        "fixed_cuts": texts.fixed_cuts, "pack_pairs": texts.pack_pairs,
         "teacher_cache": cache.manifest.identity if cache else None,
     }  # fmt: skip
     writing = None
@@ -208,6 +214,7 @@ def make_validation(
         batch_size=count * rows,
         sequence_length=texts.sequence_length,
         isolate_documents=texts.isolate_documents,
+        pack_pairs=texts.pack_pairs,
     )
     batch = batch_on_mesh(batches, 0, mesh, accumulate=count)
     objective = Objective(

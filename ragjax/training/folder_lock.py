@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 from pathlib import Path
+from typing import IO
 
 from ragjax.errors import InputError
 
@@ -31,18 +32,14 @@ class FolderLock:
 
     def __init__(self, folder: Path) -> None:
         self._file = open(folder / NAME, "a+")  # noqa: SIM115 - held open until close()
-        if fcntl is None:
-            return
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        if locked(self._file):
             self._file.seek(0)
             holder = self._file.read().strip() or "another process"
             self._file.close()
             raise InputError(
                 f"{folder} is in use by another run ({holder}), and two would damage each other's "
                 "checkpoints: wait for it to end, stop it, or choose another --workdir."
-            ) from None
+            )
         self._file.truncate(0)
         self._file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
         self._file.flush()
@@ -50,3 +47,13 @@ class FolderLock:
     def close(self) -> None:
         """Releases the folder."""
         self._file.close()
+
+
+def locked(file: IO) -> bool:
+    """Whether another holds an open file; else it is held from now on, until it is closed."""
+    if fcntl is not None:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False

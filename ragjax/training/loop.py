@@ -163,7 +163,8 @@ class Training:
             "skipped": int(values.skipped),
             "tokens_per_second": tokens * rate,
         }
-        self.log.write(self.stage, done, time=self.progress.seconds, tokens=done * tokens, **figures)
+        read = done * self.batches.tokens_per_batch
+        self.log.write(self.stage, done, time=self.progress.seconds, tokens=read, **figures)
         self.progress.line(done, figures, steps_per_second=rate)
 
 

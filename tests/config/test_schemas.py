@@ -18,6 +18,7 @@ from ragjax.config import (
     Student,
     Teacher,
     Train,
+    Writing,
 )
 from ragjax.errors import InputError
 
@@ -29,6 +30,10 @@ from ragjax.errors import InputError
         (lambda: Teacher(also=("a", "b"), shares=(1.0, 2.0)), "a number for each of 3 teachers, found 2"),
         (lambda: Teacher(also=("a",), shares=(1.0, 0.0)), "shares must be above 0, found 0.0"),
         (lambda: Train(keep=1), "keep must be at least 2"),
+        (lambda: Writing(prompts="text:a", samples=0), "samples must be at least 1"),
+        (lambda: Writing(prompts="text:a", prompt_tokens=0), "prompt_tokens must be at least 1"),
+        (lambda: Writing(prompts="text:a", temperature=-1.0), "temperature must be 0 .greedy. or above"),
+        (lambda: Writing(prompts="text:a", temperature=0.0, samples=2), "samples must be 1 at temperature 0"),
         (lambda: Train(clip=-1.0), "clip must be at least 0"),
         (lambda: Train(weight_decay=float("nan")), "weight_decay must be at least 0, found nan"),
         (lambda: Train(b2=1.0), "b2 must be at least 0 and below 1"),

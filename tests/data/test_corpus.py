@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 
 from ragjax.data import corpus as module
-from ragjax.data.corpus import document_ends, open_corpora, open_corpus
+from ragjax.data import encoding
+from ragjax.data.corpus import open_corpora, open_corpus
+from ragjax.data.encoding import document_ends
 from ragjax.data.sources import documents
 from ragjax.data.tokenizer import opening, train_tokenizer
 from ragjax.errors import InputError
@@ -30,7 +32,7 @@ def _entries(cache) -> list[str]:
 def test_documents_come_back_each_closed_by_the_end_of_text(
     jsonl, sentences, tokenizer, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(module, "_BATCH_CHARACTERS", 100)
+    monkeypatch.setattr(encoding, "_BATCH_CHARACTERS", 100)
     corpus = open_corpus(jsonl(), None, tokenizer, cache=tmp_path / "cache")
     assert corpus.documents == len(sentences)
     for number, text in enumerate(sentences):
@@ -189,7 +191,7 @@ def test_the_one_who_comes_second_uses_the_entry_of_the_first(jsonl, tokenizer, 
 
 
 def test_progress_is_told(jsonl, tokenizer, tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "_BATCH_CHARACTERS", 500)
+    monkeypatch.setattr(encoding, "_BATCH_CHARACTERS", 500)
     told = []
     corpus = open_corpus(
         jsonl(), None, tokenizer, cache=tmp_path, progress=lambda *counts: told.append(counts)
@@ -258,3 +260,43 @@ def test_a_token_that_opens_and_closes_texts_stands_once_between_them(byte_token
     plain = open_corpus(jsonl(["ab", "c"]), None, byte_tokenizer, cache=tmp_path / "cache")
     np.testing.assert_array_equal(corpus.tokens, plain.tokens)
     assert len(_entries(tmp_path / "cache")) == 2
+
+
+def test_a_corpus_of_pairs_knows_where_completions_start(
+    pairs_file, tokenizer, tmp_path, monkeypatch, tokenized
+):
+    monkeypatch.setattr(encoding, "_BATCH_CHARACTERS", 100)
+    rows = [(f"The question {i}?", f" An answer {i}." * (1 + i % 3)) for i in range(20)]
+    uri = pairs_file(rows)
+    corpus = open_corpus(uri, None, tokenizer, cache=tmp_path / "cache")
+    again = open_corpus(uri, None, tokenizer, cache=tmp_path / "cache")
+    assert len(tokenized) == 1
+    for number, (prompt, completion) in enumerate(rows):
+        size = corpus.completions[number] - corpus.starts[number]
+        assert corpus.ends[number] - corpus.starts[number] == len(corpus.document(number))
+        assert tokenizer.decode(corpus.document(number)[:size]) == prompt
+        assert tokenizer.decode(corpus.document(number)[size:]) == f"{completion}<|endoftext|>"
+    np.testing.assert_array_equal(again.completions, corpus.completions)
+    assert (corpus.utf8_bytes, corpus.words) == (
+        sum(len(p + c) for p, c in rows),
+        sum(3 + len(c.split()) for _, c in rows),
+    )
+
+
+def test_pairs_texts_and_what_ended_are_entries_of_their_own(tmp_path, tokenizer, tokenized):
+    path, cache = tmp_path / "a.jsonl", tmp_path / "cache"
+    path.write_text("".join(f'{{"p": "one {i}", "c": "two", "e": false}}\n' for i in range(9)))
+    for fields in ("p", "p,c", "c,p", "p,c,e"):
+        open_corpus(f"jsonl:{path}#{fields}", None, tokenizer, cache=cache)
+    assert len(_entries(cache)) == len(tokenized) == 4
+    with pytest.raises(InputError, match="of one kind"):
+        open_corpora(f"jsonl:{path}#p,c", f"jsonl:{path}#p", tokenizer, cache=cache)
+
+
+@pytest.mark.parametrize("damage", ["completions.npy", "corpus.json"])
+def test_a_damaged_entry_of_pairs_is_made_again(pairs_file, tokenizer, tmp_path, tokenized, damage):
+    uri, cache = pairs_file([("one", "two"), ("three", "four")]), tmp_path / "cache"
+    before = np.array(open_corpus(uri, None, tokenizer, cache=cache).completions)
+    (cache / "corpora" / _entries(cache)[0] / damage).unlink()
+    np.testing.assert_array_equal(open_corpus(uri, None, tokenizer, cache=cache).completions, before)
+    assert len(tokenized) == 2

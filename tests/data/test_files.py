@@ -1,16 +1,16 @@
 import pytest
 
-from ragjax.data.files import files_digest, hash_files, jsonl_documents, text_documents
+from ragjax.data.files import files_digest, hash_files, jsonl_records, text_records
 from ragjax.data.uri import parse_uri
 from ragjax.errors import InputError
 
 
 def _text(pattern) -> list[str]:
-    return list(text_documents(parse_uri(f"text:{pattern}")))
+    return [text for (text,) in text_records(parse_uri(f"text:{pattern}"))]
 
 
 def _lines(path, field="text") -> list[str]:
-    return list(jsonl_documents(parse_uri(f"jsonl:{path}#{field}")))
+    return [text for (text,) in jsonl_records(parse_uri(f"jsonl:{path}#{field}"))]
 
 
 def test_each_file_is_a_document_in_the_order_of_names(tmp_path):
@@ -60,8 +60,8 @@ def test_reading_stops_when_nothing_can_be_read(tmp_path):
         _lines(tmp_path / "a.jsonl")
 
 
-def test_each_line_is_a_document_and_blank_ones_are_left_out(tmp_path):
-    (tmp_path / "b.jsonl").write_text('{"body": "two\\n"}\n\n{"body": "  "}\n{"body": "three 文", "n": 1}')
+def test_each_line_is_a_document_and_empty_ones_are_left_out(tmp_path):
+    (tmp_path / "b.jsonl").write_text('{"body": "two\\n"}\n\n  \n{"body": "three 文", "n": 1}')
     (tmp_path / "a.jsonl").write_text('{"body": "one"}\n')
     assert _lines(tmp_path / "*.jsonl", "body") == ["one", "two\n", "three 文"]
 
@@ -105,3 +105,36 @@ def test_the_digest_is_of_content_and_of_where_files_end(tmp_path):
     (tmp_path / "b.txt").write_text("wo")
     assert files_digest(source) != first
     assert hash_files([]) != first
+
+
+def _pairs(path, fields="p,c"):
+    return list(jsonl_records(parse_uri(f"jsonl:{path}#{fields}")))
+
+
+def test_each_line_is_a_pair_where_several_fields_are_named(tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"p": "one", "c": " two", "e": false}\n{"c": "b", "p": "", "e": true}\n')
+    assert _pairs(path) == [("one", " two", True), ("", "b", True)]
+    assert _pairs(path, "p,c,e") == [("one", " two", False), ("", "b", True)]
+
+
+def test_all_lines_that_are_no_pairs_are_named_at_once(tmp_path):
+    path = tmp_path / "a.jsonl"
+    lines = [
+        '{"p": "one", "c": "two", "e": true}',
+        '{"p": "one", "e": true}',
+        '{"p": "one", "c": " \\n", "e": true}',
+        '{"p": 1, "c": "two", "e": 1}',
+        '{"c": "\\ud800"}',
+    ]
+    path.write_text("\n".join(lines))
+    with pytest.raises(InputError) as raised:
+        _pairs(path, "p,c,e")
+    message = str(raised.value)
+    assert f"{path}:1" not in message
+    assert f"{path}:2: no field 'c', found 'p', 'e'" in message
+    assert f"{path}:3: field 'c' is blank" in message
+    assert f"{path}:4: field 'p' must be a string, found int" in message
+    assert f"{path}:4: field 'e' must be true or false, found int" in message
+    assert f"{path}:5: no field 'p', found 'c'" in message
+    assert f"{path}:5: no field 'e', found 'c'" in message

@@ -5,7 +5,7 @@ import types
 import pytest
 
 from ragjax.data.hub import hub_digest
-from ragjax.data.sources import documents
+from ragjax.data.sources import documents, pairs
 from ragjax.data.uri import parse_uri
 from ragjax.errors import InputError
 
@@ -27,6 +27,7 @@ class _Rows(list):
 def hub(monkeypatch, tmp_path):
     """A hub that holds owner/name with two splits; its calls are kept."""
     splits = {"train": [{"text": "one", "n": 1}, {"text": "", "n": 2}], "test": [{"text": "two", "n": None}]}
+    splits["validation"] = [{"p": "one", "c": " two", "e": False}, {"p": "", "c": "b", "e": True}]
     calls = []
 
     def load_dataset(name, configuration, *, split):
@@ -55,7 +56,7 @@ def test_the_digest_follows_the_content(hub):
     [
         ("hf:name#body", "no field 'body', found 'text', 'n'"),
         ("hf:name/test#n", "must be a string, found NoneType in row 0"),
-        ("hf:name/validation", 'found: Unknown split "validation".$'),
+        ("hf:name/validation[:1]", r'found: Unknown split "validation\[:1\]".$'),
     ],
 )
 def test_what_is_not_there_is_named(hub, uri, message):
@@ -67,3 +68,12 @@ def test_without_datasets_the_way_to_install_it_is_told(monkeypatch):
     monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(InputError, match=r"pip install 'ragjax\[hub\]'"):
         list(documents("hf:owner/name"))
+
+
+def test_rows_are_pairs_where_several_fields_are_named(hub):
+    assert list(pairs("hf:owner/name:raw/validation#p,c")) == [("one", " two", True), ("", "b", True)]
+    assert [pair.ended for pair in pairs("hf:owner/name/validation#p,c,e")] == [False, True]
+    with pytest.raises(InputError, match=r"'e' must be a string, found bool; field 'c' must .* in row 0"):
+        list(pairs("hf:owner/name/validation#e,p,c"))
+    with pytest.raises(InputError, match="no field 'q', 'r', found 'p', 'c', 'e'"):
+        list(pairs("hf:owner/name/validation#q,r"))

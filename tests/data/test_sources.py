@@ -1,6 +1,6 @@
 import pytest
 
-from ragjax.data.sources import digest, documents, training_split
+from ragjax.data.sources import digest, documents, pairs, training_split
 from ragjax.data.uri import parse_uri
 from ragjax.errors import InputError
 
@@ -96,3 +96,25 @@ def test_the_digest_follows_the_content_alone(jsonl, sentences):
     here, there = (digest(parse_uri(jsonl(name=name))) for name in ("a.jsonl", "b.jsonl"))
     assert here == there
     assert digest(parse_uri(jsonl(sentences[1:]))) != here
+
+
+def test_pairs_go_by_their_prompts(pairs_file):
+    rows = [(f"Question {i // 3}?", f" Answer {i}.") for i in range(300)]
+    uri = pairs_file(rows)
+    assert [pair[:2] for pair in pairs(uri)] == rows
+    train, held_out = (list(pairs(uri, side)) for side in ("train", "validation"))
+    assert sorted(pair[:2] for pair in train + held_out) == sorted(rows)
+    assert not {pair.prompt for pair in train} & {pair.prompt for pair in held_out}
+    assert {pair.prompt for pair in held_out} == set(
+        documents(uri.replace("prompt,completion", "prompt"), "validation")
+    )
+
+
+def test_as_documents_pairs_are_texts(pairs_file):
+    uri = pairs_file([("one", " two"), ("", "three")])
+    assert list(documents(uri)) == ["one two", "three"]
+
+
+def test_a_source_of_texts_has_no_pairs(jsonl):
+    with pytest.raises(InputError, match=r"expected prompts and completions, found a text: name both fields"):
+        pairs(jsonl())

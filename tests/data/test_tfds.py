@@ -6,7 +6,7 @@ import sys
 import numpy as np
 import pytest
 
-from ragjax.data.sources import documents
+from ragjax.data.sources import documents, pairs
 from ragjax.data.tfds import tfds_digest
 from ragjax.data.uri import parse_uri
 from ragjax.errors import InputError
@@ -28,13 +28,17 @@ def prepared(tmp_path_factory):
 
         def _info(self):
             features = {"body": tfds.features.Text(), "label": tfds.features.Scalar(np.int64)}
+            features |= {"more": tfds.features.Text(), "whole": tfds.features.Scalar(np.bool_)}
             return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(features))
 
         def _split_generators(self, download):
             return {"train": self._generate_examples(TEXTS), "test": self._generate_examples([" ", "last"])}
 
         def _generate_examples(self, texts):
-            yield from ((i, {"body": text, "label": i}) for i, text in enumerate(texts))
+            yield from (
+                (i, {"body": text, "label": i, "more": f" and {i}", "whole": i > 5})
+                for i, text in enumerate(texts)
+            )
 
     RagjaxTiny(data_dir=folder, file_format="array_record").download_and_prepare()
     return folder
@@ -54,6 +58,15 @@ def folder(prepared, tmp_path, monkeypatch):
 def test_every_record_is_a_document_and_blank_ones_are_left_out(folder):
     assert sorted(documents("tfds:ragjax_tiny/train#body")) == sorted(TEXTS)
     assert list(documents("tfds:ragjax_tiny/test#body")) == ["last"]
+
+
+def test_records_are_pairs_where_several_fields_are_named(folder):
+    expected = [(text, f" and {i}", i > 5) for i, text in enumerate(TEXTS)]
+    assert sorted(pairs("tfds:ragjax_tiny/train#body,more,whole")) == sorted(expected)
+    with pytest.raises(InputError, match=r"no field 'most', found .*'more'"):
+        list(pairs("tfds:ragjax_tiny/train#body,most"))
+    with pytest.raises(InputError, match=r"field 'body' is blank.* in record \d"):
+        list(pairs("tfds:ragjax_tiny/test#more,body"))
 
 
 def test_slices_and_sums_of_splits_are_read(folder):
@@ -95,8 +108,8 @@ def test_a_missing_file_is_named(folder):
 @pytest.mark.parametrize(
     ("uri", "message"),
     [
-        ("tfds:ragjax_tiny/train", "no field 'text', found 'body', 'label'"),
-        ("tfds:ragjax_tiny/train#label", "must be text, found int"),
+        ("tfds:ragjax_tiny/train", "no field 'text', found 'body', 'label', 'more', 'whole'"),
+        ("tfds:ragjax_tiny/train#label", "must be a string, found int"),
         ("tfds:ragjax_tiny/dev#body", r"Unknown split 'dev'. Should be one of \['train', 'test'\]"),
         ("tfds:ragjax_none/train#body", "ragjax_none not found"),
         ("tfds:not a name/train#body", "set by TFDS_DATA_DIR"),

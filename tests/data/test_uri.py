@@ -1,6 +1,6 @@
 import pytest
 
-from ragjax.data.uri import Source, parse_uri
+from ragjax.data.uri import Source, check_alike, parse_uri
 from ragjax.errors import InputError
 
 
@@ -22,7 +22,33 @@ from ragjax.errors import InputError
     ],
 )
 def test_a_uri_is_taken_apart(uri, scheme, location, split, field):
-    assert parse_uri(uri) == Source(uri, scheme, location, split, field)
+    assert parse_uri(uri) == Source(uri, scheme, location, split, (field,))
+
+
+@pytest.mark.parametrize("fields", [("p", "c"), ("p", "c", "ended")])
+@pytest.mark.parametrize("uri", ["jsonl:a.jsonl", "tfds:name/train", "hf:owner/name"])
+def test_several_fields_make_a_source_of_pairs(uri, fields):
+    source = parse_uri(f"{uri}#{','.join(fields)}")
+    assert source.fields == fields
+    assert source.of_pairs
+    assert not parse_uri(f"{uri}#p").of_pairs
+
+
+@pytest.mark.parametrize("fields", ["p,", ",c", "p,p", "p,c,ended,more", ","])
+def test_fields_that_make_no_pair_are_refused(fields):
+    with pytest.raises(InputError, match=f"prompt,completion,ended, after '#', found '{fields}'"):
+        parse_uri(f"jsonl:a.jsonl#{fields}")
+
+
+@pytest.mark.parametrize(
+    ("train", "validation"),
+    [("jsonl:a#p,c", "text:b"), ("text:b", "jsonl:a#p,c"), ("jsonl:a#p,c", "jsonl:a")],
+)
+def test_pairs_and_texts_are_not_mixed(train, validation):
+    with pytest.raises(InputError, match=r"jsonl:a#p,c is a source of pairs, .* one of texts"):
+        check_alike(train, validation)
+    check_alike(train, train)
+    check_alike(validation, None)
 
 
 def test_the_nearest_scheme_is_suggested():

@@ -150,3 +150,15 @@ def test_without_a_length_windows_are_as_long_as_the_shortest_model_and_no_longe
 
     assert default_length(of(131072)) == 2048
     assert default_length(of(131072), of(64), of(100)) == 64
+
+
+def test_of_pairs_the_completions_are_measured(uniform, pairs_file, tmp_path):
+    rows = [("The naïve question?", " An answer."), ("", "日本語"), ("q", "one two")]
+    uri = pairs_file(rows)
+    found = evaluate(uniform, uri, speed=SPEED, cache=tmp_path)
+    written = sum(len(completion.encode()) for _, completion in rows)
+    assert found.tokens == written + len(rows)
+    assert 2**found.bits_per_byte == pytest.approx(257, rel=1e-5)
+    # A completion begins a word whatever stands before it.
+    assert found.word_perplexity == pytest.approx(257 ** (written / 5), rel=1e-4)
+    assert evaluate(uniform, uri, max_tokens=5, speed=SPEED, cache=tmp_path).tokens == 5

@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 
 from ragjax.config import Mesh
+from ragjax.data.corpus import Corpus
 from ragjax.errors import InputError
 from ragjax.evaluation import perplexity as perplexity_file
-from ragjax.evaluation.perplexity import perplexity
+from ragjax.evaluation.perplexity import perplexity, score
+from ragjax.evaluation.windows import pair_windows
 from ragjax.model import Model
 from ragjax.models.decoder import init_params
 from ragjax.parallel.mesh import make_mesh
@@ -117,3 +119,27 @@ def test_eight_devices_measure_what_one_does(tiny_config, stream, mesh):
 def test_a_window_longer_than_the_model_is_refused(tiny_model, stream):
     with pytest.raises(InputError, match="64 positions, found 65"):
         perplexity(tiny_model, stream, sequence_length=65, stride=1, batch_size=1)
+
+
+def test_completions_score_as_torch_scores_each_pair_alone(tiny_model, as_torch):
+    torch = pytest.importorskip("torch")
+    gpt2 = as_torch(tiny_model)
+    rng = np.random.default_rng(3)
+    sizes = rng.integers(1, 30, (13, 2))
+    ends = np.cumsum(sizes.sum(1))
+    starts = ends - sizes.sum(1)
+    pairs = Corpus(
+        rng.integers(0, 300, ends[-1]), starts, utf8_bytes=0, words=0, completions=starts + sizes[:, 0]
+    )
+    expected = 0.0
+    for number, (prompt, _) in enumerate(sizes):
+        ids = torch.tensor(pairs.document(number))[None]
+        with torch.no_grad():
+            nats = -gpt2(ids).logits[0, :-1].log_softmax(-1).gather(1, ids[0, 1:, None])
+        expected += nats[prompt - 1 :].sum().item()
+    windows = pair_windows(pairs, sequence_length=64)
+    for batch_size in (1, 3, 20):
+        found = score(tiny_model, pairs.tokens, windows, batch_size=batch_size, separators=(7,))
+        assert found.tokens == sizes[:, 1].sum()
+        assert found.total_nats == pytest.approx(expected, rel=1e-5)
+        assert found.text_nats < found.total_nats

@@ -1,4 +1,5 @@
 import dataclasses
+from functools import partial
 
 import jax
 import numpy as np
@@ -213,3 +214,13 @@ def test_streamed_pieces_make_the_generated_text(tiny_byte_model, temperature):
 def test_a_stream_refuses_at_once(tiny_byte_model):
     with pytest.raises(InputError, match="positions"):
         stream(tiny_byte_model, "x" * 100)
+
+
+def test_a_row_draws_by_its_number_in_whatever_batch_it_comes(tiny_byte_model):
+    prompts = [list(b"ab"), list(b"abcdefghijk"), list(b"x")]
+    asked = partial(generate_tokens, tiny_byte_model, max_new_tokens=8, temperature=1.0, seed=4)
+    whole = [tokens.tolist() for tokens in asked(prompts)]
+    assert [tokens.tolist() for tokens in asked(prompts, rows=[0, 1, 2])] == whole
+    mixed = [tokens.tolist() for tokens in asked([prompts[2], prompts[0]], rows=[2, 0])]
+    assert mixed == [whole[2], whole[0]]
+    assert asked([prompts[2]], rows=[7])[0].tolist() != whole[2]

@@ -2,8 +2,8 @@ from dataclasses import replace
 
 import pytest
 
+from ragjax.data.tokenizer import encode_prompts
 from ragjax.generation import generate, generate_tokens, stream
-from ragjax.generation.prompts import encode
 from ragjax.model import Model
 from ragjax.models.decoder import init_params
 from ragjax.models.decoder_config import Rotary
@@ -22,18 +22,20 @@ def spaced_model(tiny_config, sentencepiece_tokenizer):
 
 def test_prompts_begin_with_what_the_tokenizer_puts_before_every_text(sentencepiece_tokenizer):
     texts = ["the fox", "", "日本"]
-    assert encode(sentencepiece_tokenizer, texts) == [sentencepiece_tokenizer.encode(text) for text in texts]
-    assert encode(sentencepiece_tokenizer, [""]) == [[1]]
+    assert encode_prompts(sentencepiece_tokenizer, texts) == [
+        sentencepiece_tokenizer.encode(text) for text in texts
+    ]
+    assert encode_prompts(sentencepiece_tokenizer, [""]) == [[1]]
 
 
 def test_a_prompt_that_spells_its_beginning_gets_no_second_one(sentencepiece_tokenizer):
-    (ids,) = encode(sentencepiece_tokenizer, ["<s>the fox"])
+    (ids,) = encode_prompts(sentencepiece_tokenizer, ["<s>the fox"])
     assert ids.count(1) == 1
     assert ids[0] == 1
 
 
 def test_tokenizers_that_put_nothing_first_add_nothing(byte_tokenizer):
-    assert encode(byte_tokenizer, ["ab", ""]) == [byte_tokenizer.encode("ab"), []]
+    assert encode_prompts(byte_tokenizer, ["ab", ""]) == [byte_tokenizer.encode("ab"), []]
 
 
 @pytest.mark.parametrize("prompt", ["the quick", "日本語 👩", ""])

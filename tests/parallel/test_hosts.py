@@ -25,7 +25,7 @@ hosts.start()  # Joins once.
 import numpy as np
 from pathlib import Path
 from rich.console import Console
-from ragjax.config import Distill, Mesh, Sparsity, Train
+from ragjax.config import Distill, Mesh, OnPolicy, Sparsity, Train
 from ragjax.data.corpus import Corpus
 from ragjax.model import Model
 from ragjax.models.decoder import init_params
@@ -37,7 +37,7 @@ from ragjax.training.interrupts import Interrupts
 rng = np.random.default_rng(0)
 tokens = rng.integers(0, 60, 2000).astype(np.uint16)
 corpus = Corpus(tokens, np.arange(0, 2000, 50), utf8_bytes=2000, words=500)
-config = DecoderConfig(vocab_size=300, positions=32, width=32, layers=2, heads=4, mlp_width=64)
+config = DecoderConfig(vocab_size=300, positions=32, width=32, layers=2, heads=4, mlp_width=64, eos_token=7)
 folder = Path(sys.argv[1])
 with Interrupts() as interrupts:
     for steps in (4, 8):  # The second call goes on from the checkpoint of the first.
@@ -45,7 +45,8 @@ with Interrupts() as interrupts:
             Model(config, init_params(config, 0)), stage="s", texts=Texts(corpus, corpus, 16), seed=1,
             train=Train(steps=8, batch_size=8, accumulate=2, warmup=1, log_every=1, checkpoint_every=4),
             sparsity=Sparsity(target=0.5, stop=4, every=1), distill=Distill(),
-            teacher=Model(config, init_params(config, 5)),
+            teachers=[Model(config, init_params(config, 5))],
+            on_policy=OnPolicy(share=0.6, prompt_tokens=4, teacher_share=0.3, replay=0.3, rise=0.1),
             place_=Place(make_mesh(Mesh(data=2, fsdp=2)), folder, Console(file=io.StringIO()), interrupts),
         )
 print(json.dumps({
@@ -103,6 +104,16 @@ def test_two_hosts_have_the_losses_of_one(runs):
     one, _, two, _ = runs
     assert len(losses(two)) == 8
     np.testing.assert_allclose(losses(two), losses(one), rtol=1e-5)
+
+
+def test_both_hosts_decide_alike_what_the_student_writes(runs):
+    one, _, two, _ = runs
+    written = []
+    for folder in (one, two):
+        lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+        written.append([line.get("written_tokens") for line in lines if "loss" in line])
+    assert written[0] == written[1]
+    assert 0 < sum(length is not None for length in written[0]) < 8
 
 
 def test_every_host_gets_the_same_parameters(runs):

@@ -1,15 +1,21 @@
 """GPT-2 XL, 1.5B, to GPT-2 base, 124M, on instructions: the setting of MiniLLM, on a v5e-16.
 
 The student is a model of its own, GPT-2 base, and follows where it finds text likely itself (reverse KL).
-The teacher should know the task: train it on the same text first, and give it by --teacher.model. Make that
-text of databricks-dolly-15k (or any JSON lines), a document a line:
+The loss is that of the responses. The teacher should know the task: train it on the same pairs first, and give
+it by --teacher.model. Make them of databricks-dolly-15k (or any JSON lines), a prompt and its completion a line:
 
     import json
     from datasets import load_dataset
     with open("dolly.jsonl", "w") as file:
         for row in load_dataset("databricks/databricks-dolly-15k", split="train"):
-            parts = [row[name] for name in ("instruction", "context", "response") if row[name]]
-            file.write(json.dumps({"text": "\\n\\n".join(parts)}) + "\\n")
+            asked = "\\n\\n".join(row[name] for name in ("instruction", "context") if row[name])
+            pair = {"prompt": f"{asked}\\n\\nResponse:\\n", "completion": row["response"]}
+            file.write(json.dumps(pair) + "\\n")
+
+Instead of those responses a student may learn from the teacher's own:
+
+    ragjax generate TEACHER --dataset written.jsonl --prompts jsonl:dolly.jsonl#prompt,completion
+    ragjax compress configs/gpt2_xl_to_base.py --data.train jsonl:written.jsonl#prompt,completion,ended
 
 A chip holds 2.43 GB of 16: 0.39 of the teacher, 0.13 of the student's parameters, gradients and moments,
 1.91 of activations and the rest. The models take 4.07 GFLOP a token (jax 0.10.2, libtpu 0.0.42):
@@ -25,7 +31,7 @@ from ragjax.config import Compress, Data, Distill, Evaluate, Mesh, Student, Teac
 config = Compress(
     teacher=Teacher(model="openai-community/gpt2-xl"),
     student=Student(model="openai-community/gpt2"),
-    data=Data(train="jsonl:dolly.jsonl", sequence_length=512, isolate_documents=True),
+    data=Data(train="jsonl:dolly.jsonl#prompt,completion", sequence_length=512, pack_pairs=True),
     train=Train(
         steps=5000,
         batch_size=64,

@@ -1,8 +1,8 @@
 """GPT-2 XL, 1.5B, to GPT-2 base, 124M, on instructions: the setting of MiniLLM, on a v5e-16.
 
 The student is a model of its own, GPT-2 base, and follows where it finds text likely itself (reverse KL).
-The loss is that of the responses. The teacher should know the task: train it on the same pairs first, and give
-it by --teacher.model. Make them of databricks-dolly-15k (or any JSON lines), a prompt and its completion a line:
+The loss is that of the responses. The teacher should know the task: train it on the same pairs first, and
+give it by --teacher.model. Make them of databricks-dolly-15k, a prompt and its completion a line:
 
     import json
     from datasets import load_dataset

@@ -91,6 +91,8 @@ class StudentStep:
         shape = (train.accumulate, train.batch_size // train.accumulate, self._config.data.sequence_length)
         rows = NamedSharding(self._mesh, PartitionSpec(None, BATCH_AXES))
         kinds: dict[str, Any] = {"tokens": jnp.int32, "targets": jnp.int32, "weights": jnp.float32}
+        if self._config.data.isolate_documents or self._config.data.pack_pairs:
+            kinds |= {"segments": jnp.int32, "positions": jnp.int32}
         shapes = {name: jax.ShapeDtypeStruct(shape, kind) for name, kind in kinds.items()}
         return Batch(**self._placed(shapes, dict.fromkeys(kinds, rows)))
 

@@ -2,11 +2,14 @@ import importlib.util
 from dataclasses import replace
 
 import pytest
+from jax.sharding import AbstractMesh
 
 from ragjax.config import Architecture, Compress, Data, Distill, Mesh, Sparsity, Student, Teacher, Train
 from ragjax.errors import InputError
+from ragjax.parallel.mesh import AXES
 from ragjax.planning import plan
 from ragjax.planning.hlo import Collective, Traffic
+from ragjax.planning.student_step import StudentStep
 from ragjax.planning.table import rows
 from ragjax.planning.tpu_compiler import Compiled
 from ragjax.sparsity.shrink import flops_per_token
@@ -145,3 +148,11 @@ def test_a_step_the_tpu_compiler_refuses_for_its_size_does_not_fit():
     found = plan(config, "v5e:2x2")
     assert found.compiled.traffic is None
     assert found.fits is False
+
+
+@pytest.mark.parametrize("field", ["isolate_documents", "pack_pairs"])
+def test_documents_that_do_not_see_each_other_are_planned_for(field):
+    apart = replace(CONFIG, data=replace(CONFIG.data, **{field: True}))
+    mesh = AbstractMesh((1, 1, 1), AXES)
+    whole, split = (str(StudentStep(config, mesh).traced().jaxpr) for config in (CONFIG, apart))
+    assert whole.count("i32[2,8,128]") < split.count("i32[2,8,128]")

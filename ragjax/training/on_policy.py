@@ -80,7 +80,7 @@ class OwnWriting:
         self._student, self._teacher = student, teacher
         self._length, self._longest, self._own = sequence_length, longest_prompt, own_prompts
         self._isolated = isolated
-        self._ends = jnp.asarray(ends or (-1,), jnp.int32)
+        self._ends = np.asarray(ends or (-1,), np.int32)
         self._raised, self._loss, self._count = np.float32(0), np.float32(np.inf), 0
 
         rows, whole = (NamedSharding(mesh, PartitionSpec(*axes)) for axes in ((None, BATCH_AXES), ()))
@@ -152,7 +152,7 @@ class OwnWriting:
         written = write(
             Writer(self._student, params),
             prompted,
-            Settings(jnp.float32(on_policy.temperature), self._key(step), self._ends),
+            Settings(jnp.float32(on_policy.temperature), self._key(step), jnp.asarray(self._ends)),
             room=min(new or room, room),
             teacher=None if teacher is None else Writer(self._teacher, teacher),
             teacher_share=at_step(on_policy.teacher_share, step, self._train.steps),

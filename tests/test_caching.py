@@ -108,7 +108,7 @@ def test_a_student_learns_from_the_cache_and_its_teacher_is_measured(config, wri
     figures = ragjax.compress(config, tmp_path / "r", console=silent())
     assert set(figures) == {"teacher", "student"}
     ((options),) = given
-    assert options["teacher"] is None
+    assert not options["teachers"]
     assert options["cache"].folder == written
     lines = [json.loads(line) for line in (tmp_path / "r" / "metrics.jsonl").read_text().splitlines()]
     assert all(line["forward_kl"] > 0 for line in lines if "loss" in line)

@@ -20,7 +20,8 @@ class OnPolicy(Checked):
     share: Ramp = 0.0
     """Probability that the batch of a step is one the student writes; else it is the text."""
     prompt_tokens: int = 32
-    """Tokens at the beginning of each sequence of text that the student goes on from."""
+    """Tokens at the beginning of each sequence of text that the student goes on from; pairs of prompt and
+    completion have prompts of their own."""
     new_tokens: int | None = None
     """Tokens it writes at most; none: up to the end of the sequence."""
     temperature: float = 1.0

@@ -52,6 +52,11 @@ def completion_tokens(corpus: Corpus, sequence_length: int) -> int:
     return int((last - corpus.completions)[_fit(corpus, sequence_length)].sum())
 
 
+def longest_prompt(corpus: Corpus, sequence_length: int) -> int:
+    """Tokens of the longest prompt in the sequences of a corpus of pairs."""
+    return int((corpus.completions - corpus.starts)[_fit(corpus, sequence_length)].max())
+
+
 def described(corpus: Corpus, sequence_length: int, *, pack: bool = False) -> str:
     """What becomes of the pairs of a corpus, as a line for people."""
     fits = _fit(corpus, sequence_length)

@@ -15,7 +15,7 @@ from ragjax.config import Distill, OnPolicy, Sparsity, Train
 from ragjax.config.on_policy import misfits
 from ragjax.data.batches import Batches
 from ragjax.data.corpus import Corpus
-from ragjax.data.pair_rows import described
+from ragjax.data.pair_rows import described, longest_prompt
 from ragjax.distillation.inner import inner_problems
 from ragjax.distillation.objective import Objective
 from ragjax.distillation.projections import with_projections, without_projections
@@ -147,7 +147,8 @@ def fit(
         pack_pairs=texts.pack_pairs,
         known=cache,
     )
-    if texts.train.completions is not None:
+    of_pairs = texts.train.completions is not None
+    if of_pairs:
         pairs = described(texts.train, texts.sequence_length, pack=texts.pack_pairs)
         place_.console.print(f"  {pairs}", soft_wrap=True)
     fingerprint = {
@@ -164,8 +165,11 @@ def fit(
             fingerprint["evaluate_every"] = train.evaluate_every
         writing = OwnWriting(
             on_policy, student=start.config, teacher=teachers[0].config, train=train,
-            sequence_length=texts.sequence_length, longest_prompt=on_policy.prompt_tokens,
-            isolated=texts.isolate_documents, ends=end_tokens(start), seed=seed, mesh=mesh,
+            sequence_length=texts.sequence_length, own_prompts=of_pairs,
+            longest_prompt=longest_prompt(texts.train, texts.sequence_length)
+            if of_pairs
+            else on_policy.prompt_tokens,
+            isolated=texts.isolate_documents and not of_pairs, ends=end_tokens(start), seed=seed, mesh=mesh,
         )  # fmt: skip
     with (
         jax.set_mesh(mesh),

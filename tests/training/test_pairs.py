@@ -10,12 +10,13 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from ragjax.config import Distill, Mesh, Train
+from ragjax.config import Distill, Mesh, OnPolicy, Train
 from ragjax.data.batches import Batches
 from ragjax.data.corpus import Corpus
 from ragjax.distillation.objective import Objective
 from ragjax.evaluation.perplexity import score
 from ragjax.evaluation.windows import pair_windows
+from ragjax.generation import generate_tokens
 from ragjax.model import Model
 from ragjax.models.decoder import init_params
 from ragjax.parallel.mesh import make_mesh
@@ -181,6 +182,30 @@ def test_a_cached_teacher_gives_the_losses_of_the_one_in_the_step(trained, teach
     for line, before in zip(found, expected, strict=True):
         assert line.pop("gradient_norm", 0) == pytest.approx(before.pop("gradient_norm", 0), rel=1e-4)
         assert line == pytest.approx(before, rel=1e-5)
+
+
+def test_a_student_goes_on_from_the_prompts_and_learns_from_what_it_wrote(
+    tiny_model, teacher, pairs, tmp_path
+):
+    mesh = make_mesh(Mesh(), jax.devices()[:1])
+    fit(
+        tiny_model, stage="s", train=dataclasses.replace(TRAIN, steps=2), distill=Distill(), seed=3,
+        texts=Texts(pairs, pairs, 24, isolate_documents=True), teachers=[teacher],
+        on_policy=OnPolicy(share=1.0, prompt_tokens=1, new_tokens=5, temperature=0.0),
+        place_=Place(mesh, tmp_path, Console(file=io.StringIO()), StopAfter()),
+    )  # fmt: skip
+    line = json.loads((tmp_path / "metrics.jsonl").read_text().splitlines()[0])
+
+    batch = Batches(corpus=pairs, batch_size=8, sequence_length=24, seed=3).batch(0)
+    sizes = np.argmax(batch.weights > 0, axis=1) + 1
+    prompts = [row[:size].tolist() for row, size in zip(batch.tokens, sizes, strict=True)]
+    answers = generate_tokens(tiny_model, prompts, max_new_tokens=5)
+    starts = np.cumsum([0, *(sizes + 5)])[:-1]
+    tokens = np.concatenate([[*prompt, *answer] for prompt, answer in zip(prompts, answers, strict=True)])
+    wrote = Corpus(tokens, starts, utf8_bytes=0, words=0, completions=starts + sizes)
+    whole = Batches(corpus=wrote, batch_size=8, sequence_length=24).batch(0)
+    expected = _terms(tiny_model, teacher, whole, Distill())
+    assert line["forward_kl"] == pytest.approx(expected["forward_kl"], rel=1e-4)
 
 
 def test_pairs_their_packing_and_the_same_text_have_different_digests(pairs):

@@ -81,8 +81,6 @@ class Compress(Checked):
             self.on_policy, distill=self.distill, sequence_length=self.data.sequence_length,
             train=self.train, cached=cached,
         )  # fmt: skip
-        if self.on_policy.asked and self.data.pack_pairs:
-            found.append("on_policy goes on from one prompt a sequence: leave data.pack_pairs or it out")
         return found + (self._cache_problems() if cached else [])
 
     def _cache_problems(self) -> list[str]:

@@ -163,13 +163,12 @@ def fit(
         fingerprint["on_policy"] = asdict(on_policy)
         if on_policy.rise:
             fingerprint["evaluate_every"] = train.evaluate_every
+        longest = longest_prompt(texts.train, texts.sequence_length) if of_pairs else on_policy.prompt_tokens
         writing = OwnWriting(
             on_policy, student=start.config, teacher=teachers[0].config, train=train,
-            sequence_length=texts.sequence_length, own_prompts=of_pairs,
-            longest_prompt=longest_prompt(texts.train, texts.sequence_length)
-            if of_pairs
-            else on_policy.prompt_tokens,
-            isolated=texts.isolate_documents and not of_pairs, ends=end_tokens(start), seed=seed, mesh=mesh,
+            sequence_length=texts.sequence_length, longest_prompt=longest, own_prompts=of_pairs,
+            isolated=texts.pack_pairs if of_pairs else texts.isolate_documents,
+            ends=end_tokens(start), seed=seed, mesh=mesh,
         )  # fmt: skip
     with (
         jax.set_mesh(mesh),

@@ -153,8 +153,8 @@ class Training:
         if written is not None:
             figures = _of_writing(figures, kind, tokens / self.train.batch_size)
             figures["on_policy"] = float(written) / done
-            # Those that count differ from step to step; those that are read do not.
-            tokens = float(self.train.batch_size * self.batches.sequence_length)
+            # The pace of all steps is told in tokens of text: written ones differ from step to step.
+            tokens = self.batches.tokens_per_batch
         figures |= {
             "loss": float(values.loss),
             "gradient_norm": float(values.gradient_norm),

@@ -37,6 +37,8 @@ _COIN = 2
 """Keys of what is drawn by the host, apart from those of the batches."""
 _DRAWS = 0x77726974
 """Keys of what the devices draw, apart from those of dropout and masks."""
+_WHICH = 0x77686963
+"""Keys of the prompts that are chosen, apart from those of the tokens."""
 
 
 class OwnWriting:
@@ -70,7 +72,7 @@ class OwnWriting:
           train: the training.
           sequence_length: tokens in a sequence.
           longest_prompt: tokens of the prompts, or at most so many.
-          own_prompts: each sequence is a pair of prompt and completion; else all have prompts alike.
+          own_prompts: sequences are of pairs of prompt and completion; else all have prompts alike.
           isolated: whether batches number their documents.
           ends: tokens that end a text.
           seed: of decisions and draws.
@@ -146,7 +148,8 @@ class OwnWriting:
     ) -> tuple[Memory, Batch]:
         """The student goes on from the prompts of the text."""
         on_policy, new = self._on_policy, self._on_policy.new_tokens
-        prompted = prompts_of(text, longest=self._longest, new_tokens=new, own=self._own)
+        which = jax.random.fold_in(self._key(step), _WHICH) if self._own else None
+        prompted = prompts_of(text, longest=self._longest, new_tokens=new, one_of_pairs=which)
         # A sequence and its last target, but for the shortest prompt there may be.
         room = self._length + 1 - (1 if self._own else self._longest)
         written = write(

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, Key
 
 from ragjax.data.batches import Batch
 from ragjax.generation.rollout import Prompted, Written
@@ -27,7 +27,9 @@ class Rows(NamedTuple):
     """What the loss of each target is multiplied with; none: 1."""
 
 
-def prompts_of(batch: Batch, *, longest: int, new_tokens: int | None, own: bool = False) -> Prompted:
+def prompts_of(
+    batch: Batch, *, longest: int, new_tokens: int | None, one_of_pairs: Key[Array, ""] | None = None
+) -> Prompted:
     """The prompts in a batch of text.
 
     Args:
@@ -35,23 +37,24 @@ def prompts_of(batch: Batch, *, longest: int, new_tokens: int | None, own: bool 
       longest: tokens at the beginning of each sequence that are its prompt; where documents are isolated, as
         many of them as belong to the last document among them.
       new_tokens: how many may follow; none: as many as make the sequence full.
-      own: each sequence has a prompt of its own instead, of at most `longest` tokens: all up to the token
-        whose target is the first that counts.
+      one_of_pairs: the sequences hold pairs of prompt and completion instead, and this random key chooses
+        the prompt of one of each, of at most `longest` tokens. A prompt ends with the token whose target is
+        the first that counts.
     """
     tokens = _rows(batch.tokens)
-    begin, length = jnp.int32(0), jnp.int32(longest)
-    if own:
-        length = jnp.argmax(_rows(batch.weights) > 0, 1).astype(jnp.int32) + 1
-    elif batch.positions is not None:
-        length = _rows(batch.positions)[:, longest - 1] + 1
-        begin = longest - length
-    begin, length = (jnp.broadcast_to(x, len(tokens)) for x in (begin, length))
+    positions = None if batch.positions is None else _rows(batch.positions)
+    last = jnp.full(len(tokens), longest - 1)
+    if one_of_pairs is not None:
+        counts = _rows(batch.weights) > 0
+        ends = counts & ~jnp.pad(counts, ((0, 0), (1, 0)))[:, :-1]
+        last = jnp.argmax(jnp.where(ends, jax.random.uniform(one_of_pairs, ends.shape), -1.0), 1)
+    length = last + 1 if positions is None else _from(positions, last[:, None])[:, 0] + 1
     padding = longest - length
     place = jnp.arange(longest) - padding[:, None]
-    index = jnp.clip(begin[:, None] + place, 0, tokens.shape[1] - 1)
+    index = (last + 1 - length)[:, None] + place
     room = tokens.shape[1] + 1 - length
     limit = room if new_tokens is None else jnp.minimum(room, new_tokens)
-    return Prompted(pin_batch(jnp.take_along_axis(tokens, index, 1)), padding, limit)
+    return Prompted(pin_batch(_from(tokens, index)), padding, limit)
 
 
 def rows_of(prompted: Prompted, written: Written, *, seq: int) -> Rows:

@@ -30,10 +30,6 @@ from ragjax.errors import InputError
         (lambda: Teacher(also=("a", "b"), shares=(1.0, 2.0)), "a number for each of 3 teachers, found 2"),
         (lambda: Teacher(also=("a",), shares=(1.0, 0.0)), "shares must be above 0, found 0.0"),
         (lambda: Train(keep=1), "keep must be at least 2"),
-        (
-            lambda: Compress(data=Data(pack_pairs=True), on_policy=OnPolicy(share=1.0)),
-            "on_policy goes on from one prompt a sequence",
-        ),
         (lambda: Writing(prompts="text:a", samples=0), "samples must be at least 1"),
         (lambda: Writing(prompts="text:a", prompt_tokens=0), "prompt_tokens must be at least 1"),
         (lambda: Writing(prompts="text:a", temperature=-1.0), "temperature must be 0 .greedy. or above"),

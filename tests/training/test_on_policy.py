@@ -337,6 +337,23 @@ def test_a_written_batch_is_learnt_by_its_ratios_and_lengths_and_not_by_its_like
         assert not set(ENDS) & set(written[:-1])
 
 
+def test_pairs_in_one_sequence_are_written_on(student, teacher, texts, tmp_path):
+    rng = np.random.default_rng(0)
+    starts = np.arange(0, 600, 6)
+    corpus = Corpus(
+        rng.integers(12, 60, 600).astype(np.uint16), starts, utf8_bytes=600, words=150,
+        completions=starts + rng.integers(1, 5, 100),
+    )  # fmt: skip
+    pairs = Texts(corpus, corpus, SEQ, isolate_documents=True, pack_pairs=True)
+    fit(
+        student, stage="s", train=dataclasses.replace(TRAIN, steps=2, warmup=1), texts=pairs, seed=3,
+        distill=LOSSES_OF_ALL, teachers=[teacher], place_=place_in(tmp_path),
+        on_policy=OnPolicy(share=1.0, prompt_tokens=3, new_tokens=5),
+    )  # fmt: skip
+    lines = [line for line in metrics(tmp_path) if "loss" in line]
+    assert [1 <= line["written_tokens"] <= 5 for line in lines] == [True, True]
+
+
 def test_the_share_rises_when_the_validation_loss_has(writes, student):
     writing = writes(OnPolicy(share=0.2, rise=0.3, rise_over=0.1))
     mesh = make_mesh(Mesh(), jax.devices()[:1])

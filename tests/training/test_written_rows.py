@@ -58,15 +58,49 @@ def test_a_prompt_is_of_one_document_where_they_are_isolated():
     assert found.limit.tolist() == [SEQ + 1 - len(prompt) for prompt in expected]
 
 
-def test_a_pair_has_a_prompt_of_its_own():
-    lengths = [1, 10, 4, 7, 2, 9]
-    whole = text()[0]
-    counts = np.arange(SEQ)[None] >= np.array(lengths)[:, None] - 1
-    batch = dealt(whole._replace(weights=counts.astype(np.float32)))
-    found = prompts_of(batch, longest=SEQ, new_tokens=6, own=True)
-    expected = dict(zip(whole.tokens[:, 0].tolist(), lengths, strict=True))
-    assert prompts(found) == [row[: expected[row[0]]].tolist() for row in rows_in(batch)]
-    assert found.limit.tolist() == [min(6, SEQ + 1 - expected[row[0]]) for row in rows_in(batch)]
+@pytest.fixture
+def pairs():
+    """Batches of pairs whose tokens count up, and the prompts by their first token."""
+    sizes = [(3, 4), (1, 1), (8, 2), (2, 9), (7, 1), (5, 20), (1, 5), (2, 2), (1, 3), (4, 4)]
+    prompts_, completions = np.array(sizes).T
+    ends = np.cumsum(prompts_ + completions)
+    starts = ends - prompts_ - completions
+    corpus = Corpus(
+        np.arange(100, 100 + ends[-1], dtype=np.uint16), starts, utf8_bytes=0, words=0,
+        completions=starts + prompts_,
+    )  # fmt: skip
+    made = {
+        pack: Batches(corpus=corpus, batch_size=ROWS, sequence_length=SEQ, pack_pairs=pack) for pack in (0, 1)
+    }
+    return made, {100 + start: length for start, (length, _) in zip(starts.tolist(), sizes, strict=True)}
+
+
+def test_a_pair_has_a_prompt_of_its_own(pairs):
+    made, lengths = pairs
+    batch = dealt(made[False].batch(0))
+    found = prompts_of(batch, longest=8, new_tokens=6, one_of_pairs=jax.random.key(0))
+    assert prompts(found) == [row[: lengths[row[0]]].tolist() for row in rows_in(batch)]
+    assert found.limit.tolist() == [min(6, SEQ + 1 - lengths[row[0]]) for row in rows_in(batch)]
+
+
+def test_of_pairs_in_one_sequence_each_is_as_likely_to_be_continued(pairs):
+    made, lengths = pairs
+    batch = dealt(made[True].batch(0))
+    choose = jax.jit(lambda key: prompts_of(batch, longest=8, new_tokens=None, one_of_pairs=key))
+    chosen = [[] for _ in range(ROWS)]
+    for seed in range(300):
+        for number, prompt in enumerate(prompts(choose(jax.random.key(seed)))):
+            assert prompt == list(range(prompt[0], prompt[0] + lengths[prompt[0]]))
+            chosen[number].append(prompt[0])
+    several = 0
+    for found, row in zip(chosen, rows_in(batch), strict=True):
+        there = [token for token in dict.fromkeys(row.tolist()) if token in lengths]
+        several += len(there) > 1
+        # With a deviation of 0.03 at most.
+        assert [found.count(token) / 300 for token in there] == pytest.approx(
+            [1 / len(there)] * len(there), abs=0.1
+        )
+    assert several > 1
 
 
 @pytest.fixture

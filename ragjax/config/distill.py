@@ -67,7 +67,7 @@ class Distill(Checked):
     """relations: layer of the student and of the teacher; none: the last of each."""
     relation_heads: int | None = None
     """relations: heads both networks' queries, keys and values are cut into; none: as many as the teacher."""
-    chunk_tokens: int = 512
+    chunk_tokens: int = 128
     """Tokens per device whose vocabulary logits live at once."""
 
     @property

@@ -6,9 +6,9 @@ hidden states and output table are made during the forward pass, and nothing is 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +16,8 @@ from jaxtyping import Array, Float, Int
 
 from ragjax.distillation.known import Drawn, Likeliest, binned, likeliest
 from ragjax.distillation.losses import LOSSES, LOWEST, MIXING, Mixing, Pair, centred, log_probs
-from ragjax.models.matmul import transposed, weight_gradient
+from ragjax.models.matmul import weight_gradient
+from ragjax.models.residuals import keep, kept
 from ragjax.parallel.mesh import BATCH_AXES
 from ragjax.parallel.pin import pin
 
@@ -51,7 +52,7 @@ def vocabulary_loss(
     temperature: Scalar = 1.0,
     mixing: Mixing = MIXING,
     top_k: int = 0,
-    chunk_tokens: int = 512,
+    chunk_tokens: int = 128,
     shards: int = 1,
 ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
     """The weighted sum of the losses over the vocabulary, exact, with gradients to the student alone.
@@ -111,13 +112,13 @@ class _Knobs(NamedTuple):
     temperature: Float[Array, ""]
 
 
-class _Chunk(NamedTuple):
-    """A piece of the sequences of the whole batch; in the scan, with a leading axis of chunks."""
+class _Tokens(NamedTuple):
+    """All tokens of each shard, or a chunk of them in one row."""
 
-    student: Float[Array, "batch part width"]
-    teachers: tuple[Float[Array, "batch part width"] | Likeliest | Drawn, ...]
-    targets: Int[Array, "batch part"]
-    weights: Float[Array, "batch part"]
+    student: Float[Array, "*tokens width"]
+    teachers: tuple[Float[Array, "*tokens width"] | Likeliest | Drawn, ...]
+    targets: Int[Array, "*tokens"]
+    weights: Float[Array, "*tokens"]
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -125,12 +126,12 @@ def _loss(plan, student, teachers, targets, weights, knobs):
     """The value alone."""
     table, tables = _ready(student), _tables(teachers)
 
-    def step(carry, chunk):
+    def step(carry, first, chunk):
         scores = _scores(plan, chunk.student, table)
         return carry, _chunk_loss(plan, scores, chunk, tables, knobs)[1]
 
-    losses = jax.lax.scan(step, None, _cut(plan, student, teachers, targets, weights))[1]
-    return _summed(plan, losses, weights, knobs)
+    _, sums = _over_chunks(plan, step, None, _in_rows(plan, student, teachers, targets, weights))
+    return _summed(plan, sums, knobs)
 
 
 def _loss_and_gradients(plan, student, teachers, targets, weights, knobs):
@@ -138,28 +139,21 @@ def _loss_and_gradients(plan, student, teachers, targets, weights, knobs):
     table, tables = _ready(student), _tables(teachers)
     differentiated = jax.grad(_chunk_loss, argnums=1, has_aux=True)
 
-    def step(table_gradient, chunk):
+    def step(gradients, first, chunk):
         scores = _scores(plan, chunk.student, table)
-        gradient, losses = differentiated(plan, scores, chunk, tables, knobs)
+        gradient, sums = differentiated(plan, scores, chunk, tables, knobs)
         gradient = gradient.astype(table.dtype)
-        hidden_gradient = jnp.dot(gradient, table, preferred_element_type=jnp.float32)
-        table_gradient += _table_gradient(plan, gradient, chunk.student)
-        return _pin_sums(plan, table_gradient), (losses, hidden_gradient.astype(chunk.student.dtype))
+        hidden_gradient = jnp.dot(gradient, table, preferred_element_type=jnp.float32).astype(table.dtype)
+        table_gradient = _with_table_gradient(gradients.table, gradient, chunk.student)
+        hidden_sums = _with_tokens(gradients.hidden, first, hidden_gradient)
+        return Head(hidden_sums, _pin_sums(plan, table_gradient)), sums
 
-    shape = (plan.shards, *table.shape) if plan.shards > 1 else table.shape
-    table_gradient, (losses, hidden_gradient) = jax.lax.scan(
-        step, _pin_sums(plan, jnp.zeros(shape, jnp.float32)), _cut(plan, student, teachers, targets, weights)
-    )
-    if plan.shards > 1:
-        table_gradient = table_gradient.sum(0)
-    gradients = Head(_joined(hidden_gradient, targets.shape), table_gradient.astype(student.table.dtype))
-    return _summed(plan, losses, weights, knobs), gradients
-
-
-def _table_gradient(plan: _Plan, gradient: jax.Array, hidden: jax.Array) -> jax.Array:
-    """Gradient of the table from one chunk, on a leading axis of shards where there are several."""
-    lead = (plan.shards, -1) if plan.shards > 1 else (-1,)
-    return weight_gradient(*(x.reshape(*lead, x.shape[-1]) for x in (gradient, hidden)))
+    tokens = _in_rows(plan, student, teachers, targets, weights)
+    table_sums = _pin_sums(plan, jnp.zeros((plan.shards, *table.shape), jnp.float32))
+    gradients, sums = _over_chunks(plan, step, Head(keep(jnp.zeros_like(tokens.student)), table_sums), tokens)
+    hidden_gradient = kept(gradients.hidden, table.dtype).reshape(student.hidden.shape)
+    gradients = Head(hidden_gradient, gradients.table.sum(0).astype(student.table.dtype))
+    return _summed(plan, sums, knobs), gradients
 
 
 def _backward(plan, gradients, cotangents):
@@ -170,19 +164,60 @@ def _backward(plan, gradients, cotangents):
 _loss.defvjp(_loss_and_gradients, _backward)
 
 
-def _cut(plan: _Plan, student: Head, teachers: tuple[Teacher, ...], targets, weights) -> _Chunk:
-    """The sequences cut into equal parts, the last one filled up with tokens of weight 0."""
-    batch, seq = targets.shape
-    longest = max(1, plan.chunk_tokens * plan.shards // batch)
-    parts = -(-seq // longest)
-    length = -(-seq // parts)
-
-    def cut(x):
-        x = jnp.pad(x, [(0, 0), (0, parts * length - seq)] + [(0, 0)] * (x.ndim - 2))
-        return jnp.moveaxis(x.reshape(batch, parts, length, *x.shape[2:]), 1, 0)
-
+def _in_rows(plan: _Plan, student: Head, teachers: tuple[Teacher, ...], targets, weights) -> _Tokens:
+    """The tokens of each shard in one row."""
     seen = tuple(one.hidden if isinstance(one, Head) else one for one in teachers)
-    return jax.tree.map(cut, _Chunk(student.hidden, seen, targets, weights))
+    tokens = _Tokens(student.hidden, seen, targets, weights)
+    return jax.tree.map(lambda x: x.reshape(plan.shards, -1, *x.shape[2:]), tokens)
+
+
+def _over_chunks(
+    plan: _Plan, step: Callable, carry: Any, tokens: _Tokens
+) -> tuple[Any, dict[str, jax.Array]]:
+    """Scans over equal chunks. The last one starts where it is whole; what it sees again has weight 0.
+
+    XLA's CPU backend reduces along rows slowly where a leading axis is 1, and copies a factor of a product
+    of more than two axes, so that the shards' tokens are one axis in a chunk.
+    """
+    count = tokens.weights.shape[1]
+    parts = -(-count // plan.chunk_tokens)
+    length = -(-count // parts)
+
+    def at(carry, number):
+        first = jnp.minimum(number * length, count - length)
+        # As one with the chunk's place, so that no copy of all tokens' bits is made ahead of the loop.
+        there, first = jax.lax.optimization_barrier((tokens, first))
+        chunk = jax.tree.map(lambda x: _slice(x, first, length), there)
+        new = first + jnp.arange(length) >= number * length
+        chunk = chunk._replace(weights=chunk.weights * new)
+        return step(carry, first, jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), chunk))
+
+    return jax.lax.scan(at, carry, jnp.arange(parts))
+
+
+def _with_tokens(sums: jax.Array, first: jax.Array, gradient: jax.Array) -> jax.Array:
+    """Sums as `keep` has them, and what is added to the tokens of a chunk, in place."""
+    gradient = gradient.reshape(sums.shape[0], -1, sums.shape[2])
+    before = kept(jax.lax.dynamic_slice_in_dim(sums, first, gradient.shape[1], 1), gradient.dtype)
+    return jax.lax.dynamic_update_slice_in_dim(sums, keep(before + gradient), first, 1)
+
+
+def _slice(x: jax.Array, first: jax.Array, length: int) -> jax.Array:
+    return kept(jax.lax.dynamic_slice_in_dim(keep(x), first, length, 1), x.dtype)
+
+
+def _with_table_gradient(sums: jax.Array, gradient: jax.Array, hidden: jax.Array) -> jax.Array:
+    """Sums of each shard, and the table's gradient from a chunk, a few columns at a time and in place."""
+    gradient, hidden = (x.reshape(sums.shape[0], -1, x.shape[-1]) for x in (gradient, hidden))
+    width = hidden.shape[-1]
+    few = max(n for n in range(1, 257) if width % n == 0)
+
+    def add(number, sums):
+        columns = jax.lax.dynamic_slice_in_dim(hidden, number * few, few, 2)
+        after = jax.lax.dynamic_slice_in_dim(sums, number * few, few, 2) + weight_gradient(gradient, columns)
+        return jax.lax.dynamic_update_slice_in_dim(sums, after, number * few, 2)
+
+    return jax.lax.fori_loop(0, width // few, add, sums)
 
 
 def _tables(teachers: tuple[Teacher, ...]) -> tuple[jax.Array | None, ...]:
@@ -196,7 +231,7 @@ def _ready(head: Head) -> jax.Array:
 
 def _scores(plan: _Plan, hidden: jax.Array, table: jax.Array) -> jax.Array:
     """Float32 scores less their row's maximum, lowest where the table is only padding."""
-    scores = jnp.dot(hidden, transposed(table), preferred_element_type=jnp.float32)
+    scores = jnp.einsum("cd,vd->cv", hidden, table, preferred_element_type=jnp.float32)
     # A constant shift changes no loss and has no gradient.
     return centred(jnp.where(jnp.arange(table.shape[0]) < plan.vocab_size, scores, LOWEST))
 
@@ -204,18 +239,18 @@ def _scores(plan: _Plan, hidden: jax.Array, table: jax.Array) -> jax.Array:
 def _chunk_loss(
     plan: _Plan,
     student: jax.Array,
-    chunk: _Chunk,
+    chunk: _Tokens,
     tables: tuple[jax.Array | None, ...],
     knobs: _Knobs,
 ):
-    """The weighted sum of the losses, and each loss of each token."""
+    """The weighted sum of the losses, and each loss summed over the tokens of each shard."""
     losses = {"cross_entropy": _cross_entropy(student, chunk.targets)}
     losses |= dict.fromkeys(plan.names, jnp.zeros_like(chunk.weights))
     for share, known, table in zip(plan.shares, chunk.teachers, tables, strict=False):
         for name, nats in _divergences(plan, student, known, table, knobs.temperature).items():
             losses[name] += share * jnp.square(knobs.temperature) * nats
-    sums = [(chunk.weights * nats).sum() for nats in losses.values()]
-    return (knobs.coefficients * jnp.stack(sums)).sum(), losses
+    sums = {name: (chunk.weights * nats).reshape(plan.shards, -1).sum(-1) for name, nats in losses.items()}
+    return _summed(plan, sums, knobs)[0], sums
 
 
 def _cross_entropy(scores: jax.Array, targets: Int[Array, "*tokens"]) -> Float[Array, "*tokens"]:
@@ -252,17 +287,9 @@ def _each(plan: _Plan, student: jax.Array, teacher: jax.Array) -> dict[str, Floa
     return {name: LOSSES[name](pair) for name in plan.names}
 
 
-def _joined(parts: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-    """The sequences put together again, without what filled the last part."""
-    batch, seq = shape
-    return jnp.moveaxis(parts, 0, 1).reshape(batch, -1, *parts.shape[3:])[:, :seq]
-
-
-def _summed(
-    plan: _Plan, losses: dict[str, jax.Array], weights: jax.Array, knobs: _Knobs
-) -> tuple[jax.Array, dict[str, jax.Array]]:
+def _summed(plan: _Plan, sums: dict[str, jax.Array], knobs: _Knobs) -> tuple[jax.Array, dict[str, jax.Array]]:
     """The weighted sum of the losses of all tokens, together and by name."""
-    terms = {name: jnp.sum(_joined(x, weights.shape) * weights) for name, x in losses.items()}
+    terms = {name: x.sum() for name, x in sums.items()}
     # By name: the scan hands dicts back in the order of their keys.
     names = ("cross_entropy", *plan.names)
     return sum(c * terms[name] for c, name in zip(knobs.coefficients, names, strict=True)), terms

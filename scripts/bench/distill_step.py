@@ -60,7 +60,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--length", type=int, default=512, help="tokens in a sequence (default 512)")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="compute type")
     parser.add_argument("--rounds", type=int, default=7, help="steps of each that are timed (default 7)")
-    parser.add_argument("--chunk-tokens", type=int, default=512, help="distill.chunk_tokens (default 512)")
+    parser.add_argument("--chunk-tokens", type=int, default=128, help="distill.chunk_tokens (default 128)")
     parser.add_argument(
         "--rows", nargs="+", choices=OURS + THEIRS, default=OURS + THEIRS, help="default: all"
     )

@@ -131,13 +131,13 @@ def test_few_scores_live_at_once_and_shards_sum_apart(tiny_config, teacher_confi
         )
         return jax.jit(jax.grad(objective, has_aux=True)).lower(*both, batch, batch.weights).as_text()
 
-    assert "tensor<2x12x384xf32>" in program(24)
-    assert "tensor<2x12x384xf32>" not in program(8)
+    assert "tensor<24x384xf32>" in program(24)
+    assert "tensor<24x384xf32>" not in program(8)
     assert "tensor<2x384x32xf32>" not in program(8)
     apart = program(8, shards=2)
     assert "tensor<2x384x32xf32>" in apart
     # Twice the tokens, as each of two devices holds its own.
-    assert "tensor<2x6x384xf32>" in apart
+    assert "tensor<12x384xf32>" in apart
 
 
 def test_only_the_student_computes_again(tiny_config, teacher_config, both, batch):

@@ -40,6 +40,6 @@ config = Compress(
         checkpoint_every=1000,
         evaluate_every=1000,
     ),
-    distill=Distill(forward_kl=1.0, cross_entropy=0.5, hidden_mse=0.01, temperature=2.0),
+    distill=Distill(forward_kl=1.0, cross_entropy=0.5, hidden_mse=0.01, temperature=2.0, chunk_tokens=512),
     evaluate=Evaluate(stride=512, max_tokens=500_000),
 )

@@ -36,7 +36,7 @@ config = Compress(
         checkpoint_every=1000,
         evaluate_every=1000,
     ),
-    distill=Distill(forward_kl=1.0, cross_entropy=0.0),
+    distill=Distill(forward_kl=1.0, cross_entropy=0.0, chunk_tokens=512),
     evaluate=Evaluate(stride=512, max_tokens=500_000, batch_size=16),
     mesh=Mesh(data=1, fsdp=-1, tensor=1),
 )

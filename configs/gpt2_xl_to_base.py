@@ -44,7 +44,7 @@ config = Compress(
         checkpoint_every=500,
         evaluate_every=500,
     ),
-    distill=Distill(forward_kl=0.0, reverse_kl=1.0, cross_entropy=0.25),
+    distill=Distill(forward_kl=0.0, reverse_kl=1.0, cross_entropy=0.25, chunk_tokens=512),
     evaluate=Evaluate(sequence_length=512, max_tokens=200_000),
     mesh=Mesh(data=1, fsdp=-1, tensor=1),
 )

@@ -34,7 +34,7 @@ config = Compress(
         evaluate_every=1000,
     ),
     sparsity=Sparsity(target=0.5, start=1000, stop=25_000, every=100),
-    distill=Distill(forward_kl=1.0, cross_entropy=0.25),
+    distill=Distill(forward_kl=1.0, cross_entropy=0.25, chunk_tokens=512),
     evaluate=Evaluate(stride=512, max_tokens=500_000, batch_size=16),
     mesh=Mesh(data=1, fsdp=-1, tensor=1),
 )

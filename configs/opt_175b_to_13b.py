@@ -33,7 +33,7 @@ config = Compress(
         checkpoint_every=500,
         evaluate_every=500,
     ),
-    distill=Distill(forward_kl=1.0, cross_entropy=0.25),
+    distill=Distill(forward_kl=1.0, cross_entropy=0.25, chunk_tokens=512),
     evaluate=Evaluate(max_tokens=500_000, batch_size=16),
     mesh=Mesh(data=1, fsdp=16, tensor=4),
 )

@@ -35,6 +35,6 @@ config = Compress(
         evaluate_every=1000,
     ),
     sparsity=Sparsity(pattern="n_of_m", n=2, m=4, schedule="one_shot", start=0, stop=0),
-    distill=Distill(forward_kl=1.0, cross_entropy=0.1),
+    distill=Distill(forward_kl=1.0, cross_entropy=0.1, chunk_tokens=512),
     evaluate=Evaluate(stride=512, max_tokens=500_000),
 )

@@ -7,6 +7,7 @@ JSON in the run folder and can itself be run again.
 
 from ragjax.config.architecture import Architecture
 from ragjax.config.data import Data
+from ragjax.config.decoding import CacheDtype, Decoding, EarlyStopping
 from ragjax.config.distill import Distill
 from ragjax.config.evaluate import Evaluate
 from ragjax.config.mesh import Mesh
@@ -23,10 +24,13 @@ from ragjax.config.writing import Writing
 __all__ = [
     "Architecture",
     "Budget",
+    "CacheDtype",
     "Compress",
     "Data",
+    "Decoding",
     "Distill",
     "Dtype",
+    "EarlyStopping",
     "Evaluate",
     "Importance",
     "Mesh",

@@ -1,5 +1,15 @@
-"""Text from prompts: KV cache, sampling, streaming."""
+"""Text from prompts: KV cache, sampling, beams, drafts, streaming."""
 
-from ragjax.generation.continuation import generate, generate_tokens, stream
+from ragjax.config import Decoding
+from ragjax.generation.continuation import Continuation, continuations, generate, generate_tokens, stream
+from ragjax.generation.drafted import Speculation
 
-__all__ = ["generate", "generate_tokens", "stream"]
+__all__ = [
+    "Continuation",
+    "Decoding",
+    "Speculation",
+    "continuations",
+    "generate",
+    "generate_tokens",
+    "stream",
+]

@@ -7,14 +7,18 @@ at the same place. A token's position is its place less the padding before its p
 from __future__ import annotations
 
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key
 
+from ragjax.generation import log_probs
+from ragjax.generation.filters import Filters, penalized
+from ragjax.generation.log_probs import LogProbs
 from ragjax.generation.sampling import next_token, sequence_keys
 from ragjax.models.attention import causal_mask
+from ragjax.models.buffers import put
 from ragjax.models.decoder import (
     Block,
     Embedding,
@@ -29,17 +33,22 @@ from ragjax.models.decoder import (
 )
 from ragjax.models.decoder_config import DecoderConfig
 from ragjax.models.run import apply
+from ragjax.parallel.pin import pin_heads
 
 
 class Settings(NamedTuple):
     """How tokens are chosen; arrays, so that a change compiles nothing."""
 
-    temperature: Float[Array, ""]
-    """0 takes the likeliest token."""
+    temperature: Float[Array, "*batch"]
+    """0 takes the likeliest token; one value, or one for each sequence."""
     key: Key[Array, "*batch"]
     """Random key of the whole generation, or one of each sequence."""
     eos: Int[Array, " ends"]
     """Token ids that end a sequence; -1 matches none."""
+    filters: Filters | None = None
+    """Which tokens may be drawn; none: all."""
+    penalty: Float[Array, "*batch"] | None = None
+    """Of repetition; none: 1, and what was there before is not remembered."""
 
 
 class State(NamedTuple):
@@ -55,6 +64,10 @@ class State(NamedTuple):
     """New tokens, valid up to `step`."""
     done: Bool[Array, " batch"]
     """Whether the sequence has ended."""
+    seen: Bool[Array, "batch vocab"] | None = None
+    """Tokens of the prompt and new ones, where repetition has a penalty."""
+    log_probs: LogProbs | None = None
+    """Of the new tokens, where asked for."""
 
 
 @partial(jax.jit, static_argnames="config")
@@ -66,7 +79,7 @@ def unstack(params: Params, *, config: DecoderConfig) -> tuple[Params, ...]:
     return tuple(jax.tree.map(lambda x, i=i: x[i], params["layers"]) for i in range(config.layers))
 
 
-@partial(jax.jit, static_argnames=("config", "room"))
+@partial(jax.jit, static_argnames=("config", "room", "cache_dtype", "alternatives"))
 def prefill(
     params: Params,
     prompts: Int[Array, "batch length"],
@@ -75,6 +88,8 @@ def prefill(
     *,
     config: DecoderConfig,
     room: int,
+    cache_dtype: Any = None,
+    alternatives: int | None = None,
 ) -> State:
     """Reads the prompts and chooses the first new token.
 
@@ -85,13 +100,45 @@ def prefill(
       settings: how tokens are chosen.
       config: the architecture.
       room: new tokens there is room for.
+      cache_dtype: type in which keys and values are kept; none: that of the table of tokens.
+      alternatives: tell log-probs of the new tokens, and of so many likeliest; none: tell none.
     """
-    scores, stacked = read(params, prompts, padding, config=config)
-    grow = ((0, 0), (0, room), (0, 0), (0, 0))
-    cache = tuple(jax.tree.map(lambda x, i=i: jnp.pad(x[i], grow), stacked) for i in range(config.layers))
+    scores, cache = fill(params, prompts, padding, config=config, room=room, cache_dtype=cache_dtype)
     batch = prompts.shape[0]
-    start = State(cache, padding, jnp.int32(0), jnp.zeros((batch, room), jnp.int32), jnp.zeros(batch, bool))
+    start = State(
+        cache, padding, jnp.int32(0), jnp.zeros((batch, room), jnp.int32), jnp.zeros(batch, bool),
+        None if settings.penalty is None else tokens_of(prompts, padding, config.vocab_size),
+        log_probs.empty(batch, room, alternatives),
+    )  # fmt: skip
     return _add(start, scores, settings)
+
+
+def fill(
+    params: Params,
+    prompts: Int[Array, "batch length"],
+    padding: Int[Array, " batch"],
+    *,
+    config: DecoderConfig,
+    room: int,
+    cache_dtype: Any = None,
+) -> tuple[Float[Array, "batch vocab"], tuple[KeyValues, ...]]:
+    """Scores of the token after each prompt, and each layer's cache, with room for new tokens."""
+    scores, stacked = read(params, prompts, padding, config=config, dtype=cache_dtype)
+    grow = ((0, 0), (0, room), (0, 0), (0, 0))
+
+    def grown(layer):
+        return jax.tree.map(lambda x: pin_heads(jnp.pad(x[layer], grow)), stacked)
+
+    return scores, tuple(grown(layer) for layer in range(config.layers))
+
+
+def tokens_of(
+    prompts: Int[Array, "batch length"], padding: Int[Array, " batch"], vocab_size: int
+) -> Bool[Array, "batch vocab"]:
+    """Which tokens each prompt holds."""
+    batch, length = prompts.shape
+    real = jnp.arange(length) >= padding[:, None]
+    return jnp.zeros((batch, vocab_size), bool).at[jnp.arange(batch)[:, None], prompts].max(real)
 
 
 def read(
@@ -100,6 +147,7 @@ def read(
     padding: Int[Array, " batch"],
     *,
     config: DecoderConfig,
+    dtype: Any = None,
 ) -> tuple[Float[Array, "batch vocab"], KeyValues]:
     """Scores of the token after each prompt, and the keys and values of all layers, stacked."""
     batch, length = prompts.shape
@@ -107,7 +155,9 @@ def read(
     positions = jnp.maximum(places - padding[:, None], 0)
     mask = causal_mask(places, places) & (places >= padding[:, None])[:, None, :]
     span = Span(positions, positions, mask, rotary_angles(config, positions), jnp.int32(0))
-    empty = jnp.zeros((batch, length, config.key_value_heads, config.head_width), _computed_in(params))
+    empty = jnp.zeros(
+        (batch, length, config.key_value_heads, config.head_width), dtype or _computed_in(params)
+    )
 
     def layer(x, scanned):
         weights, data = scanned
@@ -116,7 +166,7 @@ def read(
     x = _embed(params, prompts, positions, config)
     # Scanned, unlike a decoding step: it runs once, and compiles as fast for any depth.
     x, cache = jax.lax.scan(layer, x, (params["layers"], layer_data(config)))
-    return _scores(params, x[:, -1], config), cache
+    return scored(params, x[:, -1], config), cache
 
 
 @partial(jax.jit, static_argnames="config", donate_argnames="state")
@@ -156,32 +206,75 @@ def advance(
     """Feeds the last new token: scores of the next one, and the caches that now hold its keys."""
     length = state.cache[0].key.shape[1]
     place = length - state.tokens.shape[1] + state.step - 1
-    places = jnp.arange(length)[None]
-    positions = jnp.maximum(places - state.padding[:, None], 0)
-    query = place - state.padding[:, None]
-    mask = (places <= place) & (places >= state.padding[:, None])
-    span = Span(query, positions, mask[:, None, :], rotary_angles(config, query), place)
-
     last = jax.lax.dynamic_slice_in_dim(state.tokens, state.step - 1, 1, axis=1)
-    x = _embed(params, last, query, config)
+    hidden, cache = extend(params, layers, state.cache, last, state.padding, place, config=config)
+    return scored(params, hidden[:, 0], config), cache
+
+
+def extend(
+    params: Params,
+    layers: tuple[Params, ...],
+    cache: tuple[KeyValues, ...],
+    tokens: Int[Array, "batch new"],
+    padding: Int[Array, " batch"],
+    place: Int[Array, "*batch"],
+    *,
+    config: DecoderConfig,
+) -> tuple[Float[Array, "batch new width"], tuple[KeyValues, ...]]:
+    """Feeds tokens to all layers: what the last one says of each, and the caches that now hold their keys.
+
+    What the cache holds at their places and after is overwritten and not seen, so that a sequence goes
+    back by being fed at an earlier place.
+
+    Args:
+      params: for the embedding.
+      layers: from `unstack`.
+      cache: of each layer; has room for the tokens.
+      tokens: as many for each sequence.
+      padding: places before each prompt.
+      place: where in the cache the first of the tokens stands: one for all sequences, or one for each.
+      config: the architecture.
+
+    Returns:
+      Hidden states, of which `scored` makes scores, and the caches.
+    """
+    places = jnp.arange(cache[0].key.shape[1])[None]
+    own = jnp.broadcast_to(place, padding.shape)[:, None] + jnp.arange(tokens.shape[1])
+    # A sequence that has ended may be fed beyond the model's positions; what it says is not read.
+    query = jnp.minimum(own - padding[:, None], config.positions - 1)
+    positions = jnp.maximum(places - padding[:, None], 0)
+    mask = (places[:, None] <= own[..., None]) & (places >= padding[:, None])[:, None, :]
+    span = Span(query, positions, mask, rotary_angles(config, query), place)
+    x = _embed(params, tokens, query, config)
     data, caches = layer_data(config), []
-    for i, (weights, cache) in enumerate(zip(layers, state.cache, strict=True)):
+    for i, (weights, held) in enumerate(zip(layers, cache, strict=True)):
         one = LayerData(data.scale[i], data.window[i])
-        x, cache = apply(Block(config), weights, x, one, span, cache)
-        caches.append(cache)
-    return _scores(params, x[:, 0], config), tuple(caches)
+        x, held = apply(Block(config), weights, x, one, span, held)
+        caches.append(held)
+    return x, tuple(caches)
+
+
+def scored(params: Params, hidden: jax.Array, config: DecoderConfig) -> jax.Array:
+    """Scores of the next token from what the last layer says."""
+    return logits(params, apply(Final(config), params, hidden), config)
 
 
 def _add(state: State, scores: jax.Array, settings: Settings) -> State:
     """The state with the token that follows; sequences that have ended repeat their last one."""
-    keys = sequence_keys(settings.key, scores.shape[0], state.step)
-    token = next_token(scores, keys, settings.temperature)
+    batch = scores.shape[0]
+    keys = sequence_keys(settings.key, batch, state.step)
+    seen, adjusted = state.seen, scores
+    if seen is not None and settings.penalty is not None:
+        adjusted = penalized(scores, seen, settings.penalty)
+    token = next_token(adjusted, keys, settings.temperature, settings.filters)
     last = jax.lax.dynamic_slice_in_dim(state.tokens, jnp.maximum(state.step - 1, 0), 1, axis=1)
     token = jnp.where(state.done, last[:, 0], token)
     return state._replace(
         step=state.step + 1,
-        tokens=jax.lax.dynamic_update_slice_in_dim(state.tokens, token[:, None], state.step, axis=1),
+        tokens=put(state.tokens, token[:, None], state.step),
         done=state.done | jnp.isin(token, settings.eos),
+        seen=None if seen is None else seen.at[jnp.arange(batch), token].set(True),
+        log_probs=log_probs.noted(state.log_probs, scores[:, None], token[:, None], state.step),
     )
 
 
@@ -192,7 +285,3 @@ def _embed(params: Params, tokens: jax.Array, positions: jax.Array, config: Deco
 def _computed_in(params: Params) -> jnp.dtype:
     """The type of all that is computed, caches included: that of the table of tokens."""
     return params["embedding"]["tokens"].dtype
-
-
-def _scores(params: Params, x: jax.Array, config: DecoderConfig) -> jax.Array:
-    return logits(params, apply(Final(config), params, x), config)

@@ -11,37 +11,55 @@ if TYPE_CHECKING:
 _UNFINISHED = "\N{REPLACEMENT CHARACTER}"
 
 
-def text_pieces(
-    tokenizer: PreTrainedTokenizerBase, tokens: Iterable[int], *, prompt: Sequence[int] = ()
-) -> Iterator[str]:
-    """Yields text as tokens come, and holds back what may be the beginning of a longer character.
+class Detokenizer:
+    """Turns tokens into text as they come, and holds back what may be the beginning of a longer character.
 
     Special tokens write nothing. Bytes that can never be UTF-8 become U+FFFD when what follows
     shows it; a character still unfinished at the end is left out.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, *, prompt: Sequence[int] = ()):
+        """Begins after the token ids of `prompt`, for tokenizers whose text depends on what stands before."""
+        self._tokenizer = tokenizer
+        # Decoded together with the last piece, which is as far back as a token's text looks; and the prompt
+        # whole, since a tokenizer that spells bytes by tokens may read none of a run of them that is cut.
+        self._context, self._fresh = list(prompt), list[int]()
+
+    def push(self, token: int) -> str:
+        """The text that `token` completes; may be empty."""
+        self._fresh.append(token)
+        piece = self._added()
+        if not piece or piece.endswith(_UNFINISHED):
+            return ""
+        self._context, self._fresh = self._fresh, []
+        return piece
+
+    def finish(self) -> str:
+        """What was held back and is text, now that nothing follows."""
+        return self._added().rstrip(_UNFINISHED) if self._fresh else ""
+
+    def _added(self) -> str:
+        """What the fresh tokens add to the text of those before."""
+
+        def decode(ids):
+            return self._tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+
+        return decode(self._context + self._fresh)[len(decode(self._context)) :]
+
+
+def text_pieces(
+    tokenizer: PreTrainedTokenizerBase, tokens: Iterable[int], *, prompt: Sequence[int] = ()
+) -> Iterator[str]:
+    """Yields the text of `tokens` as they come; see `Detokenizer`.
 
     Args:
       tokenizer: decodes.
       tokens: new token ids.
-      prompt: token ids before them, for tokenizers whose text depends on what stands before.
+      prompt: token ids before them.
     """
-    # Decoded together with the last piece, which is as far back as a token's text looks; and the prompt
-    # whole, since a tokenizer that spells bytes by tokens may read none of a run of them that is cut.
-    context, fresh = list(prompt), []
+    writer = Detokenizer(tokenizer, prompt=prompt)
     for token in tokens:
-        fresh.append(token)
-        piece = _after(tokenizer, context, fresh)
-        if piece and not piece.endswith(_UNFINISHED):
+        if piece := writer.push(token):
             yield piece
-            context, fresh = fresh, []
-    rest = _after(tokenizer, context, fresh).rstrip(_UNFINISHED)
-    if rest:
+    if rest := writer.finish():
         yield rest
-
-
-def _after(tokenizer: PreTrainedTokenizerBase, context: list[int], fresh: list[int]) -> str:
-    """What `fresh` adds to the text of `context`."""
-
-    def decode(ids):
-        return tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
-
-    return decode(context + fresh)[len(decode(context)) :]

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from jaxtyping import Int
 
+from ragjax.config import Decoding
 from ragjax.errors import InputError, listing
 from ragjax.model import Model
 
@@ -58,20 +59,19 @@ def start_token(model: Model) -> int | None:
     return next(iter(end_tokens(model)), None)
 
 
-def complete(
-    model: Model, prompts: Sequence[Sequence[int]], *, max_new_tokens: int, temperature: float
-) -> list[list[int]]:
+def complete(model: Model, prompts: Sequence[Sequence[int]], options: Decoding) -> list[list[int]]:
     """Checks a request; prompts that are empty get the token that begins a text.
 
     Raises:
-      InputError: names every prompt that does not fit the model.
+      InputError: names every prompt and option that does not fit the model.
     """
-    problems = []
-    if max_new_tokens < 1:
-        problems.append(f"max_new_tokens must be at least 1, found {max_new_tokens}")
-    if not 0 <= temperature < float("inf"):
-        problems.append(f"temperature must be 0 (greedy) or above, found {temperature}")
     start, config = start_token(model), model.config
+    problems, max_new_tokens = [], options.max_new_tokens
+    foreign = [token for token in options.stop_tokens if not 0 <= token < config.vocab_size]
+    if foreign:
+        problems.append(f"stop_tokens holds {foreign[:5]}, the vocabulary ends at {config.vocab_size - 1}")
+    if (options.log_probs or 0) > config.vocab_size:
+        problems.append(f"log_probs is {options.log_probs}, the vocabulary has {config.vocab_size} tokens")
     ready = []
     for number, prompt in enumerate(prompts):
         ids = [int(token) for token in prompt]
@@ -88,7 +88,7 @@ def complete(
             problems.append(
                 f"prompt {number} holds {strange[:5]}, the vocabulary ends at {config.vocab_size - 1}"
             )
-        elif len(ids) + max_new_tokens > config.positions and max_new_tokens > 0:
+        elif len(ids) + max_new_tokens > config.positions:
             left = config.positions - len(ids)
             remedy = f"ask for at most {left} new tokens" if left > 0 else "shorten it"
             problems.append(

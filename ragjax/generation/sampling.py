@@ -6,24 +6,33 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
+from ragjax.generation.filters import Filters, filtered
+
+_BLOCK = 256
+
 
 def next_token(
-    scores: Float[Array, "batch vocab"], keys: Key[Array, " batch"], temperature: Float[Array, ""]
+    scores: Float[Array, "batch vocab"],
+    keys: Key[Array, " batch"],
+    temperature: Float[Array, "*batch"],
+    filters: Filters | None = None,
 ) -> Int[Array, " batch"]:
     """The likeliest token at temperature 0, else one drawn from softmax(scores / temperature).
 
     Args:
       scores: logits, without rows that only pad the vocabulary.
       keys: a random key for each sequence.
-      temperature: at least 0; both cases are one program.
+      temperature: at least 0, one value or one for each sequence; all cases are one program.
+      filters: which tokens may be drawn; none: all.
     """
 
-    def draw():
-        return jax.vmap(jax.random.categorical)(keys, scores / temperature)
+    def choose():
+        return jnp.where(
+            temperature > 0, drawn(warped(scores, temperature, filters), keys), likeliest(scores)
+        )
 
     # Only the branch taken is computed, so that greedy decoding draws no random numbers.
-    token = jax.lax.cond(temperature > 0, draw, lambda: jnp.argmax(scores, axis=-1))
-    return token.astype(jnp.int32)
+    return jax.lax.cond(jnp.any(temperature > 0), choose, lambda: likeliest(scores))
 
 
 def nucleus(scores: Float[Array, "batch vocab"], mass: float) -> Float[Array, "batch vocab"]:
@@ -41,16 +50,65 @@ def nucleus(scores: Float[Array, "batch vocab"], mass: float) -> Float[Array, "b
     return jnp.where(jax.nn.softmax(scores) >= least, scores, -jnp.inf)
 
 
-def sequence_keys(key: Key[Array, "*batch"], batch: int, step: Int[Array, ""]) -> Key[Array, " batch"]:
+def warped(
+    scores: Float[Array, "batch *new vocab"], temperature: Float[Array, "*batch"], filters: Filters | None
+) -> Float[Array, "batch *new vocab"]:
+    """Logits of what is drawn from: over the temperature, and -inf where a filter forbids it.
+
+    Args:
+      scores: logits.
+      temperature: where it is 0, what comes back is of no use.
+      filters: which tokens may be drawn; none: all.
+    """
+    by = temperature if temperature.ndim == 0 else temperature.reshape(-1, *(1,) * (scores.ndim - 1))
+    scaled = scores / jnp.where(by > 0, by, 1.0)
+    return scaled if filters is None else filtered(scaled, filters)
+
+
+def likeliest(scores: Float[Array, "*batch vocab"]) -> Int[Array, "*batch"]:
+    """Index of the highest score, the first where several are."""
+    # XLA's CPU backend takes as long for one argmax as for eight of these.
+    last = scores.shape[-1] - 1
+    highest = scores == scores.max(-1, keepdims=True)
+    return jnp.where(highest, jnp.arange(last + 1, dtype=jnp.int32), last).min(-1)
+
+
+def drawn(scores: Float[Array, "batch vocab"], keys: Key[Array, " batch"]) -> Int[Array, " batch"]:
+    """One token of each row, drawn from softmax(scores): one random number against the running sum.
+
+    Sums of blocks come first, since a running sum over a whole vocabulary is slow, and so are as many
+    random numbers as it has tokens.
+
+    Args:
+      scores: logits; -inf is never drawn.
+      keys: a random key for each row.
+    """
+    weights = jnp.exp(scores - scores.max(-1, keepdims=True))
+    blocks = jnp.pad(weights, ((0, 0), (0, -weights.shape[1] % _BLOCK))).reshape(len(weights), -1, _BLOCK)
+    before = jnp.cumsum(blocks.sum(-1), -1)
+    aim = jax.vmap(jax.random.uniform)(keys)[:, None] * before[:, -1:]
+    block = _place(before, aim)
+    reached = jnp.where(block > 0, jnp.take_along_axis(before, jnp.maximum(block - 1, 0), 1), 0.0)
+    inside = jnp.cumsum(jnp.take_along_axis(blocks, block[..., None], 1)[:, 0], -1)
+    return (block * _BLOCK + _place(inside, aim - reached))[:, 0]
+
+
+def _place(sums: jax.Array, aim: jax.Array) -> jax.Array:
+    """The first index whose running sum lies above `aim`; where rounding leaves none, the last that adds."""
+    last = (sums < sums[:, -1:]).sum(-1, keepdims=True)
+    return jnp.minimum((sums <= aim).sum(-1, keepdims=True), last)
+
+
+def sequence_keys(key: Key[Array, "*batch"], batch: int, step: Int[Array, "*batch"]) -> Key[Array, " batch"]:
     """A key for each sequence and step, the same whatever else is in the batch.
 
     Args:
       key: of the whole generation; or one of each sequence, from `keys_of`.
       batch: how many sequences there are.
-      step: which token of each is chosen.
+      step: which token is chosen: one for all sequences, or one for each.
     """
     own = key if key.ndim else keys_of(key, jnp.arange(batch))
-    return jax.vmap(jax.random.fold_in, (0, None))(own, step)
+    return jax.vmap(jax.random.fold_in)(own, jnp.broadcast_to(step, (batch,)))
 
 
 def keys_of(key: Key[Array, ""], rows: Int[Array, " batch"]) -> Key[Array, " batch"]:

@@ -17,7 +17,7 @@ def attend(
     dropout_rate: float = 0.0,
     dropout_key: jax.Array | None = None,
 ) -> Float[Array, "batch queries heads head"]:
-    """softmax(scale * QK' + mask) V, the softmax in float32.
+    """softmax(scale * QK' + mask) V, the softmax in float32, in the type of the queries.
 
     Args:
       query: heads of queries; each group of heads / kv_heads, one after another, shares a head of keys.
@@ -39,7 +39,7 @@ def attend(
     out = jnp.einsum(
         "bhgqk,bkhd->bqhgd", weights.astype(value.dtype), value, preferred_element_type=jnp.float32
     )
-    return out.astype(value.dtype).reshape(shape)
+    return out.astype(query.dtype).reshape(shape)
 
 
 def causal_mask(

@@ -25,6 +25,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from ragjax.models.activations import ACTIVATIONS
 from ragjax.models.attention import attend, causal_mask, within
+from ragjax.models.buffers import put
 from ragjax.models.causal_attention import causal_attend
 from ragjax.models.decoder_config import DecoderConfig
 from ragjax.models.matmul import linear
@@ -68,8 +69,9 @@ class Span(NamedTuple):
     """True where a token may see a key, windows apart."""
     angles: Angles | None = None
     """Rotary angles of the tokens, where the model turns queries and keys."""
-    write_at: Int[Array, ""] | None = None
-    """Index in the key-value buffer at which the tokens' own keys are written."""
+    write_at: Int[Array, ""] | Int[Array, " batch"] | None = None
+    """Index in the key-value buffer at which the tokens' own keys are written: one for all, or one for each
+    sequence."""
 
 
 class LayerData(NamedTuple):
@@ -132,11 +134,7 @@ class Attention(nn.Module):
             query, key = rotate(query, span.angles), rotate(key, span.angles)
         if cache is not None:
             assert span.write_at is not None
-            start = (0, span.write_at, 0, 0)
-            cache = KeyValues(
-                jax.lax.dynamic_update_slice(cache.key, key.astype(cache.key.dtype), start),
-                jax.lax.dynamic_update_slice(cache.value, value.astype(cache.value.dtype), start),
-            )
+            cache = KeyValues(put(cache.key, key, span.write_at), put(cache.value, value, span.write_at))
             key, value = cache
         mask = span.mask
         if any(config.layer_windows):

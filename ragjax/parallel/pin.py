@@ -31,3 +31,20 @@ def pin_batch(x: jax.Array) -> jax.Array:
         return x
     free = (PartitionSpec.UNCONSTRAINED,) * (x.ndim - 1)
     return jax.lax.with_sharding_constraint(x, PartitionSpec(present, *free))
+
+
+def pin_heads(x: jax.Array) -> jax.Array:
+    """Keys or values [batch, length, heads, head] with the batch over data and fsdp, the heads over tensor.
+
+    Each axis is split where the mesh in use divides it, and else whole.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty:
+        return x
+
+    def split(names: tuple[str, ...], size: int) -> tuple[str, ...] | None:
+        present = tuple(name for name in names if name in mesh.axis_names)
+        return None if size % math.prod(mesh.shape[name] for name in present) else present
+
+    spec = PartitionSpec(split(BATCH_AXES, x.shape[0]), None, split(("tensor",), x.shape[2]), None)
+    return jax.lax.with_sharding_constraint(x, spec)

@@ -5,11 +5,15 @@ import jax
 import numpy as np
 import pytest
 
+from ragjax.config import Mesh
 from ragjax.errors import InputError
-from ragjax.generation import decoding, generate, generate_tokens, stream
+from ragjax.generation import Decoding, continuations, decoding, generate, generate_tokens, stream
+from ragjax.generation.request import request
+from ragjax.generation.writer import ModelWriter
 from ragjax.model import Model
 from ragjax.models.decoder import init_params
 from ragjax.models.decoder_config import DecoderConfig
+from ragjax.parallel.mesh import make_mesh
 
 PROMPTS = [[5], [7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17], [200, 3, 299], [40, 41, 42, 43]]
 
@@ -76,15 +80,20 @@ def test_cached_scores_equal_recomputed_ones(tiny_config, windows):
         state = decoding.decode(model.params, layers, state, until, settings, config=model.config)
 
 
-def test_a_second_prompt_of_like_size_compiles_nothing(tiny_byte_model):
+def test_a_second_prompt_of_like_size_compiles_nothing(tiny_byte_model, compiled):
     model = tiny_byte_model
-    generate(model, ["a prompt"], max_new_tokens=20)
-    programs = (decoding.prefill, decoding.decode, decoding.unstack)
-    before = [program._cache_size() for program in programs]
+    generate(model, ["a prompt"], max_new_tokens=20, stop=("\0",))
+    assert compiled
+    compiled.clear()
     generate(model, ["other"], max_new_tokens=30)
     generate(model, ["one more"], max_new_tokens=17, temperature=0.7, seed=3, stop_at_eos=False)
+    drawn = Decoding(
+        temperature=1.3, top_k=9, top_p=0.8, min_p=0.1, repetition_penalty=1.2, max_new_tokens=25
+    )
+    [text] = generate(model, ["again"], drawn)
+    generate(model, ["ended"], drawn, stop_tokens=(5, 6, 7), stop=(text[3], "b"))
     list(stream(model, "streamed", max_new_tokens=18))
-    assert [program._cache_size() for program in programs] == before
+    assert compiled == []
 
 
 def test_decoding_stops_where_every_sequence_has_ended(tiny_config):
@@ -175,14 +184,16 @@ def test_a_prompt_may_fill_all_positions_but_one(tiny_config):
 def test_everything_wrong_with_a_request_is_named_at_once(tiny_config):
     with pytest.raises(InputError) as error:
         generate_tokens(
-            variant(tiny_config), [[1] * 60, [], [300, -1], [2]], max_new_tokens=5, temperature=-1.0
-        )
+            variant(tiny_config), [[1] * 60, [], [300, -1], [2]], max_new_tokens=5, stop_tokens=(7, 300),
+            log_probs=301,
+        )  # fmt: skip
     message = str(error.value)
     assert "prompt 0 has 60 tokens and 5 new ones make 65, the model has 64 positions" in message
     assert "at most 4 new tokens" in message
     assert "prompt 1 is empty" in message
     assert "prompt 2 holds [300, -1], the vocabulary ends at 299" in message
-    assert "temperature must be 0 (greedy) or above, found -1.0" in message
+    assert "stop_tokens holds [300], the vocabulary ends at 299" in message
+    assert "log_probs is 301, the vocabulary has 300 tokens" in message
     assert "prompt 3" not in message
 
 
@@ -214,6 +225,136 @@ def test_streamed_pieces_make_the_generated_text(tiny_byte_model, temperature):
 def test_a_stream_refuses_at_once(tiny_byte_model):
     with pytest.raises(InputError, match="positions"):
         stream(tiny_byte_model, "x" * 100)
+
+
+def test_the_penalty_on_repetition_is_that_of_transformers(tiny_config, as_torch):
+    torch = pytest.importorskip("torch")
+    model = variant(tiny_config)
+    found = generate_tokens(model, PROMPTS, max_new_tokens=20, repetition_penalty=1.5)
+    for prompt, row in zip(PROMPTS, found, strict=True):
+        # Alone: transformers counts the padding of shorter prompts as tokens that were there.
+        told = as_torch(model).generate(
+            torch.tensor([prompt]), attention_mask=torch.ones(1, len(prompt), dtype=torch.long),
+            max_new_tokens=20, do_sample=False, pad_token_id=0, eos_token_id=None, repetition_penalty=1.5,
+        )  # fmt: skip
+        assert row.tolist() == told[0, len(prompt) :].tolist()
+
+
+def test_log_probs_are_those_of_the_whole_text(tiny_config):
+    model = variant(tiny_config)
+    options = Decoding(max_new_tokens=9, temperature=1.5, top_k=50, repetition_penalty=1.3, log_probs=4)
+    for prompt, one in zip(PROMPTS, continuations(model, PROMPTS, options), strict=True):
+        assert len(one.log_probs) == len(one.alternatives) == len(one.tokens)
+        ids = list(prompt)
+        for token, told, best in zip(one.tokens.tolist(), one.log_probs, one.alternatives, strict=True):
+            expected = np.asarray(jax.nn.log_softmax(whole_scores(model, ids)))
+            assert told == pytest.approx(expected[token], abs=1e-4)
+            assert list(best) == np.argsort(-expected)[:4].tolist()
+            np.testing.assert_allclose(list(best.values()), np.sort(expected)[::-1][:4], atol=1e-4)
+            ids.append(token)
+    assert continuations(model, PROMPTS[:1], max_new_tokens=2)[0].log_probs is None
+
+
+def test_a_text_ends_before_a_stop_string_and_tells_so(tiny_byte_model):
+    prompts = ["ab", "some longer text", "x"]
+    options = {"max_new_tokens": 40, "temperature": 1.0, "stop_at_eos": False}
+    free = continuations(tiny_byte_model, prompts, **options)
+    string = free[1].text[10:13]
+    stopped = continuations(tiny_byte_model, prompts, **options, stop=(string, "never\0"))
+    for before, after in zip(free, stopped, strict=True):
+        end = before.text.find(string)
+        if end < 0:
+            assert (after.text, after.ended) == (before.text, "length")
+        else:
+            assert (after.text, after.ended) == (before.text[:end], "stop_string")
+        assert after.tokens.tolist() == before.tokens[: len(after.tokens)].tolist()
+    assert stopped[1].ended == "stop_string"
+    assert len(stopped[1].tokens) < 40
+    pieces = list(stream(tiny_byte_model, prompts[1], max_new_tokens=40, stop=(string,), stop_at_eos=False))
+    assert string not in "".join(pieces)
+
+
+def test_stop_strings_need_a_tokenizer(tiny_model):
+    with pytest.raises(InputError, match="stop_tokens instead"):
+        generate_tokens(tiny_model, [[1]], stop=("a",), max_new_tokens=3)
+
+
+def test_stop_tokens_end_texts_beside_the_models_own(tiny_config):
+    free = generate_tokens(variant(tiny_config), PROMPTS, max_new_tokens=20)[1]
+    [one] = continuations(
+        variant(tiny_config, eos_token=int(free[5])),
+        [PROMPTS[1]],
+        max_new_tokens=20,
+        stop_tokens=(int(free[2]),),
+    )
+    assert one.ended == "end_token"
+    assert one.tokens.tolist() == free[: len(one.tokens)].tolist()
+    assert one.tokens[-1] == free[2]
+
+
+def test_pieces_of_several_prompts_are_handed_on_as_they_come(tiny_byte_model):
+    prompts = ["naïve ", "b", "c d e"]
+    options = {"max_new_tokens": 20, "temperature": 2.0, "seed": 1}
+    pieces = []
+    texts = generate(tiny_byte_model, prompts, **options, on_text=lambda *piece: pieces.append(piece))
+    assert texts == generate(tiny_byte_model, prompts, **options)
+    assert ["".join(piece for row, piece in pieces if row == i) for i in range(3)] == texts
+    assert [row for row, _ in pieces] != sorted(row for row, _ in pieces)
+
+
+def test_a_cache_in_16_bits_takes_half_and_decides_almost_alike(tiny_config):
+    model = variant(tiny_config)
+    wide, short = (
+        continuations(model, PROMPTS, max_new_tokens=20, log_probs=0, cache_dtype=dtype)
+        for dtype in ("float32", "bfloat16")
+    )
+    for exact, rounded in zip(wide, short, strict=True):
+        # The first token of all comes before anything is read from the cache.
+        assert exact.tokens[0] == rounded.tokens[0]
+        assert rounded.log_probs[1] != exact.log_probs[1]
+        if (exact.tokens[:2] == rounded.tokens[:2]).all():
+            np.testing.assert_allclose(exact.log_probs[:2], rounded.log_probs[:2], atol=0.05)
+    settings = decoding.Settings(np.float32(0), jax.random.key(0), np.array([-1], np.int32))
+    state = jax.eval_shape(
+        lambda: decoding.prefill(
+            model.params, np.array(PROMPTS[:1]), np.zeros(1, np.int32), settings, config=model.config, room=8,
+            cache_dtype=jax.numpy.bfloat16,
+        )
+    )  # fmt: skip
+    assert {each.dtype for each in jax.tree.leaves(state.cache)} == {np.dtype(jax.numpy.bfloat16)}
+
+
+@pytest.mark.parametrize(
+    "sizes",
+    [
+        {"data": 2, "tensor": 2},
+        pytest.param({"data": 1, "fsdp": 2, "tensor": 2}, marks=pytest.mark.slow),
+    ],
+    ids=str,
+)
+def test_a_mesh_splits_the_cache_and_changes_nothing(tiny_config, sizes):
+    """Three prompts over two rows of devices; grouped heads over the tensor axis."""
+    model = variant(tiny_config, kv_heads=2, windows=(0, 6))
+    mesh = make_mesh(Mesh(**sizes), jax.devices()[:4])
+    options = Decoding(max_new_tokens=12, log_probs=2)
+    alone, split = (continuations(model, PROMPTS[:3], options, mesh=each) for each in (None, mesh))
+    for one, other in zip(alone, split, strict=True):
+        assert one.tokens.tolist() == other.tokens.tolist()
+        np.testing.assert_allclose(one.log_probs, other.log_probs, atol=1e-4)
+    asked = request(model, PROMPTS[:3], options, mesh)
+    writer = ModelWriter(model, asked)
+    writer.write(5)
+    for layer in writer._state.cache:
+        for buffer in layer:
+            batch, length, heads, width = buffer.shape
+            assert batch == 4
+            assert buffer.sharding.shard_shape(buffer.shape) == (2, length, heads // 2, width)
+
+
+def test_a_mesh_that_does_not_divide_the_heads_is_refused(tiny_config):
+    mesh = make_mesh(Mesh(data=1, tensor=2), jax.devices()[:2])
+    with pytest.raises(InputError, match="heads of keys and values over mesh"):
+        generate_tokens(variant(tiny_config, kv_heads=1), PROMPTS, max_new_tokens=3, mesh=mesh)
 
 
 def test_a_row_draws_by_its_number_in_whatever_batch_it_comes(tiny_byte_model):

@@ -1,0 +1,86 @@
+"""A model that writes on the device, as far as it is asked to at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float, Int
+
+from ragjax.generation.decoding import State, decode, prefill, unstack
+from ragjax.generation.log_probs import LogProbs
+from ragjax.generation.request import Request
+from ragjax.model import Model
+from ragjax.parallel.hosts import to_host
+
+
+class Written(NamedTuple):
+    """What there is so far, on the host."""
+
+    tokens: Int[np.ndarray, "batch new"]
+    counts: Int[np.ndarray, " batch"]
+    """Tokens of each sequence that are valid."""
+    log_probs: LogProbs | None
+
+
+class Writer(Protocol):
+    """Writes on from the prompts of a request."""
+
+    def write(self, count: int) -> Written:
+        """Goes on until every sequence has `count` new tokens or has ended."""
+
+    def end(self, rows: Sequence[int]) -> None:
+        """Ends the sequences of these prompts."""
+
+
+class ModelWriter:
+    """A model alone: one token after another, all sequences in step."""
+
+    def __init__(self, model: Model, asked: Request):
+        config, options = model.config, asked.options
+        self._asked, self._settings, self._config = asked, asked.settings(), config
+        with asked.on_mesh():
+            self._params = asked.placed(model.params)
+            self._layers = unstack(self._params, config=config)
+            self._state: State = prefill(
+                self._params, *asked.aligned(config.positions), self._settings, config=config,
+                room=asked.room(config.positions), cache_dtype=jnp.dtype(options.cache_dtype),
+                alternatives=options.log_probs,
+            )  # fmt: skip
+        self.end(range(len(asked.prompts), len(asked.prompts) + asked.fillers))
+
+    def write(self, count: int) -> Written:
+        with self._asked.on_mesh():
+            self._state = decode(
+                self._params, self._layers, self._state, jnp.int32(count), self._settings, config=self._config
+            )
+        rows = len(self._asked.prompts)
+        tokens, step, told = to_host((self._state.tokens, self._state.step, self._state.log_probs))
+        told = jax.tree.map(lambda x: x[:rows], told)
+        return Written(tokens[:rows], np.full(rows, int(step)), told)
+
+    def end(self, rows: Sequence[int]) -> None:
+        self._state = self._state._replace(done=ended(self._state.done, rows))
+
+
+def ended(done: jax.Array, rows: Sequence[int]) -> jax.Array:
+    """`done` with True at `rows`."""
+    if not rows:
+        return done
+    marked = to_host(done).copy()
+    marked[list(rows)] = True
+    return jax.device_put(marked, done.sharding)
+
+
+def log_prob_rows(
+    told: LogProbs | None, row: int, count: int
+) -> tuple[Float[np.ndarray, " new"] | None, list[dict[int, float]] | None]:
+    """Log-probs of the first `count` tokens of a sequence, and of the likeliest tokens in their places."""
+    if told is None:
+        return None, None
+    pairs = zip(np.asarray(told.tokens[row, :count]), np.asarray(told.values[row, :count]), strict=True)
+    alternatives = [dict(zip(ids.tolist(), values.tolist(), strict=True)) for ids, values in pairs]
+    return np.asarray(told.chosen[row, :count]), alternatives

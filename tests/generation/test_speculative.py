@@ -5,6 +5,7 @@ import jax
 import numpy as np
 import pytest
 
+from ragjax.config import Mesh
 from ragjax.errors import InputError
 from ragjax.generation import Decoding, continuations, generate, generate_tokens, stream
 from ragjax.generation.drafted import DraftedWriter, draft_lengths
@@ -13,6 +14,7 @@ from ragjax.generation.request import request
 from ragjax.model import Model
 from ragjax.models.decoder import init_params
 from ragjax.models.decoder_config import DecoderConfig
+from ragjax.parallel.mesh import make_mesh
 
 PROMPTS = [[5], [7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17], [200, 3, 299]]
 
@@ -180,6 +182,17 @@ def test_a_seed_reproduces_where_lengths_are_fixed(small):
         for each in (options, options, dataclasses.replace(options, seed=5))
     )
     assert first == again != other
+
+
+def test_a_mesh_changes_nothing(small):
+    """Three prompts over two rows of devices, the heads over the tensor axis."""
+    model, draft = small
+    options = Decoding(max_new_tokens=10, draft_tokens=2, adapt_draft=False, repetition_penalty=1.2)
+    mesh = make_mesh(Mesh(data=2, tensor=2), jax.devices()[:4])
+    prompts = [[1], [2, 3, 1], [0]]
+    alone = generate_tokens(model, prompts, options)
+    split = generate_tokens(model, prompts, options, draft=draft, mesh=mesh)
+    assert [row.tolist() for row in split] == [row.tolist() for row in alone]
 
 
 @pytest.mark.parametrize(

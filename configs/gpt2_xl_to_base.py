@@ -23,7 +23,8 @@ A chip holds 2.43 GB of 16: 0.39 of the teacher, 0.13 of the student's parameter
     ragjax plan configs/gpt2_xl_to_base.py --topology v5e:4x4
 
 Nothing of it was run. Gu et al., https://arxiv.org/abs/2306.08543, report Rouge-L of 24.6 on Dolly for this
-pair, and 22.8 for plain distillation; theirs learns from what the student writes.
+pair, and 22.8 for plain distillation; theirs learns from what the student writes. A part of that is had by
+--on-policy.share 1 --on-policy.teacher-share 0.2: see docs/distillation.md.
 """
 
 from ragjax.config import Compress, Data, Distill, Evaluate, Mesh, Student, Teacher, Train

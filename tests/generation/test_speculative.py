@@ -89,7 +89,7 @@ def test_other_options_compile_nothing(teacher, near, compiled):
     other = dataclasses.replace(
         OPTIONS, temperature=0.8, top_k=5, top_p=0.9, min_p=0.01, seed=3, stop_tokens=(5,), max_new_tokens=20
     )
-    continuations(teacher, [[9, 8], [7], [6, 5]], other, draft=near)
+    continuations(teacher, [[9, 8], [7] * 12, [6, 5]], other, draft=near)
     assert compiled == []
 
 

@@ -10,7 +10,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from ragjax.generation.decoding import Settings, State, advance, read, unstack
-from ragjax.generation.sampling import next_token, nucleus, sequence_keys
+from ragjax.generation.filters import Filters, filtered
+from ragjax.generation.sampling import next_token, sequence_keys
 from ragjax.models.decoder import KeyValues, Params
 from ragjax.models.decoder_config import DecoderConfig
 from ragjax.parallel.pin import pin_batch
@@ -147,16 +148,14 @@ def _chosen(
 ) -> tuple[Int[Array, " batch"], Float[Array, " batch"] | None]:
     """A token of each sequence, and how much less likely it was drawn than the student has it."""
     keys = sequence_keys(settings.key, scores[0].shape[0], step)
+    filters = Filters(jnp.int32(0), jnp.float32(top_p), jnp.float32(0)) if top_p < 1 else None
     if len(scores) == 1:
-        if top_p < 1:
-            kept = nucleus(scores[0] / settings.temperature, top_p)
-            scores = [jnp.where(jnp.isinf(kept), -jnp.inf, scores[0])]
-        return next_token(scores[0], keys, settings.temperature), None
+        return next_token(scores[0], keys, settings.temperature, filters), None
     student, teacher = (jax.nn.log_softmax(each / settings.temperature) for each in scores)
     share = jnp.float32(teacher_share)
     mixture = jnp.logaddexp(jnp.log(share) + teacher, jnp.log1p(-share) + student)
-    if top_p < 1:
-        mixture = jax.nn.log_softmax(nucleus(mixture, top_p))
+    if filters is not None:
+        mixture = jax.nn.log_softmax(filtered(mixture, filters))
     token = next_token(mixture, keys, jnp.float32(1))
     own, drawn = (jnp.take_along_axis(each, token[:, None], 1)[:, 0] for each in (student, mixture))
     return token, jnp.exp(own - drawn)

@@ -35,21 +35,6 @@ def next_token(
     return jax.lax.cond(jnp.any(temperature > 0), choose, lambda: likeliest(scores))
 
 
-def nucleus(scores: Float[Array, "batch vocab"], mass: float) -> Float[Array, "batch vocab"]:
-    """Scores with -inf at all but the fewest likeliest tokens whose probabilities together reach `mass`.
-
-    Holtzman et al., "The Curious Case of Neural Text Degeneration", https://arxiv.org/abs/1904.09751
-
-    Args:
-      scores: logits at the temperature of the draw.
-      mass: above 0; tokens as likely as the last one that is kept are kept too.
-    """
-    ordered = jax.lax.top_k(jax.nn.softmax(scores), scores.shape[-1])[0]
-    before = jnp.cumsum(ordered, -1) - ordered
-    least = jnp.where(before < mass, ordered, jnp.inf).min(-1, keepdims=True)
-    return jnp.where(jax.nn.softmax(scores) >= least, scores, -jnp.inf)
-
-
 def warped(
     scores: Float[Array, "batch *new vocab"], temperature: Float[Array, "*batch"], filters: Filters | None
 ) -> Float[Array, "batch *new vocab"]:

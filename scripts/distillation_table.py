@@ -28,6 +28,8 @@ import time
 from pathlib import Path
 from statistics import mean, stdev
 
+from result_lines import read
+
 TABLE = (
     "control", "forward_kl", "reverse_kl", "jensen_shannon", "skewed_forward_kl", "skewed_reverse_kl",
     "total_variation", "hidden", "relations", "cached", "on_policy",
@@ -70,12 +72,6 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], help="default 0 1 2")
     parser.add_argument("--json", action="store_true", help="print the table as one line of JSON")
     return parser.parse_args()
-
-
-def read(out: Path) -> list[dict]:
-    """The runs there are; a last line that was cut off is passed over."""
-    lines = out.read_text().split("\n")[:-1] if out.exists() else []
-    return [json.loads(line) for line in lines]
 
 
 def cell(line: dict) -> dict:

@@ -23,6 +23,8 @@ import sys
 import time
 from pathlib import Path
 
+from result_lines import read
+
 METHODS = ("magnitude", "wanda", "ria", "sparsegpt", "alps")
 SETTINGS = ("50%", "60%", "70%", "2:4", "4:8")
 WITH_OWL = ("wanda", "ria", "sparsegpt", "alps")
@@ -117,10 +119,6 @@ def config_of(options: argparse.Namespace, wanted: dict, one_shot: type):
 
 def cell(line: dict) -> dict:
     return {name: line[name] for name in ("method", "setting", "budget")}
-
-
-def read(out: Path) -> list[dict]:
-    return [json.loads(line) for line in out.read_text().splitlines()] if out.is_file() else []
 
 
 def show(lines: list[dict]) -> None:

@@ -20,6 +20,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from result_lines import read
+
 PARTS = ("neurons", "heads", "width", "layers")
 IMPORTANCE = ("activation", "taylor", "magnitude", "random")
 AGREE = ("taylor", "magnitude")
@@ -147,10 +149,6 @@ def agreement(options: argparse.Namespace, wanted: dict) -> dict:
 
 def cell(line: dict) -> dict:
     return {name: line[name] for name in ("part", "importance", "compensate")}
-
-
-def read(out: Path) -> list[dict]:
-    return [json.loads(line) for line in out.read_text().splitlines()] if out.is_file() else []
 
 
 def show(lines: list[dict]) -> None:

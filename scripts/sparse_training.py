@@ -27,6 +27,8 @@ import time
 from pathlib import Path
 from statistics import mean, stdev
 
+from result_lines import read
+
 WIDTH, HEADS, LENGTH, BATCH, VOCAB = 128, 4, 128, 8, 1024
 RATE = 2e-3
 """The best of 1e-3, 2e-3 and 4e-3 for the dense model."""
@@ -73,12 +75,6 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], help="default 0 1 2")
     parser.add_argument("--json", action="store_true", help="print the table as one line of JSON")
     return parser.parse_args()
-
-
-def read(out: Path) -> list[dict]:
-    """The runs there are; a last line that was cut off is passed over."""
-    lines = out.read_text().split("\n")[:-1] if out.exists() else []
-    return [json.loads(line) for line in lines]
 
 
 def cell(line: dict) -> dict:

@@ -79,6 +79,12 @@ def test_a_student_alone_writes_what_generate_tokens_does(student, temperature):
     assert found == expected
 
 
+def test_a_student_alone_keeps_to_the_likeliest_of_a_mass(student):
+    free = generate_tokens(student, PROMPTS, max_new_tokens=9, temperature=0.8, top_p=0.3, seed=3)
+    found, _ = written(student, prompted(PROMPTS, 9), settings(0.8, 3), room=9, top_p=0.3)
+    assert found == [row.tolist() for row in free]
+
+
 def test_each_sequence_has_a_limit_of_its_own(student):
     free = generate_tokens(student, PROMPTS, max_new_tokens=9, temperature=1.0, seed=3)
     limits = [9, 1, 4, 20]

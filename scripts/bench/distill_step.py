@@ -16,9 +16,12 @@ sleeps while the others work; a round is one step of each, in alternating order,
 over rounds of the quotient within a round. Peak memory is the growth of the process's resident set above what
 it is after imports, compilation apart.
 
-Aims: in_step at least 1.4 (float32) and 1.2 (bfloat16) times as fast as torch; cached at most 1.1 times
-plain; in_step at most 1.05 times plain and teacher together; the loss head's temporaries (--head) under
-300 MB.
+With --device cuda all of it is done on a graphics card; peak memory is then what each takes of the card, and
+--compile-torch compiles torch's models.
+
+Aims, on CPU: in_step at least 1.4 (float32) and 1.2 (bfloat16) times as fast as torch; cached at most 1.1
+times plain; in_step at most 1.05 times plain and teacher together; the loss head's temporaries (--head)
+under 300 MB.
 """
 
 from __future__ import annotations
@@ -27,7 +30,7 @@ import argparse
 import json
 from statistics import median
 
-from turns import Peer, forget_peak, machine, resident_mb, serve
+from turns import JaxCard, Memory, Peer, Resident, TorchCard, device_name, serve, use
 
 WIDTH, HEADS, VOCAB, TEACHER_LAYERS, STUDENT_LAYERS = 768, 12, 50257, 12, 6
 KL, CROSS_ENTROPY, KEPT, CHUNKS = 0.9, 0.1, 64, 8
@@ -44,6 +47,7 @@ RATIOS = {
 
 def main() -> None:
     options = parse()
+    use(options.device)
     if options.peer:
         start = torch_peer if options.peer in THEIRS else teacher_peer if options.peer == "teacher" else peer
         serve(lambda: start(options))
@@ -59,6 +63,8 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--batch", type=int, default=2, help="sequences in a step (default 2)")
     parser.add_argument("--length", type=int, default=512, help="tokens in a sequence (default 512)")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="compute type")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where (default cpu)")
+    parser.add_argument("--compile-torch", action="store_true", help="torch.compile torch's networks")
     parser.add_argument("--rounds", type=int, default=7, help="steps of each that are timed (default 7)")
     parser.add_argument("--chunk-tokens", type=int, default=128, help="distill.chunk_tokens (default 128)")
     parser.add_argument(
@@ -94,7 +100,9 @@ def compare(options: argparse.Namespace) -> dict:
             "heads": HEADS, "vocab_size": VOCAB,
         },
         "batch": options.batch, "length": options.length, "dtype": options.dtype, "rounds": options.rounds,
-        "machine": machine(), "versions": {k: v for c in closing.values() for k, v in c["versions"].items()},
+        "machine": device_name(options.device),
+        "torch_compiled": options.compile_torch,
+        "versions": {k: v for c in closing.values() for k, v in c["versions"].items()},
         "rows": {
             name: {
                 "tokens_per_second": round(tokens / median(r[name]["seconds"] for r in rounds), 1),
@@ -135,7 +143,7 @@ def peer(options: argparse.Namespace):
     from ragjax.training.state import init_state
     from ragjax.training.step import make_step
 
-    base = resident_mb("VmRSS")
+    memory = Resident() if options.device == "cpu" else JaxCard()
     student, teacher = (model(layers, options.length) for layers in (STUDENT_LAYERS, TEACHER_LAYERS))
     mesh = make_mesh(Mesh(), jax.devices()[:1])
     weights = (0.0, 1.0) if options.peer == "plain" else (KL, CROSS_ENTROPY)
@@ -160,7 +168,7 @@ def peer(options: argparse.Namespace):
         state, metrics = step(state, frozen, batch)
         jax.block_until_ready((state, metrics))
 
-    return measured(once, base, {"jax": jax.__version__})
+    return measured(once, memory, {"jax": jax.__version__})
 
 
 def teacher_peer(options: argparse.Namespace):
@@ -171,7 +179,7 @@ def teacher_peer(options: argparse.Namespace):
     from ragjax.models.decoder import init_params, logits
     from ragjax.models.run import run_decoder
 
-    base = resident_mb("VmRSS")
+    memory = Resident() if options.device == "cpu" else JaxCard()
     config = model(TEACHER_LAYERS, options.length)
     params = init_params(config, seed=1)
     tokens = np.random.default_rng(0).integers(0, VOCAB, (options.batch, options.length), np.int32)
@@ -184,7 +192,7 @@ def teacher_peer(options: argparse.Namespace):
     def once() -> None:
         jax.block_until_ready(forward(params, tokens))
 
-    return measured(once, base, {"jax": jax.__version__})
+    return measured(once, memory, {"jax": jax.__version__})
 
 
 def torch_peer(options: argparse.Namespace):
@@ -193,15 +201,19 @@ def torch_peer(options: argparse.Namespace):
     import transformers
     from torch.nn import functional
 
-    base = resident_mb("VmRSS")
+    memory = Resident() if options.device == "cpu" else TorchCard()
     torch.manual_seed(0)
+    torch.set_default_device(options.device)
 
     def network(layers: int):
         config = transformers.GPT2Config(
             n_layer=layers, n_positions=max(1024, options.length), resid_pdrop=0.0, embd_pdrop=0.0,
             attn_pdrop=0.0, use_cache=False,
         )  # fmt: skip
-        return transformers.GPT2LMHeadModel._from_config(config, attn_implementation="sdpa")
+        made = transformers.GPT2LMHeadModel._from_config(config, attn_implementation="sdpa")
+        if options.compile_torch:
+            made.transformer.compile()
+        return made
 
     student, teacher = network(STUDENT_LAYERS).train(), network(TEACHER_LAYERS).eval()
     optimizer = torch.optim.AdamW(student.parameters(), lr=1e-3, betas=(0.9, 0.95), weight_decay=0.1)
@@ -237,23 +249,25 @@ def torch_peer(options: argparse.Namespace):
     bfloat16 = options.dtype == "bfloat16"
 
     def once() -> None:
-        with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
+        with torch.autocast(options.device, torch.bfloat16, enabled=bfloat16):
             loss = compute()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(student.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
+        if options.device == "cuda":
+            torch.cuda.synchronize()
 
     versions = {"torch": torch.__version__, "transformers": transformers.__version__}
-    return measured(once, base, versions)
+    return measured(once, memory, versions)
 
 
-def measured(once, base: float, versions: dict[str, str]):
-    """What a peer serves: the step, after it was taken twice, and its peak memory over `base` at the end."""
+def measured(once, memory: Memory, versions: dict[str, str]):
+    """What a peer serves: the step, after it was taken twice, and its peak memory at the end."""
     once()
-    forget_peak()
+    memory.forget_peak()
     once()
-    return {"step": once}, lambda: {"peak_mb": resident_mb("VmHWM") - base, "versions": versions}
+    return {"step": once}, lambda: {"peak_mb": memory.peak_mb(), "versions": versions}
 
 
 def head(options: argparse.Namespace) -> dict:

@@ -9,7 +9,8 @@ the quotient within a round. The peak of XLA's matrix product is measured in eve
 
 Model FLOPs of a token: 6 (12 L D^2 + V D) + 12 L S D for L layers, width D, vocabulary V and sequence S:
 two for each multiplication, three products for each matrix (forward, and two gradients), attention counted in
-full. Peak memory is the growth of the process's resident set above what it is after imports.
+full. Peak memory is the growth of the process's resident set above what it is after imports; with --device
+cuda, what each takes of the graphics card.
 """
 
 from __future__ import annotations
@@ -21,14 +22,15 @@ import tempfile
 import time
 from statistics import median
 
-from turns import Peer, forget_peak, machine, resident_mb, serve
+from turns import JaxCard, Peer, Resident, TorchCard, device_name, machine, serve, use
 
 WIDTH, HEADS, VOCAB = 768, 12, 50257
-PEAK_SIZE = 3072
+PEAK_SIZE = {"cpu": 3072, "cuda": 8192}
 
 
 def main() -> None:
     options = parse()
+    use(options.device)
     if options.peer:
         serve(lambda: PEERS[options.peer](options))
         return
@@ -44,6 +46,8 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--length", type=int, default=512, help="tokens in a sequence (default 512)")
     parser.add_argument("--layers", type=int, default=12, help="transformer blocks (default 12)")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="compute type")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where (default cpu)")
+    parser.add_argument("--compile-torch", action="store_true", help="torch.compile torch's network")
     parser.add_argument("--rounds", type=int, default=7, help="steps of each that are timed (default 7)")
     parser.add_argument("--remat", choices=("none", "dots", "full"), default="none", help="train.remat")
     parser.add_argument(
@@ -75,7 +79,9 @@ def compare(options: argparse.Namespace) -> dict:
     result: dict = {
         "geometry": {"layers": options.layers, "width": WIDTH, "heads": HEADS, "vocab_size": VOCAB},
         "batch": options.batch, "length": options.length, "dtype": options.dtype, "rounds": options.rounds,
-        "machine": machine(), "versions": {k: v for c in closing.values() for k, v in c["versions"].items()},
+        "machine": device_name(options.device),
+        "torch_compiled": options.compile_torch,
+        "versions": {k: v for c in closing.values() for k, v in c["versions"].items()},
         "model_flops_per_step": flops,
     }  # fmt: skip
     for name in names:
@@ -145,7 +151,7 @@ def ragjax_peer(options: argparse.Namespace):
     from ragjax.models.decoder import init_params
     from ragjax.training.state import init_state
 
-    base = resident_mb("VmRSS")
+    memory = Resident() if options.device == "cpu" else JaxCard()
     step, config, optimizer, mesh, batch = our_step(options)
     state = init_state(init_params(config, seed=0), optimizer, mesh)
     with jax.set_mesh(mesh):
@@ -157,27 +163,27 @@ def ragjax_peer(options: argparse.Namespace):
         jax.block_until_ready((state, metrics))
 
     once()
-    forget_peak()
+    memory.forget_peak()
     once()
 
     # Filled before its first round, and empty while steps are measured.
     product = jax.jit(lambda a: jnp.matmul(a, a, preferred_element_type=jnp.float32))
-    highest = []
+    size, highest = PEAK_SIZE[options.device], []
 
     def peak():
-        highest.append(resident_mb("VmHWM"))
-        square = jnp.ones((PEAK_SIZE, PEAK_SIZE), options.dtype)
+        highest.append(memory.peak_mb())
+        square = jnp.ones((size, size), options.dtype)
         jax.block_until_ready(product(square))
         start = time.perf_counter()
         for _ in range(3):
             jax.block_until_ready(product(square))
-        answer = {"seconds": time.perf_counter() - start, "flops": 3 * 2 * PEAK_SIZE**3}
+        answer = {"seconds": time.perf_counter() - start, "flops": 3 * 2 * size**3}
         del square
-        forget_peak()
+        memory.forget_peak()
         return answer
 
     versions = {"python": platform.python_version(), "jax": jax.__version__}
-    return {"step": once, "peak": peak}, lambda: {"peak_mb": max(highest) - base, "versions": versions}
+    return {"step": once, "peak": peak}, lambda: {"peak_mb": highest[0], "versions": versions}
 
 
 def our_step(options: argparse.Namespace):
@@ -211,30 +217,35 @@ def torch_peer(options: argparse.Namespace):
     import torch
     import transformers
 
-    base = resident_mb("VmRSS")
+    memory = Resident() if options.device == "cpu" else TorchCard()
     torch.manual_seed(0)
+    torch.set_default_device(options.device)
     config = transformers.GPT2Config(
         n_layer=options.layers, n_positions=max(1024, options.length),
         resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0, use_cache=False,
     )  # fmt: skip
     model = transformers.GPT2LMHeadModel._from_config(config, attn_implementation="sdpa").train()
+    if options.compile_torch:
+        model.transformer.compile()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, betas=(0.9, 0.95), weight_decay=0.1)
     tokens = torch.randint(0, VOCAB, (options.batch, options.length))
     bfloat16 = options.dtype == "bfloat16"
 
     def once():
-        with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
+        with torch.autocast(options.device, torch.bfloat16, enabled=bfloat16):
             loss = model(tokens, labels=tokens).loss
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
+        if options.device == "cuda":
+            torch.cuda.synchronize()
 
     once()
-    forget_peak()
+    memory.forget_peak()
     once()
     versions = {"torch": torch.__version__, "transformers": transformers.__version__}
-    return {"step": once}, lambda: {"peak_mb": resident_mb("VmHWM") - base, "versions": versions}
+    return {"step": once}, lambda: {"peak_mb": memory.peak_mb(), "versions": versions}
 
 
 def compile_peer(options: argparse.Namespace):

@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Protocol
 
 
 class Peer:
@@ -91,6 +92,69 @@ def resident_mb(field: str) -> float:
     """VmRSS, the resident set now, or VmHWM, its peak, of this process."""
     line = next(x for x in Path("/proc/self/status").read_text().splitlines() if x.startswith(field))
     return int(line.split()[1]) / 1024
+
+
+class Memory(Protocol):
+    """What a process holds beyond what it held at the start."""
+
+    def forget_peak(self) -> None:
+        """Lets the peak start again from what is held now."""
+
+    def peak_mb(self) -> float:
+        """The most that was held since."""
+
+
+class Resident:
+    """The resident set of this process."""
+
+    def __init__(self):
+        self._base = resident_mb("VmRSS")
+
+    def forget_peak(self) -> None:
+        forget_peak()
+
+    def peak_mb(self) -> float:
+        return resident_mb("VmHWM") - self._base
+
+
+class JaxCard:
+    """The memory JAX takes of a graphics card; its peak counts from the start of the process."""
+
+    def forget_peak(self) -> None:
+        pass
+
+    def peak_mb(self) -> float:
+        import jax
+
+        return jax.devices()[0].memory_stats()["peak_bytes_in_use"] / 2**20
+
+
+class TorchCard:
+    """The memory torch takes of a graphics card."""
+
+    def forget_peak(self) -> None:
+        import torch
+
+        torch.cuda.reset_peak_memory_stats()
+
+    def peak_mb(self) -> float:
+        import torch
+
+        return torch.cuda.max_memory_allocated() / 2**20
+
+
+def use(device: str) -> None:
+    """Has JAX in this process and its peers work on "cpu" or "cuda", where they share the card's memory."""
+    os.environ["JAX_PLATFORMS"] = device
+    os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"
+
+
+def device_name(device: str) -> str:
+    """What the figures were measured on: the graphics card, or `machine`."""
+    if device == "cpu":
+        return machine()
+    asked = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
+    return subprocess.run(asked, check=True, capture_output=True, text=True).stdout.strip()
 
 
 def forget_peak() -> None:

@@ -28,6 +28,7 @@ from ragjax.models.attention import attend, causal_mask, within
 from ragjax.models.buffers import put
 from ragjax.models.causal_attention import causal_attend
 from ragjax.models.decoder_config import DecoderConfig
+from ragjax.models.fused_attention import fused_attend, fused_serves
 from ragjax.models.matmul import linear
 from ragjax.models.norm import layer_norm, rms_norm
 from ragjax.models.rotary import Angles, angles, rotate
@@ -65,8 +66,8 @@ class Span(NamedTuple):
     """Positions of the tokens."""
     keys: Int[Array, "#batch keys"]
     """Positions of the keys."""
-    mask: Bool[Array, "#batch seq keys"]
-    """True where a token may see a key, windows apart."""
+    mask: Bool[Array, "#batch seq keys"] | None
+    """True where a token may see a key, windows apart; none: all up to its own, in one fused kernel."""
     angles: Angles | None = None
     """Rotary angles of the tokens, where the model turns queries and keys."""
     write_at: Int[Array, ""] | Int[Array, " batch"] | None = None
@@ -137,10 +138,12 @@ class Attention(nn.Module):
             cache = KeyValues(put(cache.key, key, span.write_at), put(cache.value, value, span.write_at))
             key, value = cache
         mask = span.mask
-        if any(config.layer_windows):
+        if mask is not None and any(config.layer_windows):
             mask = within(mask, span.queries, span.keys, layer.window)
         rate = 0.0 if deterministic else config.attention_dropout
-        if cache is None and not rate:
+        if mask is None:
+            out = fused_attend(query, key, value, scale=layer.scale)
+        elif cache is None and not rate:
             key, value = (jnp.repeat(each, config.heads // shared, axis=2) for each in (key, value))
             out = causal_attend(query, key, value, mask=mask, scale=layer.scale)
         else:
@@ -291,8 +294,8 @@ class Decoder(nn.Module):
         config = self.config
         order = jnp.arange(tokens.shape[1])[None]
         positions = order if positions is None else positions
-        mask = causal_mask(order, order)
-        if segments is not None:
+        mask = None if self._fused(segments) else causal_mask(order, order)
+        if mask is not None and segments is not None:
             mask = mask & (segments[:, :, None] == segments[:, None, :])
         span = Span(order, order, mask, rotary_angles(config, positions))
 
@@ -318,6 +321,13 @@ class Decoder(nn.Module):
             init = nn.initializers.normal(config.initializer_range)
             self.param("head", init, (config.padded_vocab_size, config.token_width), jnp.float32)
         return DecoderOutput(hidden, captured, embedded)
+
+    def _fused(self, segments: Int[Array, "batch seq"] | None) -> bool:
+        """Whether every layer sees all that came before, and a kernel for that is at hand."""
+        config = self.config
+        dropout = config.attention_dropout and not self.deterministic
+        limited = segments is not None or any(config.layer_windows)
+        return not (dropout or limited) and fused_serves(self.dtype, config.head_width)
 
 
 def output_table(params: Params) -> Float[Array, "padded_vocab token_width"]:

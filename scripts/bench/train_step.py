@@ -49,6 +49,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where (default cpu)")
     parser.add_argument("--compile-torch", action="store_true", help="torch.compile torch's network")
     parser.add_argument("--rounds", type=int, default=7, help="steps of each that are timed (default 7)")
+    parser.add_argument("--chunk-tokens", type=int, default=128, help="distill.chunk_tokens (default 128)")
     parser.add_argument("--remat", choices=("none", "dots", "full"), default="none", help="train.remat")
     parser.add_argument(
         "--no-torch", action="store_true", help="measure ragjax alone (torch and its ratio are left out)"
@@ -203,7 +204,7 @@ def our_step(options: argparse.Namespace):
         vocab_size=VOCAB, positions=max(1024, options.length), width=WIDTH, layers=options.layers,
         heads=HEADS, mlp_width=4 * WIDTH,
     )  # fmt: skip
-    losses = Distill(forward_kl=0.0, cross_entropy=1.0)
+    losses = Distill(forward_kl=0.0, cross_entropy=1.0, chunk_tokens=options.chunk_tokens)
     objective = Objective(config, (), losses, dtype=jax.numpy.dtype(options.dtype), remat=options.remat)
     optimizer = make_optimizer(Train(dtype=options.dtype))
     text = np.random.default_rng(0).integers(0, VOCAB, (1, options.batch, options.length + 1), np.int32)

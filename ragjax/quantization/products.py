@@ -1,0 +1,137 @@
+"""Inputs times small integers: what is read of memory is the integers, never a float copy of them all.
+
+Scales are applied to partial sums, one for each group. Inside of a loop XLA would make floats of all
+matrices once, before it begins, and keep them: four to eight times the memory, and the slower loop. A
+barrier that ties the integers to the inputs of each turn keeps it from that. TPUs and GPUs make floats of
+them on the way into the matrix unit. XLA's CPU backend fuses nothing into its products; there the integers
+are taken in tiles, of which floats fit into a core's cache.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Float16, Int8, UInt8
+
+from ragjax.quantization.packing import nibbles
+from ragjax.quantization.scheme import Scheme
+
+_TILE = 1 << 18
+"""Bytes of the floats of one tile, about."""
+_MANY_ROWS = 32
+"""From so many rows on, making floats of a whole matrix costs little beside the product."""
+
+
+def multiply(
+    x: Float[Array, "... in"],
+    codes: Int8[Array, "in out"] | UInt8[Array, "bytes out"],
+    scale: Float16[Array, "groups out"],
+    zero: Int8[Array, "groups out"] | None,
+    scheme: Scheme,
+) -> Float[Array, "... out"]:
+    """`x @ from_codes(codes)` in float32.
+
+    Args:
+      x: inputs; floats are made of the integers in their type.
+      codes: integers, those of 4 bits packed.
+      scale: of each group and output.
+      zero: the integer that stands for 0; none: 0.
+      scheme: bits, and whether the inputs are rounded as well.
+    """
+    rows = x.reshape(-1, x.shape[-1])
+    codes, rows = jax.lax.optimization_barrier((codes, rows))
+    if scheme.activations:
+        made = _of_integers(rows, codes) * scale.astype(jnp.float32)
+    else:
+        given = _grouped(rows, codes, scale, zero)
+        if jax.sharding.get_abstract_mesh().empty:
+            made = jax.lax.platform_dependent(given, cpu=_in_tiles, default=_fewest_bytes)
+        else:
+            # Tiles of what is split over devices would be gathered.
+            made = _fewest_bytes(given)
+    return made.reshape(*x.shape[:-1], -1)
+
+
+def _of_integers(x: Float[Array, "rows in"], codes: Int8[Array, "in out"]) -> Float[Array, "rows out"]:
+    """The product with inputs rounded to 8 bits, each token by its largest."""
+    step = jnp.abs(x).max(-1, keepdims=True).astype(jnp.float32) / 127
+    integers = jnp.round(x / jnp.where(step == 0, 1, step)).astype(jnp.int8)
+    return jnp.dot(integers, codes, preferred_element_type=jnp.int32) * step
+
+
+class _Grouped(NamedTuple):
+    """What is multiplied, by groups of inputs; where a byte holds two integers, their inputs are apart."""
+
+    x: Float[Array, "parts rows groups n"]
+    codes: Int8[Array, "groups n out"] | UInt8[Array, "groups n out"]
+    scale: Float[Array, "groups out"]
+    zero: Float[Array, "groups out"] | None
+
+    def parts(self) -> tuple[Int8[Array, "groups n out"], ...]:
+        """The integers for each part of the inputs."""
+        return nibbles(self.codes) if self.codes.dtype == jnp.uint8 else (self.codes,)
+
+
+def _grouped(x, codes, scale, zero) -> _Grouped:
+    groups, per_byte = scale.shape[0], 2 if codes.dtype == jnp.uint8 else 1
+    return _Grouped(
+        x.reshape(x.shape[0], groups, per_byte, -1).transpose(2, 0, 1, 3),
+        codes.reshape(groups, -1, codes.shape[-1]),
+        scale.astype(jnp.float32),
+        None if zero is None else zero.astype(jnp.float32),
+    )
+
+
+def _fewest_bytes(given: _Grouped) -> Float[Array, "rows out"]:
+    """Partial sums of each group, or the floats of the matrix, whichever are fewer."""
+    parts, rows, groups, each = given.x.shape
+    return _by_group(given) if rows <= parts * each or groups == 1 else _by_floats(given)
+
+
+def _by_group(given: _Grouped) -> Float[Array, "rows out"]:
+    sums = sum(
+        jnp.einsum("rgn,gno->rgo", x, codes.astype(x.dtype), preferred_element_type=jnp.float32)
+        for x, codes in zip(given.x, given.parts(), strict=True)
+    )
+    if given.zero is not None:
+        inputs = given.x.astype(jnp.float32).sum((0, -1))
+        sums = sums - inputs[..., None] * given.zero
+    return (sums * given.scale).sum(1)
+
+
+def _by_floats(given: _Grouped) -> Float[Array, "rows out"]:
+    def floats(codes):
+        steps = codes.astype(jnp.float32)
+        steps = steps if given.zero is None else steps - given.zero[:, None]
+        return (steps * given.scale[:, None]).astype(given.x.dtype)
+
+    return sum(
+        jnp.einsum("rgn,gno->ro", x, floats(codes), preferred_element_type=jnp.float32)
+        for x, codes in zip(given.x, given.parts(), strict=True)
+    )
+
+
+def _in_tiles(given: _Grouped) -> Float[Array, "rows out"]:
+    """`_by_floats` of some inputs at a time; of all of them where many rows are multiplied with each."""
+    parts, rows, groups, each = given.x.shape
+    alone = groups == 1
+    whole, other = (each, parts) if alone else (groups, parts * each)
+    most = max(1, _TILE // (4 * other * given.codes.shape[-1]))
+    size = next(size for size in range(min(whole, most), 0, -1) if whole % size == 0)
+    if rows >= _MANY_ROWS or size == whole:
+        return _by_floats(given)
+
+    def tile(i, total):
+        def cut(array, axis):
+            return jax.lax.dynamic_slice_in_dim(array, i * size, size, axis)
+
+        if alone:
+            some = given._replace(x=cut(given.x, 3), codes=cut(given.codes, 1))
+        else:
+            zero = None if given.zero is None else cut(given.zero, 0)
+            some = _Grouped(cut(given.x, 2), cut(given.codes, 0), cut(given.scale, 0), zero)
+        return total + _by_floats(some)
+
+    return jax.lax.fori_loop(0, whole // size, tile, jnp.zeros((rows, given.codes.shape[-1]), jnp.float32))

@@ -6,6 +6,7 @@
     logits = model(tokens)                             # float32 [batch, seq, vocab]
     figures = ragjax.evaluate(model, "builtin:python")
     sparse = ragjax.prune(model).model                 # half of the weights, by Wanda
+    light = ragjax.quantize(model).model               # weights in 8 bits each
     small = ragjax.shrink(model, Shrink(params=0.5)).model   # heads, neurons and width out of the arrays
     ragjax.compress(config, "runs/mine")
     ragjax.save(model, "my-gpt2")
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from ragjax.interchange.formats import export
     from ragjax.model import Model
     from ragjax.pruning import prune
+    from ragjax.quantizing import quantize
     from ragjax.recipe import compress, pretrain
     from ragjax.shrinking import shrink
 
@@ -39,6 +41,7 @@ _HOMES = {
     "load": "ragjax.interchange.folder",
     "pretrain": "ragjax.recipe",
     "prune": "ragjax.pruning",
+    "quantize": "ragjax.quantizing",
     "save": "ragjax.interchange.folder",
     "shrink": "ragjax.shrinking",
 }
@@ -53,6 +56,7 @@ __all__ = [
     "load",
     "pretrain",
     "prune",
+    "quantize",
     "save",
     "shrink",
 ]

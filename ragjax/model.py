@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +14,7 @@ from ragjax.errors import InputError
 from ragjax.models.decoder import Params, logits
 from ragjax.models.decoder_config import DecoderConfig
 from ragjax.models.run import run_decoder
+from ragjax.models.stand_ins import has_stand_ins, made_whole
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -25,7 +26,8 @@ class Model:
 
     Attributes:
       config: the architecture.
-      params: float32 parameters, in the layout of `ragjax.models.decoder`.
+      params: float32 parameters, in the layout of `ragjax.models.decoder`; of a quantized model some are
+        integers with scales.
       tokenizer: Hugging Face tokenizer of the same vocabulary; none for models of raw token ids.
       history: what was done to the model, oldest first: JSON objects, kept in `ragjax.json`.
     """
@@ -48,6 +50,12 @@ class Model:
                 "give it fewer, or windows of them."
             )
         return _logits(self.params, tokens, config=self.config)
+
+    def in_floats(self) -> Model:
+        """The same with float32 weights in the place of quantized ones, and a line in its history."""
+        if not has_stand_ins(self.params):
+            return self
+        return replace(self, params=made_whole(self.params), history=(*self.history, {"did": "dequantize"}))
 
 
 @partial(jax.jit, static_argnames="config")

@@ -278,7 +278,7 @@ def _new_model(shape: Architecture, data: Data, run: _Run, seed: int) -> Model:
 
 def existing_model(model: str, data: Data, mesh: jax.sharding.Mesh) -> Model:
     """A model that is there, with the tokenizer the config names, or else its own."""
-    loaded = load(model, mesh=mesh)
+    loaded = load(model, mesh=mesh, floats=True)
     if data.tokenizer is None:
         return loaded
     tokenizer = load_tokenizer(data.tokenizer)

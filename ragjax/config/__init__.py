@@ -13,6 +13,7 @@ from ragjax.config.evaluate import Evaluate
 from ragjax.config.mesh import Mesh
 from ragjax.config.on_policy import OnPolicy
 from ragjax.config.one_shot import OneShot, OneShotBudget, OneShotMethod
+from ragjax.config.quantize import Quantize, QuantizeMethod, SchemeName
 from ragjax.config.runs import Compress, Pretrain, to_dict
 from ragjax.config.shrink import Importance, Shrink, Shrinkable
 from ragjax.config.sparsity import Budget, Pattern, Score, Sparsity, SparsityMethod, SparsitySchedule
@@ -41,8 +42,11 @@ __all__ = [
     "Optimizer",
     "Pattern",
     "Pretrain",
+    "Quantize",
+    "QuantizeMethod",
     "RateSchedule",
     "Remat",
+    "SchemeName",
     "Score",
     "Shrink",
     "Shrinkable",

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import Literal, TypeAlias, get_args
 
 from ragjax.config.checked import Checked, at_least
 
 EarlyStopping: TypeAlias = bool | Literal["never"]
-CacheDtype: TypeAlias = Literal["float32", "bfloat16"]
+CacheDtype: TypeAlias = Literal["float32", "bfloat16", "int8"]
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Decoding(Checked):
     log_probs: int | None = None
     """Tell the log-probability of each token under the model, and of this many likeliest beside it."""
     cache_dtype: CacheDtype = "float32"
-    """Type in which keys and values are kept."""
+    """Type in which keys and values are kept; int8 with a scale for each position and head."""
     draft_tokens: int = 4
     """With a draft: tokens it proposes at once, at most."""
     adapt_draft: bool = True
@@ -70,8 +70,9 @@ class Decoding(Checked):
             found.append(f"length_penalty must be a number, found {self.length_penalty}")
         if self.early_stopping not in (True, False, "never"):
             found.append(f"early_stopping must be True, False or 'never', found {self.early_stopping!r}")
-        if self.cache_dtype not in ("float32", "bfloat16"):
-            found.append(f"cache_dtype must be float32 or bfloat16, found {self.cache_dtype!r}")
+        if self.cache_dtype not in get_args(CacheDtype):
+            known = ", ".join(get_args(CacheDtype))
+            found.append(f"cache_dtype must be one of {known}, found {self.cache_dtype!r}")
         if isinstance(self.stop, str) or not all(isinstance(each, str) and each for each in self.stop):
             found.append(f"stop must be strings of at least one character, found {self.stop!r}")
         if self.draft_tokens > 64:

@@ -20,7 +20,8 @@ from ragjax.evaluation.speed import Speed, forward_speed
 from ragjax.evaluation.text import count_text
 from ragjax.evaluation.windows import corpus_windows, scored_tokens
 from ragjax.model import Model
-from ragjax.sparsity.figures import sparsity_figures
+from ragjax.models.stand_ins import is_stand_in, named_leaves
+from ragjax.sparsity.figures import VOCABULARY_ROWS, sparsity_figures
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -51,7 +52,8 @@ class Figures:
     sparsity_total: float
     """Share of zeros among all parameters."""
     stored_bytes: int
-    """Bytes of the model's weights on disk, or of float32 weights where it is not on disk."""
+    """Bytes of the model's weights on disk; where it is not on disk, of integers with their scales, and of
+    float32 weights."""
     tokens_per_second: float
     """Tokens read per second by the forward pass."""
     speed_vs_teacher: float | None
@@ -96,7 +98,8 @@ def evaluate(
       stride: tokens the window moves; none: half of `sequence_length`.
       max_tokens: tokens scored at most, from the start; none: all.
       batch_size: windows computed at once.
-      stored_bytes: size of the model's files of weights; none: what its parameters take in float32.
+      stored_bytes: size of the model's files of weights; none: what its parameters take, in float32 those
+        that are not quantized.
       speed: from `forward_speed`, measured side by side with a teacher; none: measured here, alone.
       cache: folder of the token cache; none: RAGJAX_CACHE or ~/.cache/ragjax.
       mesh: devices over which the parameters lie; none: one device.
@@ -148,11 +151,23 @@ def evaluate(
         nonzero_parameters=counts.nonzero_parameters,
         sparsity_prunable=counts.sparsity_prunable,
         sparsity_total=counts.sparsity_total,
-        stored_bytes=counts.parameters * _FLOAT32_BYTES if stored_bytes is None else stored_bytes,
+        stored_bytes=_weight_bytes(model, counts.parameters) if stored_bytes is None else stored_bytes,
         tokens_per_second=measured.tokens_per_second,
         speed_vs_teacher=speed.ratio if speed else None,
         layers=model.config.layers,
     )
+
+
+def _weight_bytes(model: Model, parameters: int) -> int:
+    """Bytes of the parameters without rows that only pad the vocabulary, as a file would have them."""
+    kept = [(name, leaf) for name, leaf in named_leaves(model.params) if is_stand_in(leaf)]
+    small = real = 0
+    for name, leaf in kept:
+        # A table's rows are all alike; the other stand-ins have no rows that pad.
+        share = model.config.vocab_size / leaf.shape[0] if name in VOCABULARY_ROWS else 1
+        small += round(share * sum(array.nbytes for array in jax.tree.leaves(leaf)))
+        real += round(share * leaf.size)
+    return small + (parameters - real) * _FLOAT32_BYTES
 
 
 def default_length(*models: Model) -> int:

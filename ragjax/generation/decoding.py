@@ -32,7 +32,9 @@ from ragjax.models.decoder import (
     rotary_angles,
 )
 from ragjax.models.decoder_config import DecoderConfig
+from ragjax.models.key_values import empty_buffer
 from ragjax.models.run import apply
+from ragjax.models.stand_ins import is_stand_in
 from ragjax.parallel.pin import pin_heads
 
 
@@ -155,9 +157,8 @@ def read(
     positions = jnp.maximum(places - padding[:, None], 0)
     mask = causal_mask(places, places) & (places >= padding[:, None])[:, None, :]
     span = Span(positions, positions, mask, rotary_angles(config, positions), jnp.int32(0))
-    empty = jnp.zeros(
-        (batch, length, config.key_value_heads, config.head_width), dtype or _computed_in(params)
-    )
+    shape = (batch, length, config.key_value_heads, config.head_width)
+    empty = empty_buffer(shape, dtype or _computed_in(params))
 
     def layer(x, scanned):
         weights, data = scanned
@@ -283,5 +284,6 @@ def _embed(params: Params, tokens: jax.Array, positions: jax.Array, config: Deco
 
 
 def _computed_in(params: Params) -> jnp.dtype:
-    """The type of all that is computed, caches included: that of the table of tokens."""
-    return params["embedding"]["tokens"].dtype
+    """The type of all that is computed, caches included: that of the table of tokens, or float32."""
+    table = params["embedding"]["tokens"]
+    return jnp.dtype(jnp.float32) if is_stand_in(table) else table.dtype

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
@@ -19,12 +20,15 @@ from ragjax.interchange.fields import TOKENS
 from ragjax.interchange.gguf import read_gguf
 from ragjax.interchange.json_file import read_object, write_object
 from ragjax.interchange.layout import check_params, read_params, tensor_reader
+from ragjax.interchange.quantized import read_quantized, write_quantized
 from ragjax.interchange.record import read_history, write_record
 from ragjax.interchange.resolve import resolve
 from ragjax.interchange.tensors import open_tensors, write_tensors
 from ragjax.interchange.tokenizer import check_vocabulary, read_tokenizer
 from ragjax.model import Model
 from ragjax.models.decoder_config import DecoderConfig
+from ragjax.models.stand_ins import has_stand_ins
+from ragjax.parallel.rules import place
 
 STORAGES = {"dense": write_tensors, "bitmask": write_bitmask}
 """Ways of storing weights as safetensors."""
@@ -32,13 +36,17 @@ STORAGES = {"dense": write_tensors, "bitmask": write_bitmask}
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
-def load(model: str | Path, *, dtype: Any = jnp.float32, mesh: Mesh | None = None) -> Model:
+def load(
+    model: str | Path, *, dtype: Any = jnp.float32, mesh: Mesh | None = None, floats: bool = False
+) -> Model:
     """Reads a model, tensor by tensor, onto its devices.
 
     Args:
       model: MODEL: a Hugging Face folder, a GGUF file, a ragjax run folder, or a hub id.
       dtype: type of the parameters in memory; training wants float32.
       mesh: devices over which the parameters are split; none: all on JAX's default device.
+      floats: have quantized weights become the floats they stand for, as training and pruning want them;
+        those of GGUF files always do.
 
     Returns:
       The model, with its tokenizer where there is one, and its history, which for a model that
@@ -67,9 +75,19 @@ def load(model: str | Path, *, dtype: Any = jnp.float32, mesh: Mesh | None = Non
     tokenizer = read_tokenizer(folder, values["model_type"])
     if tokenizer is not None:
         check_vocabulary(tokenizer, config.vocab_size)
+    history = _imported(model, folder) if history is None else history
+    params = read_quantized(folder, config, dtype, mesh)
+    if params is not None:
+        found = Model(config, params, tokenizer, history)
+        return _in_floats(found, dtype, mesh) if floats else found
     tensors = open_bitmask(folder) or open_tensors(folder)
-    params = read_params(tensors, family.layout(config), config, dtype, mesh)
-    return Model(config, params, tokenizer, _imported(model, folder) if history is None else history)
+    return Model(config, read_params(tensors, family.layout(config), config, dtype, mesh), tokenizer, history)
+
+
+def _in_floats(model: Model, dtype: Any, mesh: Mesh | None) -> Model:
+    whole = model.in_floats()
+    params = jax.tree.map(lambda x: x.astype(dtype), whole.params)
+    return replace(whole, params=params if mesh is None else place(params, mesh))
 
 
 def _with_all_ends(config: DecoderConfig, folder: Path) -> DecoderConfig:
@@ -107,17 +125,18 @@ def save(
 ) -> Path:
     """Writes a model as a Hugging Face folder, whole or not at all.
 
-    It opens in transformers. A GPT-2 with banded attention (GPT-3) has no class there, and is refused
-    by it.
+    It opens in transformers, but for quantized weights, which ragjax alone reads. A GPT-2 with banded
+    attention (GPT-3) has no class there, and is refused by it.
 
     Args:
       model: the model.
       folder: where to.
-      dtype: type the weights are stored in: "float32", "float16" or "bfloat16".
+      dtype: type the weights are stored in, but for quantized ones: "float32", "float16" or "bfloat16".
       overwrite: replace a model that is there.
       shard_bytes: size above which the weights are spread over several files.
       storage: "dense", or "bitmask": one bit a weight and the values that are not zero, which ragjax alone
-        reads; see `ragjax.interchange.bitmask`.
+        reads; see `ragjax.interchange.bitmask`. Quantized weights are stored as
+        `ragjax.interchange.quantized` says.
 
     Returns:
       The folder's path.
@@ -149,9 +168,12 @@ def save(
         write_object(partial / "config.json", values)
         ids = {name: values[name] for name in ("bos_token_id", "eos_token_id") if values[name] is not None}
         write_object(partial / "generation_config.json", {"_from_model_config": True, **ids})
-        shapes = {stored.name: stored.shape for stored in layout.stored}
-        reader = tensor_reader(model.params, layout)
-        STORAGES[storage](partial, shapes, reader, dtype=dtype, shard_bytes=shard_bytes)
+        if has_stand_ins(model.params):
+            write_quantized(partial, model.params, config, dtype=dtype)
+        else:
+            shapes = {stored.name: stored.shape for stored in layout.stored}
+            reader = tensor_reader(model.params, layout)
+            STORAGES[storage](partial, shapes, reader, dtype=dtype, shard_bytes=shard_bytes)
         write_record(partial, model.params, model.history)
         if model.tokenizer is not None:
             save_tokenizer(model.tokenizer, partial)

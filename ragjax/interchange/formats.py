@@ -21,6 +21,7 @@ from ragjax.interchange.stablehlo import DTYPES as PROGRAM_DTYPES
 from ragjax.interchange.stablehlo import PLATFORMS, check_flatbuffers, export_stablehlo
 from ragjax.interchange.tensors import STORED_DTYPES
 from ragjax.model import Model
+from ragjax.models.stand_ins import has_stand_ins
 
 
 class Exported(NamedTuple):
@@ -99,13 +100,14 @@ def check_request(out: str | Path, format: str, dtype: str | None) -> str:
 
 
 def _hugging_face(model: Model, out: Path, dtype: str) -> Exported:
-    path = save(model, out, dtype=dtype)
+    path = save(model.in_floats(), out, dtype=dtype)
     size = sum(file.stat().st_size for file in path.iterdir())
     use = f"transformers.AutoModelForCausalLM.from_pretrained({str(out)!r})"
     return Exported(path, size, f"a Hugging Face folder, weights {dtype}", use)
 
 
 def _bitmask(model: Model, out: Path, dtype: str) -> Exported:
+    model = model.in_floats()
     path = save(model, out, dtype=dtype, storage="bitmask")
     size = sum(file.stat().st_size for file in path.iterdir())
     dense = sum(leaf.size for leaf in jax.tree.leaves(model.params)) * np.dtype(STORED_DTYPES[dtype]).itemsize
@@ -119,11 +121,15 @@ def _gguf(model: Model, out: Path, dtype: str) -> Exported:
     tensors = ", ".join(f"{count} {kind}" for kind, count in written.tensors.items())
     size = written.path.stat().st_size
     use = f"llama-cli -m {quote(str(out))} -p 'Once upon a time'"
-    return Exported(written.path, size, f"GGUF, tensors: {tensors}", use)
+    what = f"GGUF, tensors: {tensors}"
+    if has_stand_ins(model.params):
+        small = sum(count for kind, count in written.tensors.items() if kind.startswith("Q"))
+        what += f"; of the {small} of Q types {written.kept} with the model's own integers and scales"
+    return Exported(written.path, size, what, use)
 
 
 def _stablehlo(model: Model, out: Path, dtype: str) -> Exported:
-    path = export_stablehlo(model, out, dtype=dtype)
+    path = export_stablehlo(model.in_floats(), out, dtype=dtype)
     size = sum(file.stat().st_size for file in path.iterdir())
     use = f"with JAX alone, by the lines in {out / 'README.md'}"
     return Exported(path, size, f"a StableHLO program for {', '.join(PLATFORMS)}, weights {dtype}", use)

@@ -6,12 +6,10 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import jax
-
 from ragjax.errors import InputError
 from ragjax.interchange.json_file import read_object, write_object
 from ragjax.models.decoder import Params
-from ragjax.models.names import path_name
+from ragjax.models.stand_ins import named_leaves
 from ragjax.sparsity.figures import count_nonzeros
 from ragjax.sparsity.masks import prunable
 
@@ -71,10 +69,10 @@ def zeros(params: Params) -> dict[str, Any]:
     removed = size = 0
     chosen = prunable(params)
     nonzeros = count_nonzeros(chosen)
-    for path, leaf in jax.tree_util.tree_leaves_with_path(chosen):
-        matrix = leaf.size // len(leaf)
-        counts = [matrix - int(count) for count in nonzeros[path_name(path)]]
-        matrices[path_name(path)] = {"size": matrix, "zeros": counts}
+    for name, leaf in named_leaves(chosen):
+        matrix = leaf.size // leaf.shape[0]
+        counts = [matrix - int(count) for count in nonzeros[name]]
+        matrices[name] = {"size": matrix, "zeros": counts}
         removed += sum(counts)
         size += leaf.size
     return {"sparsity": removed / size, "zeros": removed, "size": size, "matrices": matrices}

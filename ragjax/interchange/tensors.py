@@ -23,7 +23,9 @@ STORED_DTYPES = {"float32": np.float32, "float16": np.float16, "bfloat16": ml_dt
 """Types a model can be stored in."""
 READ_DTYPES = ("F32", "F16", "BF16")
 """Types of weights that are read, by safetensors' names."""
-_NUMPY_DTYPES = {"F32": np.float32, "F16": np.float16, "BF16": ml_dtypes.bfloat16, "U8": np.uint8}
+_NUMPY_DTYPES = {
+    "F32": np.float32, "F16": np.float16, "BF16": ml_dtypes.bfloat16, "U8": np.uint8, "I8": np.int8
+}  # fmt: skip
 
 _AHEAD = 1 << 26
 """Bytes after a tensor that are read from the disk while it is worked on."""

@@ -6,11 +6,13 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from ragjax.models.key_values import Buffer, Rounded
+
 
 def attend(
     query: Float[Array, "batch queries heads head"],
-    key: Float[Array, "batch keys kv_heads head"],
-    value: Float[Array, "batch keys kv_heads head"],
+    key: Buffer,
+    value: Buffer,
     *,
     mask: Bool[Array, "#batch queries keys"],
     scale: float | Float[Array, ""],
@@ -21,8 +23,8 @@ def attend(
 
     Args:
       query: heads of queries; each group of heads / kv_heads, one after another, shares a head of keys.
-      key: keys.
-      value: values.
+      key: keys [batch, keys, kv_heads, head]; integers enter the product, and their scale comes after it.
+      value: values, of the same shape.
       mask: True where a query may see a key.
       scale: multiplies the scores.
       dropout_rate: share of the attention weights set to 0; needs `dropout_key`.
@@ -30,16 +32,25 @@ def attend(
     """
     shape = query.shape
     query = query.reshape(*shape[:2], key.shape[2], -1, shape[3])
-    scores = jnp.einsum("bqhgd,bkhd->bhgqk", query, key, preferred_element_type=jnp.float32) * scale
+    keys = key.codes.astype(query.dtype) if isinstance(key, Rounded) else key
+    scores = jnp.einsum("bqhgd,bkhd->bhgqk", query, keys, preferred_element_type=jnp.float32) * scale
+    if isinstance(key, Rounded):
+        scores = scores * _by_key(key.scale)
     scores = jnp.where(mask[:, None, None], scores, jnp.finfo(jnp.float32).min)
     weights = jax.nn.softmax(scores, axis=-1)
     if dropout_rate and dropout_key is not None:
         kept = jax.random.bernoulli(dropout_key, 1 - dropout_rate, weights.shape)
         weights = jnp.where(kept, weights / (1 - dropout_rate), 0.0)
+    if isinstance(value, Rounded):
+        weights, value = weights * _by_key(value.scale), value.codes.astype(query.dtype)
     out = jnp.einsum(
         "bhgqk,bkhd->bqhgd", weights.astype(value.dtype), value, preferred_element_type=jnp.float32
     )
     return out.astype(query.dtype).reshape(shape)
+
+
+def _by_key(scale: Float[Array, "batch keys kv_heads 1"]) -> Float[Array, "batch kv_heads 1 1 keys"]:
+    return scale.transpose(0, 2, 3, 1)[:, :, None]
 
 
 def causal_mask(

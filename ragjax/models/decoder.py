@@ -15,7 +15,7 @@ Where `embedding_width` is set, tables of tokens have that width, and `embedding
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -25,20 +25,24 @@ from jaxtyping import Array, Bool, Float, Int
 
 from ragjax.models.activations import ACTIVATIONS
 from ragjax.models.attention import attend, causal_mask, within
-from ragjax.models.buffers import put
 from ragjax.models.causal_attention import causal_attend
 from ragjax.models.decoder_config import DecoderConfig
 from ragjax.models.fused_attention import fused_attend, fused_serves
+from ragjax.models.key_values import KeyValues, held
 from ragjax.models.matmul import linear
 from ragjax.models.norm import layer_norm, rms_norm
 from ragjax.models.rotary import Angles, angles, rotate
+from ragjax.models.stand_ins import Kernel, Table
 from ragjax.parallel.pin import pin, pin_batch
 
 _PRODUCT = "product"
 """Name of what "dots" keeps: a policy that looks for products sees none inside `linear`'s own gradient."""
 
 Params = dict
-"""A tree of arrays as described above."""
+"""A tree of arrays as described above, or of what stands for them: `ragjax.models.stand_ins`."""
+
+
+_StandIn = TypeVar("_StandIn")
 
 
 class DecoderOutput(NamedTuple):
@@ -50,13 +54,6 @@ class DecoderOutput(NamedTuple):
     """Output of each block, where asked for."""
     embedded: Float[Array, "batch seq width"] | None = None
     """What the first block is given, where asked for."""
-
-
-class KeyValues(NamedTuple):
-    """Keys and values of one layer, in a buffer of fixed length."""
-
-    key: Float[Array, "batch length kv_heads head"]
-    value: Float[Array, "batch length kv_heads head"]
 
 
 class Span(NamedTuple):
@@ -106,13 +103,26 @@ class Linear(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "... n"]) -> Float[Array, "... m"]:
-        kernel = self.param(
-            "kernel", nn.initializers.normal(self.stddev), (x.shape[-1], self.features), jnp.float32
-        )
+        stand_in = _given(self, "kernel", Kernel)
+        if stand_in is None:
+            kernel = self.param(
+                "kernel", nn.initializers.normal(self.stddev), (x.shape[-1], self.features), jnp.float32
+            )
         bias = None
         if self.use_bias:
             bias = self.param("bias", nn.initializers.zeros_init(), (self.features,), jnp.float32)
-        return checkpoint_name(pin_batch(linear(x, kernel, bias, self.activation)), _PRODUCT)
+        if stand_in is None:
+            out = linear(x, kernel, bias, self.activation)
+        else:
+            product = stand_in.multiply(self.activation(x))
+            out = (product if bias is None else product + bias).astype(x.dtype)
+        return checkpoint_name(pin_batch(out), _PRODUCT)
+
+
+def _given(module: nn.Module, name: str, kind: type[_StandIn]) -> _StandIn | None:
+    """The parameter of that name where it is no array, as which `param` would check it."""
+    value = module.get_variable("params", name) if module.has_variable("params", name) else None
+    return value if isinstance(value, kind) else None
 
 
 class Attention(nn.Module):
@@ -135,7 +145,7 @@ class Attention(nn.Module):
             query, key = rotate(query, span.angles), rotate(key, span.angles)
         if cache is not None:
             assert span.write_at is not None
-            cache = KeyValues(put(cache.key, key, span.write_at), put(cache.value, value, span.write_at))
+            cache = KeyValues(held(cache.key, key, span.write_at), held(cache.value, value, span.write_at))
             key, value = cache
         mask = span.mask
         if mask is not None and any(config.layer_windows):
@@ -226,9 +236,13 @@ class Embedding(nn.Module):
     def __call__(self, tokens: Int[Array, "batch seq"], positions: Int[Array, "#batch seq"], dtype):
         config = self.config
         init = nn.initializers.normal(config.initializer_range)
-        table = self.param("tokens", init, (config.padded_vocab_size, config.token_width), jnp.float32)
-        # Whole along the width: a lookup in a table split there copies the whole batch to every device.
-        x = pin(table, ("tensor",), ())[tokens].astype(dtype)
+        stand_in = _given(self, "tokens", Table)
+        if stand_in is None:
+            table = self.param("tokens", init, (config.padded_vocab_size, config.token_width), jnp.float32)
+            # Whole along the width: a lookup in a table split there copies the whole batch to every device.
+            x = pin(table, ("tensor",), ())[tokens].astype(dtype)
+        else:
+            x = stand_in.rows(tokens).astype(dtype)
         if config.embedding_width:
             x = Linear(config.width, config.initializer_range, False, name="projection")(x)
         if config.learned_positions:
@@ -316,7 +330,7 @@ class Decoder(nn.Module):
             x, layer_data(config), span
         )
         hidden = _final(config, x)
-        if not config.tied:
+        if not config.tied and _given(self, "head", Table) is None:
             # Held here, read by `logits` and by the fused losses.
             init = nn.initializers.normal(config.initializer_range)
             self.param("head", init, (config.padded_vocab_size, config.token_width), jnp.float32)
@@ -331,7 +345,12 @@ class Decoder(nn.Module):
 
 
 def output_table(params: Params) -> Float[Array, "padded_vocab token_width"]:
-    """The output projection: the head's own, or the token embedding it is tied to."""
+    """The output projection, as an array: the head's own, or the token embedding it is tied to."""
+    table = _output_table(params)
+    return table.whole() if isinstance(table, Table) else table
+
+
+def _output_table(params: Params) -> Float[Array, "padded_vocab token_width"] | Table:
     return params["head"] if "head" in params else params["embedding"]["tokens"]
 
 
@@ -339,9 +358,13 @@ def logits(
     params: Params, hidden: Float[Array, "... token_width"], config: DecoderConfig
 ) -> Float[Array, "... vocab"]:
     """Float32 scores of the next token, without the rows that only pad the vocabulary."""
-    scores = jnp.einsum(
-        "...d,vd->...v", hidden, output_table(params).astype(hidden.dtype), preferred_element_type=jnp.float32
-    )
+    table = _output_table(params)
+    if isinstance(table, Table):
+        scores = table.scores(hidden)
+    else:
+        scores = jnp.einsum(
+            "...d,vd->...v", hidden, table.astype(hidden.dtype), preferred_element_type=jnp.float32
+        )
     return scores[..., : config.vocab_size]
 
 

@@ -18,17 +18,20 @@ from ragjax.models.decoder_config import DecoderConfig
 from ragjax.models.names import path_name
 
 RULES: tuple[tuple[str, tuple[str | None, ...]], ...] = (
-    (r"embedding/tokens$", ("tensor", "fsdp")),
+    (r"embedding/tokens(/codes)?$", ("tensor", "fsdp")),
     (r"embedding/positions$", (None, "fsdp")),
-    (r"\bhead$", ("tensor", "fsdp")),
+    (r"\bhead(/codes)?$", ("tensor", "fsdp")),
+    (r"(embedding/tokens|\bhead)/scale$", ("tensor",)),
     # Stacked on the layer axis: split outputs first, then inputs, so that a block needs one reduction.
-    (r"layers/attention/(query|key|value)/kernel$", (None, "fsdp", "tensor")),
+    # Of a quantized kernel codes and scales [layers, inputs or groups, outputs] are split alike.
+    (r"layers/attention/(query|key|value)/kernel(/(codes|scale|zero))?$", (None, "fsdp", "tensor")),
     (r"layers/attention/(query|key|value)/bias$", (None, "tensor")),
-    (r"layers/attention/out/kernel$", (None, "tensor", "fsdp")),
-    (r"layers/mlp/(up|gate)/kernel$", (None, "fsdp", "tensor")),
+    (r"layers/attention/out/kernel(/(codes|scale|zero))?$", (None, "tensor", "fsdp")),
+    (r"layers/mlp/(up|gate)/kernel(/(codes|scale|zero))?$", (None, "fsdp", "tensor")),
     (r"layers/mlp/(up|gate)/bias$", (None, "tensor")),
-    (r"layers/mlp/down/kernel$", (None, "tensor", "fsdp")),
+    (r"layers/mlp/down/kernel(/(codes|scale|zero))?$", (None, "tensor", "fsdp")),
     (r"layers/(attention/out|mlp/down)/bias$", ()),
+    (r"layers/.*/kernel/input_scale$", ()),
     (r"(norm|attention_norm|mlp_norm)/(scale|bias)$", ()),
     (r"(embedding/|output_)projection/kernel$", ("fsdp", None)),
     # From the width of a student to its teacher's, one for each pair of layers.

@@ -133,7 +133,7 @@ def compare_to_folder(
       InputError: as `ragjax.pruning.comparison.compare`.
     """
     keep_compiled_programs()
-    model = load(source)
+    model = load(source, floats=True)
     console = Console(stderr=to_stderr, highlight=False, soft_wrap=True)
     length = ways[0].sequence_length or default_length(model)
     took: dict[str, float] = {}
@@ -209,7 +209,7 @@ def sensitivity_to_folder(
             f"{sparsities[-1]:g}."
         )
     keep_compiled_programs()
-    model = load(source)
+    model = load(source, floats=True)
     console = Console(stderr=to_stderr, highlight=False, soft_wrap=True)
     count = model.config.layers
     console.print(f"[bold]sensitivity[/bold] {source}: {config.method}, {count} layers")

@@ -48,7 +48,7 @@ def prune_to_folder(
     keep_compiled_programs()
     mesh = working_mesh(devices)
     with _on_host() if mesh is None else nullcontext():
-        model = load(source, mesh=mesh)
+        model = load(source, mesh=mesh, floats=True)
     console = Console(stderr=to_stderr, highlight=False, soft_wrap=True)
     length = config.sequence_length or default_length(model)
     console.print(

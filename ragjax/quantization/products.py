@@ -1,19 +1,21 @@
 """Inputs times small integers: what is read of memory is the integers, never a float copy of them all.
 
-Scales are applied to partial sums, one for each group. Inside of a loop XLA would make floats of all
-matrices once, before it begins, and keep them: four to eight times the memory, and the slower loop. A
-barrier that ties the integers to the inputs of each turn keeps it from that. TPUs and GPUs make floats of
-them on the way into the matrix unit. XLA's CPU backend fuses nothing into its products; there the integers
-are taken in tiles, of which floats fit into a core's cache.
+Scales are applied to partial sums, one for each group. XLA for TPUs makes floats of the integers on their way
+into the matrix unit. Its CPU backend fuses nothing into a product, and moves whatever does not change out of
+a loop: before the first token it would make floats of all matrices, and keep them. (A barrier does not
+hinder it, nor do integers on both sides, which it widens to 32 bits.) So there the integers are taken in
+tiles that are cut out in a loop of their own, whose floats fit into a core's cache.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Float16, Int8, UInt8
+from jaxtyping import Array, Float, Float16, Int8, Int32, UInt8
 
 from ragjax.quantization.packing import nibbles
 from ragjax.quantization.scheme import Scheme
@@ -21,7 +23,7 @@ from ragjax.quantization.scheme import Scheme
 _TILE = 1 << 18
 """Bytes of the floats of one tile, about."""
 _MANY_ROWS = 32
-"""From so many rows on, making floats of a whole matrix costs little beside the product."""
+"""From so many rows on the floats of half a matrix cost less than adding up many products."""
 
 
 def multiply(
@@ -41,24 +43,27 @@ def multiply(
       scheme: bits, and whether the inputs are rounded as well.
     """
     rows = x.reshape(-1, x.shape[-1])
-    codes, rows = jax.lax.optimization_barrier((codes, rows))
     if scheme.activations:
-        made = _of_integers(rows, codes) * scale.astype(jnp.float32)
+        integers, step = _rounded(rows)
+        sums = _by_platform(_of_integers, _of_integers, _grouped(integers, codes, scale, zero))
+        made = sums * step * scale.astype(jnp.float32)
     else:
-        given = _grouped(rows, codes, scale, zero)
-        if jax.sharding.get_abstract_mesh().empty:
-            made = jax.lax.platform_dependent(given, cpu=_in_tiles, default=_fewest_bytes)
-        else:
-            # Tiles of what is split over devices would be gathered.
-            made = _fewest_bytes(given)
+        made = _by_platform(_by_floats, _fewest_bytes, _grouped(rows, codes, scale, zero))
     return made.reshape(*x.shape[:-1], -1)
 
 
-def _of_integers(x: Float[Array, "rows in"], codes: Int8[Array, "in out"]) -> Float[Array, "rows out"]:
-    """The product with inputs rounded to 8 bits, each token by its largest."""
+def _by_platform(tile: _Product, product: _Product, given: _Grouped) -> Array:
+    """`product` of all that is given; on CPU the sum of `tile` of some inputs at a time."""
+    if jax.sharding.get_abstract_mesh().empty:
+        return jax.lax.platform_dependent(given, cpu=partial(_in_tiles, tile), default=product)
+    # Tiles of what is split over devices would be gathered.
+    return product(given)
+
+
+def _rounded(x: Float[Array, "rows in"]) -> tuple[Int8[Array, "rows in"], Float[Array, "rows 1"]]:
+    """Inputs as integers of 8 bits, and what they are multiples of: for each token its largest over 127."""
     step = jnp.abs(x).max(-1, keepdims=True).astype(jnp.float32) / 127
-    integers = jnp.round(x / jnp.where(step == 0, 1, step)).astype(jnp.int8)
-    return jnp.dot(integers, codes, preferred_element_type=jnp.int32) * step
+    return jnp.round(x / jnp.where(step == 0, 1, step)).astype(jnp.int8), step
 
 
 class _Grouped(NamedTuple):
@@ -72,6 +77,9 @@ class _Grouped(NamedTuple):
     def parts(self) -> tuple[Int8[Array, "groups n out"], ...]:
         """The integers for each part of the inputs."""
         return nibbles(self.codes) if self.codes.dtype == jnp.uint8 else (self.codes,)
+
+
+_Product = Callable[[_Grouped], Array]
 
 
 def _grouped(x, codes, scale, zero) -> _Grouped:
@@ -113,15 +121,19 @@ def _by_floats(given: _Grouped) -> Float[Array, "rows out"]:
     )
 
 
-def _in_tiles(given: _Grouped) -> Float[Array, "rows out"]:
-    """`_by_floats` of some inputs at a time; of all of them where many rows are multiplied with each."""
+def _of_integers(given: _Grouped) -> Int32[Array, "rows out"]:
+    """Sums of integers times integers, which no scale comes between."""
+    (x,), (codes,) = given.x, given.parts()
+    return jnp.einsum("rgn,gno->ro", x, codes, preferred_element_type=jnp.int32)
+
+
+def _in_tiles(product: _Product, given: _Grouped) -> Array:
+    """A product summed over some inputs at a time, two halves at least: what a loop cuts out stays in it."""
     parts, rows, groups, each = given.x.shape
     alone = groups == 1
     whole, other = (each, parts) if alone else (groups, parts * each)
-    most = max(1, _TILE // (4 * other * given.codes.shape[-1]))
-    size = next(size for size in range(min(whole, most), 0, -1) if whole % size == 0)
-    if rows >= _MANY_ROWS or size == whole:
-        return _by_floats(given)
+    most = whole // 2 if rows >= _MANY_ROWS else _TILE // (4 * other * given.codes.shape[-1])
+    size = next(size for size in range(max(1, min(whole // 2, most)), 0, -1) if whole % size == 0)
 
     def tile(i, total):
         def cut(array, axis):
@@ -132,6 +144,7 @@ def _in_tiles(given: _Grouped) -> Float[Array, "rows out"]:
         else:
             zero = None if given.zero is None else cut(given.zero, 0)
             some = _Grouped(cut(given.x, 2), cut(given.codes, 0), cut(given.scale, 0), zero)
-        return total + _by_floats(some)
+        return total + product(some)
 
-    return jax.lax.fori_loop(0, whole // size, tile, jnp.zeros((rows, given.codes.shape[-1]), jnp.float32))
+    made = jax.eval_shape(product, given)
+    return jax.lax.fori_loop(0, whole // size, tile, jnp.zeros(made.shape, made.dtype))

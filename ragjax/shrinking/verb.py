@@ -75,7 +75,7 @@ def shrink_to_folder(
         parse_uri(uri)
     keep_compiled_programs()
     mesh = working_mesh(devices)
-    model = load(source, mesh=mesh)
+    model = load(source, mesh=mesh, floats=True)
     console = Console(stderr=to_stderr, highlight=False, soft_wrap=True)
     console.print(f"[bold]shrink[/bold] {source}: {parameter_count(model.config):,} parameters")
     if data is not None:

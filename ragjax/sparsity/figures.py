@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,11 +13,12 @@ from jaxtyping import Int
 
 from ragjax.models.decoder import Params
 from ragjax.models.decoder_config import DecoderConfig
-from ragjax.models.names import path_name
+from ragjax.models.stand_ins import is_stand_in, named_leaves
 from ragjax.parallel.hosts import to_host
 from ragjax.sparsity.masks import PRUNABLE, prunable
 
-_VOCABULARY_ROWS = ("embedding/tokens", "head")
+VOCABULARY_ROWS = ("embedding/tokens", "head")
+"""Parameters with a row for each token, and rows that pad the vocabulary."""
 
 
 @dataclass(frozen=True)
@@ -43,18 +45,21 @@ def count_nonzeros(params: Params, vocab_size: int | None = None) -> dict[str, I
       vocab_size: rows of the tables of tokens that are counted; none: all.
     """
 
-    leaves = {path_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(params)}
+    leaves = dict(named_leaves(params))
 
     def real(name: str, weights):
-        return weights[:vocab_size] if name in _VOCABULARY_ROWS else weights
+        return weights[:vocab_size] if name in VOCABULARY_ROWS else weights
 
-    def count(name: str, weights: jax.Array) -> jax.Array:
+    def count(name: str, weights: Any) -> jax.Array:
+        if is_stand_in(weights):
+            present = weights.nonzero()
+            return jnp.count_nonzero(real(name, present), axis=_matrix_axes(present))
         # By their bits: devices may take a denormal number for 0.
         kind = jnp.dtype(f"uint{8 * weights.dtype.itemsize}")
         bits = jax.lax.bitcast_convert_type(real(name, weights), kind)
         return jnp.count_nonzero(bits << 1, axis=_matrix_axes(weights))
 
-    placed = {name: leaf for name, leaf in leaves.items() if isinstance(leaf, jax.Array)}
+    placed = {name: leaf for name, leaf in leaves.items() if isinstance(leaf, jax.Array) or is_stand_in(leaf)}
     counts = to_host(jax.jit(lambda given: {n: count(n, weights) for n, weights in given.items()})(placed))
     # What lies on the host stays there: a device may not have room for it.
     on_host = {name: leaf for name, leaf in leaves.items() if name not in placed}
@@ -79,13 +84,11 @@ def sparsity_figures(
     Raises:
       InputError: if a pattern matches no parameter.
     """
-    chosen = {path_name(p) for p, _ in jax.tree_util.tree_leaves_with_path(prunable(params, patterns))}
+    chosen = {name for name, _ in named_leaves(prunable(params, patterns))}
     nonzeros = count_nonzeros(params, config.vocab_size)
     sizes = {
-        path_name(path): leaf.size // len(leaf) * config.vocab_size
-        if path_name(path) in _VOCABULARY_ROWS
-        else leaf.size
-        for path, leaf in jax.tree_util.tree_leaves_with_path(params)
+        name: leaf.size // leaf.shape[0] * config.vocab_size if name in VOCABULARY_ROWS else leaf.size
+        for name, leaf in named_leaves(params)
     }
     total, kept = sum(sizes.values()), sum(int(n.sum()) for n in nonzeros.values())
     total_chosen = sum(sizes[name] for name in chosen)

@@ -12,6 +12,7 @@ from jaxtyping import Array, Bool, Float, PyTree
 
 from ragjax.errors import InputError, listing
 from ragjax.models.names import path_name
+from ragjax.models.stand_ins import is_stand_in, named_leaves
 
 Masks: TypeAlias = PyTree[Bool[Array, "..."]]
 """A tree shaped like the parameters: True where a weight is kept, None where it may not be pruned."""
@@ -32,7 +33,7 @@ def prunable(params: PyTree, patterns: Sequence[str] = PRUNABLE) -> PyTree:
     Raises:
       InputError: if a pattern matches no parameter, or matches a vector.
     """
-    shapes = {path_name(path): leaf.shape for path, leaf in jax.tree_util.tree_leaves_with_path(params)}
+    shapes = {name: leaf.shape for name, leaf in named_leaves(params)}
     unmatched = [p for p in patterns if not any(fnmatchcase(name, p) for name in shapes)]
     if unmatched:
         raise InputError(
@@ -47,7 +48,7 @@ def prunable(params: PyTree, patterns: Sequence[str] = PRUNABLE) -> PyTree:
             + listing([f"{name} {shapes[name]}" for name in vectors])
         )
     return jax.tree_util.tree_map_with_path(
-        lambda path, leaf: leaf if path_name(path) in chosen else None, params
+        lambda path, leaf: leaf if path_name(path) in chosen else None, params, is_leaf=is_stand_in
     )
 
 

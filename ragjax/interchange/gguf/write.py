@@ -16,6 +16,7 @@ import numpy as np
 from ragjax.errors import InputError, listing
 from ragjax.interchange.atomic import atomic_file
 from ragjax.interchange.gguf.architectures import Written, write_config
+from ragjax.interchange.gguf.blocks import BLOCK, taken_over
 from ragjax.interchange.gguf.package import gguf_package
 from ragjax.interchange.gguf.read import HISTORY
 from ragjax.interchange.gguf.tokenizer import write_gguf_tokenizer
@@ -24,13 +25,13 @@ from ragjax.interchange.sweep import is_finite
 from ragjax.interchange.tokenizer import check_vocabulary
 from ragjax.model import Model
 from ragjax.models.decoder_config import DecoderConfig
+from ragjax.models.stand_ins import has_stand_ins, made_whole
 
 DTYPES = {"f32": "ALL_F32", "f16": "MOSTLY_F16", "q8_0": "MOSTLY_Q8_0", "q4_0": "MOSTLY_Q4_0"}
 """Types weights can be stored in, and what GGUF calls files of them."""
 
 _TABLES = ("token_embd.weight", "output.weight")
 _KEPT = ("position_embd.weight",)
-_BLOCK = 32
 _CHUNK = 1 << 20
 """Values that are quantized at once."""
 
@@ -41,13 +42,16 @@ class GgufFile(NamedTuple):
     path: Path
     tensors: dict[str, int]
     """How many tensors there are of each type."""
+    kept: int = 0
+    """How many hold a quantized model's own integers and scales."""
 
 
 def write_gguf(model: Model, path: str | Path, *, dtype: str = "f32", overwrite: bool = False) -> GgufFile:
     """Writes a model as a GGUF file, whole or not at all.
 
     Norms, biases and learned positions are float32 in every file. With "q4_0" the tables of tokens are
-    Q8_0, and rows that are no whole number of blocks of 32 are F16.
+    Q8_0, and rows that are no whole number of blocks of 32 are F16. Of a quantized model integers and scales
+    are taken over as they are, where the type has room for them; the rest is quantized from floats.
 
     Args:
       model: the model.
@@ -78,8 +82,8 @@ def write_gguf(model: Model, path: str | Path, *, dtype: str = "f32", overwrite:
         for key, value in metadata.items():
             if key != "general.architecture":
                 _add(writer, key, value)
-        _write_tensors(writer, model, written, kinds)
-    return GgufFile(path, dict(Counter(kinds.values())))
+        kept = _write_tensors(writer, model, written, kinds)
+    return GgufFile(path, dict(Counter(kinds.values())), kept)
 
 
 def _with_tokens(model: Model) -> DecoderConfig:
@@ -117,7 +121,7 @@ def _kind(name: str, shape: tuple[int, ...], dtype: str) -> str:
     if len(shape) == 1 or name in _KEPT:
         return "F32"
     quantized = dtype.startswith("q")
-    if quantized and shape[-1] % _BLOCK:
+    if quantized and shape[-1] % BLOCK:
         return "F16"
     return "Q8_0" if quantized and name in _TABLES else dtype.upper()
 
@@ -130,9 +134,11 @@ def _add(writer: Any, key: str, value: Any) -> None:
     add[type(value)](key, value)
 
 
-def _write_tensors(writer: Any, model: Model, written: Written, kinds: dict[str, str]) -> None:
+def _write_tensors(writer: Any, model: Model, written: Written, kinds: dict[str, str]) -> int:
+    """Writes all tensors, and tells how many are a quantized model's own integers."""
     gguf = gguf_package()
-    of_model = tensor_reader(model.params, written.layout)
+    own = taken_over(model.params, written.layout, kinds) if has_stand_ins(model.params) else {}
+    of_model = tensor_reader(made_whole(model.params), written.layout)
     shapes = {stored.name: stored.shape for stored in written.layout.stored}
     shapes |= {name: values.shape for name, values in written.constants.items()}
     for name, shape in shapes.items():
@@ -146,6 +152,10 @@ def _write_tensors(writer: Any, model: Model, written: Written, kinds: dict[str,
     writer.write_ti_data_to_file()
     bad = []
     for name in shapes:
+        if name in own:
+            if not bad:
+                writer.write_tensor_data(own[name]())
+            continue
         values = written.constants[name] if name in written.constants else of_model(name)
         made = _encode(np.asarray(values, np.float32), kinds[name])
         if made is None:
@@ -154,6 +164,7 @@ def _write_tensors(writer: Any, model: Model, written: Written, kinds: dict[str,
             writer.write_tensor_data(made)
     if bad:
         raise InputError(f"Weights that are not finite in the type they would have:\n{listing(bad)}")
+    return len(own)
 
 
 def _encode(values: np.ndarray, kind: str) -> np.ndarray | None:

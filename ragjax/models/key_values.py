@@ -1,0 +1,59 @@
+"""Buffers of keys and values: floats, or integers of 8 bits with a scale for each position and head."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple, TypeAlias
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, Int8
+
+from ragjax.models.buffers import put
+
+
+class Rounded(NamedTuple):
+    """Keys or values as `codes * scale`."""
+
+    codes: Int8[Array, "batch length kv_heads head"]
+    scale: Float[Array, "batch length kv_heads 1"]
+    """The largest magnitude of a head over 127."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of the keys or values."""
+        return self.codes.shape
+
+
+Buffer: TypeAlias = Array | Rounded
+
+
+class KeyValues(NamedTuple):
+    """Keys and values of one layer, in buffers of fixed length [batch, length, kv_heads, head]."""
+
+    key: Buffer
+    value: Buffer
+
+
+def empty_buffer(shape: tuple[int, int, int, int], dtype: Any) -> Buffer:
+    """A buffer with nothing in it.
+
+    Args:
+      shape: [batch, length, kv_heads, head].
+      dtype: of floats, or int8.
+    """
+    if jnp.dtype(dtype) != jnp.int8:
+        return jnp.zeros(shape, dtype)
+    return Rounded(jnp.zeros(shape, jnp.int8), jnp.zeros((*shape[:-1], 1), jnp.float32))
+
+
+def held(
+    buffer: Buffer,
+    new: Float[Array, "batch new kv_heads head"],
+    at: Int[Array, ""] | Int[Array, " batch"],
+) -> Buffer:
+    """A buffer with new keys or values, in its type, from index `at` of the second axis on."""
+    if not isinstance(buffer, Rounded):
+        return put(buffer, new, at)
+    new = new.astype(jnp.float32)
+    scale = jnp.abs(new).max(-1, keepdims=True) / 127
+    codes = jnp.round(new / jnp.where(scale == 0, 1, scale))
+    return Rounded(put(buffer.codes, codes, at), put(buffer.scale, scale, at))

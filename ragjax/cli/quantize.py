@@ -26,8 +26,8 @@ class _QuantizeCommand:
     """Folder to write; must not exist."""
     config: Annotated[Quantize, arg(name="")]
     format: Literal["quantized", "dequantized"] = "quantized"
-    """quantized: integers and scales, which ragjax reads; dequantized: a Hugging Face folder of the floats they
-    stand for, as large as MODEL."""
+    """quantized: integers and scales, which ragjax reads; dequantized: a Hugging Face folder of the floats
+    they stand for, as large as MODEL."""
     data: str | None = None
     """Source URI of a text on which perplexity is measured before and after; none: it is not."""
     max_tokens: int | None = None

@@ -16,8 +16,8 @@ class Quantize(Checked):
     """In how few bits the weights of a trained model are kept, and what chooses their integers."""
 
     scheme: SchemeName = "int8"
-    """int8: one scale an output; int4: one for each 32 inputs of an output; int8_activations: int8, and inputs
-    are rounded to 8 bits too, each token by a scale of its own."""
+    """int8: one scale an output; int4: one for each 32 inputs of an output; int8_activations: int8, and
+    inputs are rounded to 8 bits too, each token by a scale of its own."""
     method: QuantizeMethod = "rtn"
     """rtn: each weight to the nearest."""
     group: int | None = None
@@ -29,7 +29,8 @@ class Quantize(Checked):
     quantizable: tuple[str, ...] = ("layers/*/kernel",)
     """Names of the matrices that are quantized, as shell patterns over the whole path."""
     calibration: str = "builtin:python"
-    """Source URI: builtin:python, text:GLOB, jsonl:PATH#field, tfds:NAME/split#field, hf:NAME. rtn reads none."""
+    """Source URI: builtin:python, text:GLOB, jsonl:PATH#field, tfds:NAME/split#field, hf:NAME; rtn reads no
+    text."""
     samples: int = 128
     """Sequences of the calibration text."""
     sequence_length: int | None = None

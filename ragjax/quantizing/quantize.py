@@ -112,8 +112,8 @@ def _names(model: Model, config: Quantize, scheme: Scheme) -> tuple[str, ...]:
         raise InputError("The model is quantized already: give the one it was made from.")
     chosen = dict(named_leaves(prunable(model.params, config.quantizable)))
     problems = [
-        f"{name}: only the matrices of the blocks are quantized so, as in 'layers/*/kernel'; tables of tokens "
-        "by tables: int8"
+        f"{name}: only the matrices of the blocks are quantized so, as in 'layers/*/kernel'; tables of "
+        "tokens by tables: int8"
         for name in chosen
         if not (name.startswith("layers/") and name.endswith("/kernel"))
     ]
@@ -127,8 +127,8 @@ def _names(model: Model, config: Quantize, scheme: Scheme) -> tuple[str, ...]:
     if problems:
         common = int(np.gcd.reduce(list(inputs.values())))
         raise InputError(
-            f"The model cannot be quantized so:\n{listing(problems)}\nGroups that divide all inputs: those that "
-            f"divide {common}; 0 is one group of all inputs."
+            f"The model cannot be quantized so:\n{listing(problems)}\nA group divides all inputs if it divides "
+            f"{common}; 0 is one group of all inputs."
         )
     return tuple(chosen)
 
@@ -150,5 +150,6 @@ def _check_finite(params: Params) -> None:
     ]
     if bad:
         raise InputError(
-            f"Weights that are not finite, or too large for scales in 16 bits, cannot be quantized:\n{listing(bad)}"
+            "Weights that are not finite, or too large for scales in 16 bits, cannot be quantized:\n"
+            f"{listing(bad)}"
         )

@@ -127,8 +127,8 @@ def _names(model: Model, config: Quantize, scheme: Scheme) -> tuple[str, ...]:
     if problems:
         common = int(np.gcd.reduce(list(inputs.values())))
         raise InputError(
-            f"The model cannot be quantized so:\n{listing(problems)}\nA group divides all inputs if it divides "
-            f"{common}; 0 is one group of all inputs."
+            f"The model cannot be quantized so:\n{listing(problems)}\nA group divides all inputs if it "
+            f"divides {common}; 0 is one group of all inputs."
         )
     return tuple(chosen)
 

@@ -31,7 +31,7 @@ def exact(kernel, found, scheme):
     """The same in float64: nearest of all integers there are."""
     weights = by_group(kernel, scheme).astype(np.float64)
     scale = np.asarray(found.scale, np.float64)[:, :, None]
-    zero = 0 if found.zero is None else np.asarray(found.zero, np.float64)[:, :, None]
+    zero = np.zeros_like(scale) if found.zero is None else np.asarray(found.zero, np.float64)[:, :, None]
     choices = (np.arange(scheme.lowest, scheme.highest + 1) - zero[..., None]) * scale[..., None]
     nearest = np.abs(choices - weights[..., None]).argmin(-1)
     return np.take_along_axis(choices, nearest[..., None], -1)[..., 0].reshape(kernel.shape)

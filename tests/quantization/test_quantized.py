@@ -10,7 +10,8 @@ from ragjax.quantization.packing import nibbles, pack, unpack
 from ragjax.quantization.products import _fewest_bytes, _grouped
 
 SCHEMES = [
-    Scheme(8), Scheme(8, 16), Scheme(8, symmetric=False), Scheme(4), Scheme(4, 16), Scheme(4, 32, symmetric=False)
+    Scheme(8), Scheme(8, 16), Scheme(8, symmetric=False),
+    Scheme(4), Scheme(4, 16), Scheme(4, 32, symmetric=False),
 ]  # fmt: skip
 DRAWN = np.random.default_rng(0)
 KERNEL = jnp.asarray(DRAWN.normal(size=(2, 64, 10)), jnp.float32)
@@ -66,7 +67,8 @@ def test_inputs_are_divided_by_what_the_weights_were_multiplied_with():
     found = grid(spread, scheme)
     made = encoded(to_codes(spread, found, scheme), found, scheme, divisor)
     np.testing.assert_allclose(made.whole(), rounded(spread, scheme) / divisor[..., None], rtol=1e-6)
-    np.testing.assert_allclose(made.whole(), KERNEL, atol=0.03)
+    # Half a step of the widest weights, over the least divisor.
+    np.testing.assert_allclose(made.whole(), KERNEL, atol=0.51 * float(found.scale.max()) / 0.5)
     one, x = jax.tree.map(lambda leaf: leaf[0], made), inputs(3)
     np.testing.assert_allclose(one.multiply(x), x @ np.asarray(one.whole()), atol=1e-5)
 

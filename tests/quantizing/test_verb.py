@@ -1,0 +1,53 @@
+"""`ragjax quantize` as a person types it."""
+
+import json
+
+import numpy as np
+import pytest
+
+from ragjax.cli import main
+from ragjax.interchange import load, save
+from ragjax.interchange.quantized import FILE
+from ragjax.models.stand_ins import has_stand_ins
+
+
+@pytest.fixture
+def line(tiny_byte_model, tmp_path, monkeypatch):
+    """`quantize MODEL OUT`, and OUT."""
+    monkeypatch.setenv("RAGJAX_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("COLUMNS", "200")
+    save(tiny_byte_model, tmp_path / "model")
+    return ["quantize", str(tmp_path / "model"), str(tmp_path / "out")], tmp_path / "out"
+
+
+def test_it_writes_a_smaller_model_and_tells_what_it_cost(line, tmp_path, capsys):
+    given, out = line
+    (tmp_path / "a.txt").write_text("Some words to be read with care. " * 20)
+    main([*given, "--scheme", "int4", "--tables", "int8", "--data", f"text:{tmp_path}/a.txt"])
+    told = capsys.readouterr().out
+    for row in ("weights on disk, MB", "bits of a quantized", "4.50", "perplexity", "mlp/down/kernel"):
+        assert row in told
+    assert f"ragjax eval {out}" in told
+    assert "--dtype q4_0" in told
+    assert has_stand_ins(load(out).params)
+
+
+def test_json_has_the_figures_and_floats_can_be_had(line, capsys):
+    given, out = line
+    main([*given, "--format", "dequantized", "--json"])
+    told = capsys.readouterr()
+    found = json.loads(told.out)
+    assert "layers/mlp/up/kernel" in told.err
+    assert found["bits_per_weight"] == pytest.approx(8 + 16 * 224 / (4 * 32 * 32 + 2 * 32 * 64), abs=0.2)
+    assert found["stored_bytes"][1] == (out / "model.safetensors").stat().st_size
+    assert not (out / FILE).exists()
+    back = load(out)
+    assert [entry["did"] for entry in back.history[-2:]] == ["quantize", "dequantize"]
+    assert np.mean(found["errors"]["layers/mlp/up/kernel"]) < 0.01
+
+
+def test_a_place_that_is_taken_is_refused_before_the_model_is_read(line, refused):
+    given, out = line
+    out.mkdir()
+    (out / "mine").write_text("mine")
+    assert "exists already" in refused(*given)

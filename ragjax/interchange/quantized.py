@@ -161,7 +161,9 @@ def _expected(
     """Shape and possible types of each tensor there must be, by name."""
     shapes = parameter_shapes(config)
     shapes |= {name: (config.vocab_size, *shapes[name][1:]) for name in _TABLES if name in shapes}
-    expected = {name: (shape, READ_DTYPES) for name, shape in shapes.items() if name not in about}
+    expected: dict[str, tuple[tuple[int, ...], tuple[str, ...]]] = {
+        name: (shape, READ_DTYPES) for name, shape in shapes.items() if name not in about
+    }
     for name, fields in about.items():
         shape = shapes.get(name)
         if shape is None:

@@ -15,7 +15,7 @@ Where `embedding_width` is set, tables of tokens have that width, and `embedding
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -32,7 +32,7 @@ from ragjax.models.key_values import KeyValues, held
 from ragjax.models.matmul import linear
 from ragjax.models.norm import layer_norm, rms_norm
 from ragjax.models.rotary import Angles, angles, rotate
-from ragjax.models.stand_ins import Kernel, Table
+from ragjax.models.stand_ins import Table, is_stand_in
 from ragjax.parallel.pin import pin, pin_batch
 
 _PRODUCT = "product"
@@ -40,9 +40,6 @@ _PRODUCT = "product"
 
 Params = dict
 """A tree of arrays as described above, or of what stands for them: `ragjax.models.stand_ins`."""
-
-
-_StandIn = TypeVar("_StandIn")
 
 
 class DecoderOutput(NamedTuple):
@@ -103,7 +100,7 @@ class Linear(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "... n"]) -> Float[Array, "... m"]:
-        stand_in = _given(self, "kernel", Kernel)
+        stand_in = _given(self, "kernel")
         if stand_in is None:
             kernel = self.param(
                 "kernel", nn.initializers.normal(self.stddev), (x.shape[-1], self.features), jnp.float32
@@ -119,10 +116,10 @@ class Linear(nn.Module):
         return checkpoint_name(pin_batch(out), _PRODUCT)
 
 
-def _given(module: nn.Module, name: str, kind: type[_StandIn]) -> _StandIn | None:
-    """The parameter of that name where it is no array, as which `param` would check it."""
+def _given(module: nn.Module, name: str) -> Any:
+    """What stands for the parameter of that name; none where it is an array, which `param` checks."""
     value = module.get_variable("params", name) if module.has_variable("params", name) else None
-    return value if isinstance(value, kind) else None
+    return value if is_stand_in(value) else None
 
 
 class Attention(nn.Module):
@@ -236,7 +233,7 @@ class Embedding(nn.Module):
     def __call__(self, tokens: Int[Array, "batch seq"], positions: Int[Array, "#batch seq"], dtype):
         config = self.config
         init = nn.initializers.normal(config.initializer_range)
-        stand_in = _given(self, "tokens", Table)
+        stand_in = _given(self, "tokens")
         if stand_in is None:
             table = self.param("tokens", init, (config.padded_vocab_size, config.token_width), jnp.float32)
             # Whole along the width: a lookup in a table split there copies the whole batch to every device.
@@ -330,7 +327,7 @@ class Decoder(nn.Module):
             x, layer_data(config), span
         )
         hidden = _final(config, x)
-        if not config.tied and _given(self, "head", Table) is None:
+        if not config.tied and _given(self, "head") is None:
             # Held here, read by `logits` and by the fused losses.
             init = nn.initializers.normal(config.initializer_range)
             self.param("head", init, (config.padded_vocab_size, config.token_width), jnp.float32)

@@ -10,7 +10,7 @@ tiles that are cut out in a loop of their own, whose floats fit into a core's ca
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
+from functools import partial, reduce
 from typing import NamedTuple
 
 import jax
@@ -99,10 +99,11 @@ def _fewest_bytes(given: _Grouped) -> Float[Array, "rows out"]:
 
 
 def _by_group(given: _Grouped) -> Float[Array, "rows out"]:
-    sums = sum(
+    products = (
         jnp.einsum("rgn,gno->rgo", x, codes.astype(x.dtype), preferred_element_type=jnp.float32)
         for x, codes in zip(given.x, given.parts(), strict=True)
     )
+    sums = reduce(jnp.add, products)
     if given.zero is not None:
         inputs = given.x.astype(jnp.float32).sum((0, -1))
         sums = sums - inputs[..., None] * given.zero
@@ -115,10 +116,11 @@ def _by_floats(given: _Grouped) -> Float[Array, "rows out"]:
         steps = steps if given.zero is None else steps - given.zero[:, None]
         return (steps * given.scale[:, None]).astype(given.x.dtype)
 
-    return sum(
+    products = (
         jnp.einsum("rgn,gno->ro", x, floats(codes), preferred_element_type=jnp.float32)
         for x, codes in zip(given.x, given.parts(), strict=True)
     )
+    return reduce(jnp.add, products)
 
 
 def _of_integers(given: _Grouped) -> Int32[Array, "rows out"]:

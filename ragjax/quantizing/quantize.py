@@ -102,8 +102,12 @@ def scheme_of(config: Quantize) -> Scheme:
     Raises:
       InputError: the parts do not go together.
     """
-    given = {"group": config.group, "symmetric": config.symmetric}
-    return replace(SCHEMES[config.scheme], **{n: value for n, value in given.items() if value is not None})
+    named = SCHEMES[config.scheme]
+    return replace(
+        named,
+        group=named.group if config.group is None else config.group,
+        symmetric=named.symmetric if config.symmetric is None else config.symmetric,
+    )
 
 
 def _names(model: Model, config: Quantize, scheme: Scheme) -> tuple[str, ...]:

@@ -123,8 +123,8 @@ def print_comparison(compared: Comparison, source: str, out: str | Path) -> None
     table.add_row("weights on disk, MB", f"{old / 1e6:,.1f}", f"{new / 1e6:,.1f}", f"{new / old:.3f}")
     table.add_row("bits of a quantized weight", "", f"{report.bits:.2f}", "")
     if compared.perplexity is not None:
-        old, new = compared.perplexity
-        table.add_row("perplexity", f"{old:,.2f}", f"{new:,.2f}", f"{new / old:.3f}")
+        before, after = compared.perplexity
+        table.add_row("perplexity", f"{before:,.2f}", f"{after:,.2f}", f"{after / before:.3f}")
     console.print(table)
     errors = Table(box=None, pad_edge=False)
     for heading in (f"relative error of {report.error_of}", "mean", "worst layer"):

@@ -71,8 +71,8 @@ def test_codes_and_scales_lie_where_their_kernel_does_and_change_nothing(small, 
     assert tuple(table.scale.sharding.spec) == ("tensor",)
 
 
-CONFIG = DecoderConfig(vocab_size=128, positions=64, width=256, layers=2, heads=4, mlp_width=1024)
-"""Whose matrices take 6.3 MB in float32."""
+CONFIG = DecoderConfig(vocab_size=128, positions=64, width=1024, layers=2, heads=8, mlp_width=4096)
+"""Whose matrices take 100 MB in float32."""
 
 
 def decode_loop(scheme: Scheme, device=None):
@@ -110,7 +110,7 @@ def decode_loop(scheme: Scheme, device=None):
 def test_on_cpu_the_decoding_loop_holds_no_floats_of_the_matrices(name):
     temporaries, matrices = decode_loop(SCHEMES[name])
     # Tiles of a quarter of a megabyte, scales in float32, and what else a step takes; not the matrices.
-    assert temporaries < 0.25 * matrices
+    assert temporaries < 0.06 * matrices
 
 
 @pytest.mark.slow
@@ -121,4 +121,4 @@ def test_on_a_tpu_the_decoding_loop_holds_no_floats_of_the_matrices(name):
     from ragjax.planning.tpu_compiler import devices
 
     temporaries, matrices = decode_loop(SCHEMES[name], devices(slice_named("v5e:2x2"))[0])
-    assert temporaries < 0.1 * matrices
+    assert temporaries < 0.06 * matrices

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -48,8 +49,11 @@ def taken_over(params: Params, layout: Layout, kinds: dict[str, str]) -> dict[st
         same_groups = len({each.scale.shape[-2:-1] for each in held}) == 1
         return same_groups and all(each.bits <= _BITS.get(kinds[name], 0) for each in held)
 
+    def made(name: str) -> np.ndarray:
+        return encoded(codes(name), scales(name), kinds[name])
+
     return {
-        stored.name: lambda name=stored.name: encoded(codes(name), scales(name), kinds[name])
+        stored.name: partial(made, stored.name)
         for stored in layout.stored
         if fits(stored.name, stored.targets)
     }

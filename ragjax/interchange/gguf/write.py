@@ -150,7 +150,7 @@ def _write_tensors(writer: Any, model: Model, written: Written, kinds: dict[str,
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_ti_data_to_file()
-    bad = []
+    bad: list[str] = []
     for name in shapes:
         if name in own:
             if not bad:

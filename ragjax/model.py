@@ -58,6 +58,19 @@ class Model:
         return replace(self, params=made_whole(self.params), history=(*self.history, {"did": "dequantize"}))
 
 
+def check_floats(model: Model) -> None:
+    """Refuses a quantized model where weights are to be changed.
+
+    Raises:
+      InputError: some weights are integers.
+    """
+    if has_stand_ins(model.params):
+        raise InputError(
+            "The model is quantized, and floats are wanted here: give what it was made from, or "
+            "model.in_floats(), or read it with load(..., floats=True)."
+        )
+
+
 @partial(jax.jit, static_argnames="config")
 def _logits(params: Params, tokens: jax.Array, *, config: DecoderConfig) -> jax.Array:
     return logits(params, run_decoder(config, params, tokens).hidden, config)

@@ -32,7 +32,7 @@ from ragjax.models.key_values import KeyValues, held
 from ragjax.models.matmul import linear
 from ragjax.models.norm import layer_norm, rms_norm
 from ragjax.models.rotary import Angles, angles, rotate
-from ragjax.models.stand_ins import Table, is_stand_in
+from ragjax.models.stand_ins import Kernel, Table, is_stand_in
 from ragjax.parallel.pin import pin, pin_batch
 
 _PRODUCT = "product"
@@ -100,7 +100,7 @@ class Linear(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "... n"]) -> Float[Array, "... m"]:
-        stand_in = _given(self, "kernel")
+        stand_in: Kernel | None = _given(self, "kernel")
         if stand_in is None:
             kernel = self.param(
                 "kernel", nn.initializers.normal(self.stddev), (x.shape[-1], self.features), jnp.float32
@@ -233,7 +233,7 @@ class Embedding(nn.Module):
     def __call__(self, tokens: Int[Array, "batch seq"], positions: Int[Array, "#batch seq"], dtype):
         config = self.config
         init = nn.initializers.normal(config.initializer_range)
-        stand_in = _given(self, "tokens")
+        stand_in: Table | None = _given(self, "tokens")
         if stand_in is None:
             table = self.param("tokens", init, (config.padded_vocab_size, config.token_width), jnp.float32)
             # Whole along the width: a lookup in a table split there copies the whole batch to every device.

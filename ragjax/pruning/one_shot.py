@@ -17,7 +17,7 @@ from jaxtyping import Array, Float
 from ragjax.config import OneShot
 from ragjax.errors import InputError, listing
 from ragjax.interchange.json_file import read_object
-from ragjax.model import Model
+from ragjax.model import Model, check_floats
 from ragjax.models.names import path_name
 from ragjax.parallel.mesh import batch_shards
 from ragjax.pruning.calibration_text import drawn_text, in_microbatches, misfits
@@ -149,6 +149,7 @@ def plan(
     Raises:
       InputError: names everything that is wrong.
     """
+    check_floats(model)
     how = How(config.pattern or METHODS[config.method].pattern, config.m, config.block, config.dampening)
     shapes = _shapes(model, config)
     table = _read_table(config.table)

@@ -15,9 +15,9 @@ from jax.sharding import Mesh
 
 from ragjax.config import Quantize
 from ragjax.errors import InputError, listing
-from ragjax.model import Model
+from ragjax.model import Model, check_floats
 from ragjax.models.decoder import Params
-from ragjax.models.stand_ins import has_stand_ins, is_stand_in, named_leaves
+from ragjax.models.stand_ins import is_stand_in, named_leaves
 from ragjax.quantization.scheme import SCHEMES, Scheme
 from ragjax.quantization.table import quantized_table
 from ragjax.quantizing.methods import METHODS, Given
@@ -112,8 +112,7 @@ def scheme_of(config: Quantize) -> Scheme:
 
 def _names(model: Model, config: Quantize, scheme: Scheme) -> tuple[str, ...]:
     """The kernels that are to be quantized; refuses what cannot be."""
-    if has_stand_ins(model.params):
-        raise InputError("The model is quantized already: give the one it was made from.")
+    check_floats(model)
     chosen = dict(named_leaves(prunable(model.params, config.quantizable)))
     problems = [
         f"{name}: only the matrices of the blocks are quantized so, as in 'layers/*/kernel'; tables of "

@@ -14,7 +14,7 @@ from jaxtyping import Int
 
 from ragjax.config import Shrink
 from ragjax.errors import InputError, listing
-from ragjax.model import Model
+from ragjax.model import Model, check_floats
 from ragjax.models.decoder_config import DecoderConfig
 from ragjax.parallel.mesh import batch_shards
 from ragjax.pruning.calibration_text import drawn_text, in_microbatches, misfits
@@ -113,6 +113,7 @@ def shrink(
       >>> shrink(model, half).model.config.mlp_width
       32
     """
+    check_floats(model)
     began = time.monotonic()
     length = min(model.config.positions, config.length or _LONGEST)
     if config.length is not None and config.length > model.config.positions:

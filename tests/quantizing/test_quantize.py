@@ -3,13 +3,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ragjax.config import Quantize, QuantizeMethod, SchemeName
+from ragjax.config import Quantize, QuantizeMethod, SchemeName, Shrink
 from ragjax.errors import InputError
 from ragjax.model import Model
 from ragjax.models.decoder import init_params
+from ragjax.pruning import prune
 from ragjax.quantization import SCHEMES, Scheme, rounded
 from ragjax.quantizing import quantize
 from ragjax.quantizing.methods import METHODS
+from ragjax.shrinking import shrink
 
 
 def test_names_of_the_config_are_those_of_the_tables():
@@ -66,9 +68,10 @@ def test_what_cannot_be_quantized_is_refused_by_name(tiny_model, fields, said):
         quantize(tiny_model, Quantize(**fields))
 
 
-def test_what_is_quantized_is_not_quantized_again(tiny_model):
-    with pytest.raises(InputError, match="quantized already"):
-        quantize(quantize(tiny_model).model)
+@pytest.mark.parametrize("change", [quantize, prune, lambda model: shrink(model, Shrink(layers=1))])
+def test_what_is_quantized_is_not_changed_again(tiny_model, change):
+    with pytest.raises(InputError, match=r"The model is quantized, and floats are wanted here.*in_floats"):
+        change(quantize(tiny_model).model)
 
 
 def test_weights_that_no_scale_spans_are_refused(tiny_model):

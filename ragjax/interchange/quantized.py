@@ -172,6 +172,10 @@ def _expected(
             expected |= {f"{name}/codes": (shape, ("I8",)), f"{name}/scale": (shape[:1], ("F16",))}
             continue
         scheme, (*layers, inputs, outputs) = _scheme(name, fields), shape
+        if scheme.group and inputs % scheme.group:
+            raise InputError(
+                f"Quantized weights: groups of {scheme.group} do not divide {name}, {list(shape)}."
+            )
         groups = (*layers, scheme.groups(inputs), outputs)
         packed = (*layers, inputs // 2, outputs), ("U8",)
         expected[f"{name}/codes"] = packed if scheme.bits == 4 else (shape, ("I8",))

@@ -124,6 +124,7 @@ def test_bytes_and_zeros_are_those_of_what_is_stored(tiny_model, tmp_path):
             r"expected U8 \[3, 16, 128\], found U8 \[3, 4, 128\]",
         ),
         (lambda tensors, about: about["layers/mlp/up/kernel"].update(bits=5), "bits must be 4 or 8, found 5"),
+        (lambda tensors, about: about["layers/mlp/up/kernel"].update(group=24), "groups of 24 do not divide"),
         (lambda tensors, about: about["layers/mlp/up/kernel"].update(odd=5), "must name a scheme's fields"),
         (
             lambda tensors, about: about.update({"layers/x/kernel": {"bits": 8}}),

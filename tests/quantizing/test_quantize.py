@@ -2,6 +2,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax.traverse_util import flatten_dict
 
 from ragjax.config import Quantize, QuantizeMethod, SchemeName, Shrink
 from ragjax.errors import InputError

@@ -14,6 +14,7 @@ from ragjax.config.mesh import Mesh
 from ragjax.config.on_policy import OnPolicy
 from ragjax.config.one_shot import OneShot, OneShotBudget, OneShotMethod
 from ragjax.config.runs import Compress, Pretrain, to_dict
+from ragjax.config.serve import Serve
 from ragjax.config.shrink import Importance, Shrink, Shrinkable
 from ragjax.config.sparsity import Budget, Pattern, Score, Sparsity, SparsityMethod, SparsitySchedule
 from ragjax.config.student import Student
@@ -44,6 +45,7 @@ __all__ = [
     "RateSchedule",
     "Remat",
     "Score",
+    "Serve",
     "Shrink",
     "Shrinkable",
     "Sparsity",

@@ -16,7 +16,7 @@ from ragjax.generation.decoding import unstack
 from ragjax.generation.log_probs import LogProbs
 from ragjax.generation.prompts import align, bucket
 from ragjax.generation.request import ends_of
-from ragjax.generation.seats import MOST_TOKENS, Newcomer, empty_seats, seat, settings_of, stand_up, write_on
+from ragjax.generation.seats import MOST_TOKENS, begin, empty_seats, settings_of, sit_down, stand_up, write_on
 from ragjax.generation.slots import MOST_ALTERNATIVES, Stepped
 from ragjax.model import Model
 from ragjax.parallel.hosts import to_host
@@ -77,8 +77,8 @@ class ModelSlots:
 
     def warm(self) -> None:
         """Compiles all programs by running each of them once."""
-        for log_probs in (None, 0):
-            for length in self._lengths():
+        for length in self._lengths():
+            for log_probs in (None, 0):
                 self.join(0, [0] * length, Decoding(max_new_tokens=2, stop_at_eos=False, log_probs=log_probs))
                 self.step()
                 self.step()
@@ -94,12 +94,15 @@ class ModelSlots:
             options.temperature, options.top_k, options.top_p, options.min_p, options.repetition_penalty,
             options.seed, row, ends,
         )  # fmt: skip
-        new = Newcomer(jnp.int32(slot), tokens, padding, jnp.int32(options.max_new_tokens), settings)
         if options.log_probs is not None:
             self._telling.add(slot)
         with self._on_mesh():
-            self._seats, token, told = seat(
-                self._params, self._seats, new, config=self._model.config,
+            where = jnp.int32(slot)
+            self._seats, scores = sit_down(
+                self._params, self._seats, where, tokens, padding, config=self._model.config
+            )
+            self._seats, token, told = begin(
+                self._seats, where, scores, jnp.int32(options.max_new_tokens), settings,
                 alternatives=None if options.log_probs is None else self._alternatives,
             )  # fmt: skip
         self._fresh[slot] = token, told

@@ -46,19 +46,6 @@ class Seats(NamedTuple):
     """One value a sequence; end tokens are [slots, ends]."""
 
 
-class Newcomer(NamedTuple):
-    """A sequence that takes a seat; arrays, so that a change compiles nothing."""
-
-    slot: Int[Array, ""]
-    prompt: Int[Array, "1 length"]
-    """Flush right."""
-    padding: Int[Array, " 1"]
-    limit: Int[Array, ""]
-    """New tokens at most."""
-    settings: Settings
-    """Of one sequence, with a first axis of 1."""
-
-
 def settings_of(
     temperature: Any, top_k: Any, top_p: Any, min_p: Any, penalty: Any, seed: Any, row: Any, eos: Any
 ) -> Settings:
@@ -97,44 +84,74 @@ def empty_seats(*, config: DecoderConfig, count: int, room: int, ends: int, dtyp
     )  # fmt: skip
 
 
-@partial(jax.jit, static_argnames=("config", "alternatives"), donate_argnames="seats")
-def seat(
-    params: Params, seats: Seats, new: Newcomer, *, config: DecoderConfig, alternatives: int | None
-) -> tuple[Seats, Int[Array, " 1"], LogProbs | None]:
-    """Reads a prompt into a seat, and chooses the token that follows it.
+@partial(jax.jit, static_argnames="config", donate_argnames="seats")
+def sit_down(
+    params: Params,
+    seats: Seats,
+    slot: Int[Array, ""],
+    prompt: Int[Array, "1 length"],
+    padding: Int[Array, " 1"],
+    *,
+    config: DecoderConfig,
+) -> tuple[Seats, Float[Array, "1 vocab"]]:
+    """Reads a prompt into a seat: the seats, and the scores of the token that follows, for `begin`.
 
     Args:
       params: with stacked layers.
       seats: consumed.
-      new: who comes; programs differ by the length of its prompt alone.
+      slot: whose seat.
+      prompt: flush right; programs differ by its length.
+      padding: places before it.
       config: the architecture.
-      alternatives: tell the log-probs of the token, and of so many likeliest; none: tell none.
-
-    Returns:
-      The seats, the token, and its log-probs.
     """
-    slot, dtype = new.slot, seats.cache[0].key.dtype
-    scores, stacked = read(params, new.prompt, new.padding, config=config, dtype=dtype)
+    dtype = seats.cache[0].key.dtype
+    scores, stacked = read(params, prompt, padding, config=config, dtype=dtype)
 
     def placed(layer: int, held: jax.Array, fresh: jax.Array) -> jax.Array:
-        at_front = jnp.roll(fresh[layer], -new.padding[0], axis=1)
+        at_front = jnp.roll(fresh[layer], -padding[0], axis=1)
         return pin_heads(jax.lax.dynamic_update_slice(held, at_front, (slot, 0, 0, 0)))
 
-    seen = tokens_of(new.prompt, new.padding, config.vocab_size)
-    token = _chosen(scores, seen, jnp.zeros(1, jnp.int32), new.settings)
-    left = jnp.where(_ends(token, new.settings)[0], 0, new.limit - 1)
+    cache = tuple(
+        jax.tree.map(partial(placed, layer), held, stacked) for layer, held in enumerate(seats.cache)
+    )
+    seen = tokens_of(prompt, padding, config.vocab_size)
+    return seats._replace(
+        cache=cache,
+        place=seats.place.at[slot].set(prompt.shape[1] - padding[0]),
+        seen=seats.seen.at[slot].set(seen[0]),
+    ), scores
+
+
+@partial(jax.jit, static_argnames="alternatives", donate_argnames="seats")
+def begin(
+    seats: Seats,
+    slot: Int[Array, ""],
+    scores: Float[Array, "1 vocab"],
+    limit: Int[Array, ""],
+    settings: Settings,
+    *,
+    alternatives: int | None,
+) -> tuple[Seats, Int[Array, " 1"], LogProbs | None]:
+    """Chooses the token that follows a prompt: the seats, the token, and its log-probs.
+
+    Args:
+      seats: consumed.
+      slot: whose seat.
+      scores: from `sit_down`.
+      limit: new tokens at most.
+      settings: of one sequence, with a first axis of 1.
+      alternatives: tell the log-probs of the token, and of so many likeliest; none: tell none.
+    """
+    token = _chosen(scores, seats.seen[slot][None], jnp.zeros(1, jnp.int32), settings)
+    left = jnp.where(_ends(token, settings)[0], 0, limit - 1)
     record = log_probs.empty(1, 1, alternatives)
     return (
-        Seats(
-            tuple(
-                jax.tree.map(partial(placed, layer), held, stacked) for layer, held in enumerate(seats.cache)
-            ),
-            seats.place.at[slot].set(new.prompt.shape[1] - new.padding[0]),
-            seats.last.at[slot].set(token[0]),
-            seats.written.at[slot].set(1),
-            seats.left.at[slot].set(left),
-            seats.seen.at[slot].set(seen[0].at[token[0]].set(True)),
-            jax.tree.map(lambda held, own: held.at[slot].set(own[0]), seats.settings, new.settings),
+        seats._replace(
+            last=seats.last.at[slot].set(token[0]),
+            written=seats.written.at[slot].set(1),
+            left=seats.left.at[slot].set(left),
+            seen=seats.seen.at[slot, token[0]].set(True),
+            settings=jax.tree.map(lambda held, own: held.at[slot].set(own[0]), seats.settings, settings),
         ),
         token,
         log_probs.noted(record, scores[:, None], token[:, None], jnp.int32(0)),

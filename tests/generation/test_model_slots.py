@@ -3,7 +3,6 @@
 from dataclasses import replace
 
 import jax
-import numpy as np
 import pytest
 
 from ragjax.config import Decoding, Mesh
@@ -101,15 +100,7 @@ def test_a_slot_may_be_left_before_its_first_token(slots):
     assert (slots.step().tokens == -1).all()
 
 
-def test_the_models_own_end_ends_a_slot(tiny_model):
-    expected = continuations(tiny_model, [[5]], GREEDY)[0].tokens.tolist()
-    ending = replace(tiny_model, config=replace(tiny_model.config, eos_token=expected[3]))
-    slots = ModelSlots(ending, count=1, room=32)
-    slots.join(0, [5], replace(GREEDY, stop_at_eos=True))
-    tokens = np.concatenate([slots.step().tokens[0], slots.step(16).tokens[0]])
-    assert tokens[tokens >= 0].tolist() == expected[: expected.index(expected[3]) + 1]
-
-
+@pytest.mark.slow
 def test_slots_may_lie_on_a_mesh(tiny_model):
     mesh = make_mesh(Mesh(data=2, tensor=2), jax.devices()[:4])
     slots = ModelSlots(tiny_model, count=2, room=32, mesh=mesh)

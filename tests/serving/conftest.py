@@ -1,6 +1,7 @@
 """Fixtures of the tests of serving: a service of two tiny models, and ways to ask it."""
 
 import asyncio
+import copy
 import json
 from dataclasses import replace
 
@@ -12,33 +13,40 @@ from ragjax.generation.model_slots import ModelSlots
 from ragjax.models.decoder import init_params
 from ragjax.serving import Service, app
 
+_PRINTED = 94
+"""Tokens of the byte tokenizer that are ASCII's printed characters, from the first on."""
+
+
+def writer(model, seed, **fields):
+    """A random model whose likeliest texts are letters and signs, and change as they go."""
+    config = replace(model.config, tied=False, **fields)
+    params = init_params(config, seed)
+    return replace(model, config=config, params=params | {"head": params["head"].at[_PRINTED:].set(0.0)})
+
 
 @pytest.fixture(scope="session")
 def teacher(tiny_byte_model):
-    return tiny_byte_model
+    return writer(tiny_byte_model, seed=5)
 
 
 @pytest.fixture(scope="session")
 def student(teacher):
     """A smaller model of the same vocabulary, whose tokenizer knows how to write a conversation."""
-    import copy
-
-    config = replace(teacher.config, layers=1)
     tokenizer = copy.deepcopy(teacher.tokenizer)
     tokenizer.chat_template = (
         "{% for m in messages %}"
         "{% if m.role == 'villain' %}{{ raise_exception('no villains here') }}{% endif %}"
         "{{ m.role[0] }}:{{ m.content }}\n{% endfor %}{% if add_generation_prompt %}a:{% endif %}"
     )
-    return replace(teacher, config=config, params=init_params(config, seed=8), tokenizer=tokenizer)
+    return writer(replace(teacher, tokenizer=tokenizer), seed=8, layers=1)
 
 
 @pytest.fixture(scope="session")
 def service(teacher, student):
-    """Serves `teacher` and `student`, each with two slots, of 64 and of 32 tokens."""
+    """Serves `teacher` and `student`, each with two slots of 32 tokens."""
     made = Service(Serve(queue=16, max_body=10_000))
-    for name, model, room in (("teacher", teacher, 64), ("student", student, 32)):
-        slots = ModelSlots(model, count=2, room=room)
+    for name, model in (("teacher", teacher), ("student", student)):
+        slots = ModelSlots(model, count=2, room=32)
         slots.warm()
         made.add(name, model, slots)
     yield made

@@ -83,7 +83,7 @@ def test_a_stream_is_the_answer_in_pieces(ask, events, teacher):
 
 def test_a_stop_string_ends_the_text_before_it(ask, teacher):
     text = alone(teacher, "ab").text
-    assert len(text) > 2
+    assert len(set(text)) > 4
     told = ask(PATH, {"prompt": "ab", **GREEDY, "stop": ["never", text[1:3]]}).json()
     assert told["choices"][0]["text"] == text[: text.index(text[1:3])]
     assert told["choices"][0]["finish_reason"] == "stop"
@@ -154,7 +154,7 @@ def test_a_conversation_may_fill_the_room(ask):
         (PATH, b"[" * 5_000, 400, "not JSON"),
         (PATH, b" " * 10_001, 413, "longer than 10000 bytes"),
         (PATH, {"prompt": "a", "model": "none"}, 404, "only teacher, student"),
-        (PATH, {"prompt": "a" * 60, "max_tokens": 5}, 400, "ask for at most 4 new tokens"),
+        (PATH, {"prompt": "a" * 28, "max_tokens": 5}, 400, "ask for at most 4 new tokens"),
         (PATH, {"prompt": [1, 257]}, 400, "the vocabulary ends at 256"),
         (PATH, {"prompt": "a", "n": 17}, 400, "ask for at most 16"),
         (CHAT, {"model": "teacher", "messages": [{"role": "user", "content": "a"}]}, 400, "no chat template"),
@@ -179,7 +179,7 @@ def test_a_form_of_another_site_is_not_read(ask):
 def test_models_are_told_by_name(ask):
     told = ask("/v1/models").json()["data"]
     assert [(each["id"], each["object"], each["room"], each["chat"]) for each in told] == [
-        ("teacher", "model", 64, False), ("student", "model", 32, True),
+        ("teacher", "model", 32, False), ("student", "model", 32, True),
     ]  # fmt: skip
     assert ask("/v1/models/student").json() == told[1]
 

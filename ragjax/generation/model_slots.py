@@ -12,6 +12,7 @@ import numpy as np
 
 from ragjax.config import CacheDtype, Decoding
 from ragjax.errors import InputError
+from ragjax.generation import log_probs
 from ragjax.generation.decoding import unstack
 from ragjax.generation.log_probs import LogProbs
 from ragjax.generation.prompts import align, bucket
@@ -78,8 +79,8 @@ class ModelSlots:
     def warm(self) -> None:
         """Compiles all programs by running each of them once."""
         for length in self._lengths():
-            for log_probs in (None, 0):
-                self.join(0, [0] * length, Decoding(max_new_tokens=2, stop_at_eos=False, log_probs=log_probs))
+            for told in (None, 0):
+                self.join(0, [0] * length, Decoding(max_new_tokens=2, stop_at_eos=False, log_probs=told))
                 self.step()
                 self.step()
                 self.leave(0)
@@ -129,10 +130,8 @@ class ModelSlots:
         tokens = np.full((self.count, 1), -1, np.int32)
         told = None
         if any(record is not None for _, record in self._fresh.values()):
-            shape = (self.count, 1, self._alternatives)
-            told = LogProbs(
-                np.zeros(shape[:2], np.float32), np.zeros(shape, np.int32), np.zeros(shape, np.float32)
-            )
+            told = to_host(log_probs.empty(self.count, 1, self._alternatives))
+            told = jax.tree.map(np.copy, told)
         for slot, (token, record) in self._fresh.items():
             tokens[slot] = to_host(token)
             if told is not None and record is not None:

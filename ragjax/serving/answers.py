@@ -28,12 +28,15 @@ class Written:
     ended: Ended | None = None
     offset: int = field(init=False)
     """Where its next token is told to begin."""
+    times: tuple[float, float] = (0.0, 0.0)
+    """When its first token and its last one were there."""
 
     def __post_init__(self) -> None:
         self.offset = len(self.prompt)
 
     def add(self, piece: Piece) -> None:
         """Takes what came."""
+        self.times = (self.times[0] if self.tokens else piece.at, piece.at)
         self.text += piece.text
         self.tokens += piece.tokens
         self.ended = piece.ended
@@ -54,13 +57,13 @@ class Answer(ABC):
         }  # fmt: skip
         self._token_text, self._log_probs = token_text, log_probs
 
-    def complete(self, texts: Sequence[Written], usage: dict[str, int]) -> dict[str, Any]:
-        """All texts at once."""
+    def complete(self, texts: Sequence[Written], figures: dict[str, Any]) -> dict[str, Any]:
+        """All texts at once, and their figures."""
         choices = [
             self._finished(text) | self._more(index, text.tokens, text.ended, text)
             for index, text in enumerate(texts)
         ]
-        return {**self._shared, "object": self.whole, "choices": choices, "usage": usage}
+        return {**self._shared, "object": self.whole, "choices": choices, **figures}
 
     def opening(self, texts: Sequence[Written], usage: bool) -> list[str]:
         """Events before the first piece."""
@@ -77,9 +80,9 @@ class Answer(ABC):
         more = self._more(piece.index, piece.tokens, piece.ended, before)
         return self._told([self._fresh(piece.text) | more], usage)
 
-    def closing(self, usage: dict[str, int]) -> str:
-        """The event that tells the number of tokens."""
-        return _sent({**self._shared, "object": self.part, "choices": [], "usage": usage})
+    def closing(self, figures: dict[str, Any]) -> str:
+        """The event that tells the figures of all texts."""
+        return _sent({**self._shared, "object": self.part, "choices": [], **figures})
 
     def _told(self, choices: list[dict[str, Any]], usage: bool) -> str:
         silent = {"usage": None} if usage else {}
@@ -170,11 +173,26 @@ class Chat(Answer):
         return {"content": content, "refusal": None}
 
 
-def usage_of(prompt_tokens: int, texts: Sequence[Written]) -> dict[str, int]:
-    """How many tokens were read and written."""
+def figures_of(prompt_tokens: int, texts: Sequence[Written], begun: float) -> dict[str, Any]:
+    """How many tokens were read and written, and how fast.
+
+    Args:
+      prompt_tokens: tokens of all prompts.
+      texts: all of them, whole.
+      begun: when they were asked for, by `time.monotonic`.
+    """
     written = sum(len(text.tokens) for text in texts)
+    first = min(text.times[0] for text in texts)
+    seconds = max(text.times[1] for text in texts) - first
     return {
-        "prompt_tokens": prompt_tokens, "completion_tokens": written, "total_tokens": prompt_tokens + written
+        "usage": {
+            "prompt_tokens": prompt_tokens, "completion_tokens": written,
+            "total_tokens": prompt_tokens + written,
+        },
+        "timing": {
+            "first_token_seconds": first - begun,
+            "tokens_per_second": (written - 1) / seconds if seconds else None,
+        },
     }  # fmt: skip
 
 

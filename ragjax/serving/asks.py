@@ -177,7 +177,7 @@ def _content(value: Any) -> str | None:
     if isinstance(value, str):
         return value
     parts = value if isinstance(value, list) else [None]
-    texts = [
+    texts: list[Any] = [
         part.get("text") if isinstance(part, dict) and part.get("type") == "text" else None for part in parts
     ]
     return "".join(texts) if all(isinstance(text, str) for text in texts) else None

@@ -31,6 +31,8 @@ class Piece:
     text: str
     tokens: Sequence[Token]
     ended: Ended | None
+    at: float = 0.0
+    """When it was there, by `time.monotonic`."""
 
 
 @dataclass(frozen=True)

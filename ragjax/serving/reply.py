@@ -7,13 +7,14 @@ import logging
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import ExitStack
+from typing import Any
 
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 from starlette.requests import Request
 from starlette.types import Receive, Scope, Send
 
 from ragjax.generation.prompts import tokenizer_of
-from ragjax.serving.answers import Answer, Written, failure_event, usage_of
+from ragjax.serving.answers import Answer, Written, failure_event, figures_of
 from ragjax.serving.asks import Ask
 from ragjax.serving.job import Dropped, Event, Job
 from ragjax.serving.refusal import Outcome, Refusal
@@ -46,7 +47,7 @@ class Reply:
                 if isinstance(event, Dropped):
                     raise self._refusal(event)
             self._outcome = "completed"
-            return JSONResponse(self._answer.complete(self._texts, self._usage()))
+            return JSONResponse(self._answer.complete(self._texts, self._figures()))
 
     def stream(self) -> Response:
         """Server-sent events.
@@ -94,7 +95,7 @@ class Reply:
                 yield self._answer.event(event, self._texts[event.index], usage)
         self._outcome = "completed"
         if usage:
-            yield self._answer.closing(self._usage())
+            yield self._answer.closing(self._figures())
         yield "data: [DONE]\n\n"
 
     def _refusal(self, event: Dropped) -> Refusal:
@@ -118,8 +119,8 @@ class Reply:
             self._prepared.prompt_tokens, written, time.monotonic() - self._begun,
         )  # fmt: skip
 
-    def _usage(self) -> dict[str, int]:
-        return usage_of(self._prepared.prompt_tokens, self._texts)
+    def _figures(self) -> dict[str, Any]:
+        return figures_of(self._prepared.prompt_tokens, self._texts, self._begun)
 
     def _echoed(self) -> list[str]:
         if not self._ask.echo:

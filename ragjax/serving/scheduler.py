@@ -143,7 +143,7 @@ class Scheduler:
             self._seconds_a_token += 0.1 * ((now - begun) / columns - self._seconds_a_token)
         self._joined = False
         for slot, job in list(self._seated.items()):
-            piece = _piece(job, stepped, slot)
+            piece = _piece(job, stepped, slot, now)
             if not piece.tokens:
                 continue
             self._measure(job, len(piece.tokens), now)
@@ -165,7 +165,7 @@ class Scheduler:
         job.last = now
 
 
-def _piece(job: Job, stepped: Stepped, slot: int) -> Piece:
+def _piece(job: Job, stepped: Stepped, slot: int, now: float) -> Piece:
     """What a step added to the text in a slot, up to its end."""
     text, tokens = "", []
     for column, token in enumerate(stepped.tokens[slot].tolist()):
@@ -173,7 +173,7 @@ def _piece(job: Job, stepped: Stepped, slot: int) -> Piece:
             break
         text += job.transcript.push(token)
         tokens.append(_token(token, job, stepped, slot, column))
-    return Piece(job.index, text, tokens, job.transcript.ended)
+    return Piece(job.index, text, tokens, job.transcript.ended, now)
 
 
 def _token(token: int, job: Job, stepped: Stepped, slot: int, column: int) -> Token:

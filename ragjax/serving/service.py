@@ -13,7 +13,7 @@ import jax
 
 from ragjax.config import Decoding, Serve
 from ragjax.data.tokenizer import encode_prompts
-from ragjax.errors import InputError
+from ragjax.errors import InputError, listing
 from ragjax.generation.prompts import complete, tokenizer_of
 from ragjax.generation.request import ends_of
 from ragjax.generation.slots import Slots
@@ -49,7 +49,7 @@ class Served:
     def token_text(self, token: int) -> str:
         """How a token is told: its text, or its name where it is a part of a character."""
         tokenizer = tokenizer_of(self.model)
-        text = tokenizer.decode([token], clean_up_tokenization_spaces=False)
+        text = str(tokenizer.decode([token], clean_up_tokenization_spaces=False))
         return str(tokenizer.convert_ids_to_tokens(token)) if "\N{REPLACEMENT CHARACTER}" in text else text
 
     def render(self, messages: list[dict[str, str]]) -> str:
@@ -173,10 +173,9 @@ class Service:
             encode_prompts(tokenizer_of(model), [prompt for prompt in ask.prompts if isinstance(prompt, str)])
         )
         tokens = [next(texts) if isinstance(prompt, str) else prompt for prompt in ask.prompts]
-        held = replace(model, config=replace(model.config, positions=room))
+        _check_room(tokens, ask.options.max_new_tokens, room)
         try:
-            # Where no number of new tokens was asked for, there must be room for one.
-            ready = complete(held, tokens, ask.options)
+            ready = complete(model, tokens, ask.options)
         except InputError as error:
             raise Refusal(400, str(error), param="prompt") from error
         options = [
@@ -218,6 +217,21 @@ class Service:
         """Ends all work at once."""
         for served in self.models.values():
             served.scheduler.stop()
+
+
+def _check_room(prompts: Sequence[Sequence[int]], new: int, room: int) -> None:
+    """Refuses prompts that leave no room for the new tokens."""
+    found = []
+    for number, prompt in enumerate(prompts):
+        left = room - max(1, len(prompt))
+        if new > left:
+            remedy = f"ask for at most {left} new tokens" if left > 0 else "shorten it"
+            found.append(f"prompt {number} has {len(prompt)} tokens, {new} new ones are asked for: {remedy}")
+    if found:
+        raise Refusal(
+            400, f"There is room for {room} tokens, prompt and answer together:\n{listing(found)}",
+            param="prompt", code="context_length_exceeded",
+        )  # fmt: skip
 
 
 def names_of(given: Sequence[str]) -> list[str]:

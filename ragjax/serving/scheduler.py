@@ -38,7 +38,8 @@ class Scheduler:
         self._seated: dict[int, Job] = {}
         self._change = threading.Condition()
         self._stopping = self._joined = False
-        self._seconds_a_token, self._seconds_a_text = _PATIENCE, 1.0
+        self._seconds_a_token: float | None = None
+        self._seconds_a_text = 1.0
         self.failed = False
         """Whether the thread died of an error; nothing is written any more."""
         metrics.waiting.follow(lambda: len(self._waiting), model=name)
@@ -136,11 +137,12 @@ class Scheduler:
 
     def _step(self) -> None:
         begun = time.monotonic()
-        stepped = self._slots.step(max(1, int(_PATIENCE / self._seconds_a_token)))
+        known = self._seconds_a_token
+        stepped = self._slots.step(1 if known is None else max(1, int(_PATIENCE / known)))
         now = time.monotonic()
         if not self._joined:
-            columns = max(1, int((stepped.tokens >= 0).sum(1).max(initial=0)))
-            self._seconds_a_token += 0.1 * ((now - begun) / columns - self._seconds_a_token)
+            took = (now - begun) / max(1, int((stepped.tokens >= 0).sum(1).max(initial=0)))
+            self._seconds_a_token = took if known is None else known + 0.1 * (took - known)
         self._joined = False
         for slot, job in list(self._seated.items()):
             piece = _piece(job, stepped, slot, now)

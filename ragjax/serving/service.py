@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -194,7 +194,8 @@ class Service:
         loop = asyncio.get_running_loop()
 
         def tell(event: Event) -> None:
-            if not loop.is_closed():
+            # The loop is closed where the server was cut off, and nobody listens.
+            with suppress(RuntimeError):
                 loop.call_soon_threadsafe(events.put_nowait, event)
 
         jobs = self._jobs(served, ask, prepared, tell)

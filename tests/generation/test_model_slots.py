@@ -9,6 +9,7 @@ from ragjax.config import Decoding, Mesh
 from ragjax.errors import InputError
 from ragjax.generation.continuation import continuations
 from ragjax.generation.model_slots import ModelSlots
+from ragjax.generation.request import ends_of
 from ragjax.parallel.mesh import make_mesh
 
 GREEDY = Decoding(max_new_tokens=12, stop_at_eos=False)
@@ -98,6 +99,12 @@ def test_a_slot_may_be_left_before_its_first_token(slots):
     slots.join(1, *ASKED[0])
     slots.leave(1)
     assert (slots.step().tokens == -1).all()
+
+
+def test_a_model_ends_at_its_own_end_and_at_what_is_asked_for(tiny_byte_model):
+    asked = replace(GREEDY, stop_tokens=(5, 256))
+    assert ends_of(tiny_byte_model, replace(asked, stop_at_eos=True)) == (256, 5)
+    assert ends_of(tiny_byte_model, asked) == (5, 256)
 
 
 @pytest.mark.slow

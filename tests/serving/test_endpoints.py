@@ -1,5 +1,6 @@
 """What the server answers is what the model writes alone, in OpenAI's shape."""
 
+import json
 import time
 from dataclasses import replace
 
@@ -194,6 +195,15 @@ def test_a_server_that_drains_refuses(ask, service):
         assert ask("/health").status_code == 503
     finally:
         service.draining = False
+
+
+def test_what_takes_too_long_is_given_up_and_told(ask, service, monkeypatch):
+    monkeypatch.setattr(service, "limits", replace(service.limits, timeout=1e-9))
+    answer = ask(PATH, {"prompt": "a", **GREEDY})
+    assert (answer.status_code, answer.json()["error"]["code"]) == (504, "timeout")
+    streamed = ask(PATH, {"prompt": "a", **GREEDY, "stream": True})
+    assert streamed.status_code == 200
+    assert json.loads(streamed.text.removeprefix("data: "))["error"]["code"] == "timeout"
 
 
 def test_a_full_queue_sends_away_and_nobody_is_forgotten(ask, service):

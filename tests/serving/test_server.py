@@ -84,7 +84,8 @@ def test_the_official_client_is_answered(process):
 def test_who_leaves_frees_the_slot(process, client):
     before = figures(client).get('ragjax_requests_total{outcome="cancelled"}', 0)
     with client.stream("POST", "/v1/completions", json=LONG) as answer:
-        assert next(answer.iter_lines()).startswith("data: {")
+        lines = answer.iter_lines()
+        assert next(lines).startswith("data: {")
         assert figures(client)[WAITING] > 0
     with pytest.raises(httpx.ReadTimeout):
         client.post("/v1/completions", json=LONG | {"stream": False}, timeout=0.05)

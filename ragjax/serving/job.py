@@ -61,6 +61,8 @@ class Job:
     """Called from the thread that writes."""
     cancelled: bool = False
     asked: float = field(default_factory=time.monotonic)
+    begun: float = 0.0
+    """When it got a slot."""
     last: float | None = None
     """When its last token came."""
 

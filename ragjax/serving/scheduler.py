@@ -131,6 +131,7 @@ class Scheduler:
                 if not self._waiting:
                     return
                 job = self._seated[slot] = self._waiting.popleft()
+            job.begun = time.monotonic()
             self._slots.join(slot, job.prompt, job.options, row=job.index)
             self._joined = True
             self._metrics.prompt_tokens.add(len(job.prompt), model=self._name)
@@ -151,7 +152,7 @@ class Scheduler:
             self._measure(job, len(piece.tokens), now)
             if piece.ended:
                 self._leave(slot)
-                self._seconds_a_text += 0.1 * (now - job.asked - self._seconds_a_text)
+                self._seconds_a_text += 0.1 * (now - job.begun - self._seconds_a_text)
             job.tell(piece)
 
     def _leave(self, slot: int) -> None:

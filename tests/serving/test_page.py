@@ -5,6 +5,7 @@ import hashlib
 import re
 import shutil
 import threading
+import time
 
 import httpx
 import pytest
@@ -47,33 +48,64 @@ def address(service):
     assert not thread.is_alive()
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(("scheme", "width"), [("light", 1200), ("dark", 1200), ("light", 390)])
-def test_a_person_can_compare_two_models_in_a_browser(address, scheme, width, tmp_path):
+@pytest.fixture(scope="module")
+def browser():
+    """Chromium without a window."""
     playwright = pytest.importorskip("playwright.sync_api")
     chromium = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
     if chromium is None:
         pytest.skip("there is no Chromium")
     with playwright.sync_playwright() as started:
         browser = started.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
-        page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
-        complaints = []
-        page.on("console", lambda message: complaints.append(message.text))
-        page.on("pageerror", lambda error: complaints.append(str(error)))
-        page.goto(address)
-        page.get_by_label("Prompt", exact=True).fill("ab")
-        page.get_by_label("New tokens").fill("20")
-        page.get_by_role("button", name="Write").click()
-        page.get_by_text(re.compile("times as fast|times the speed|Too little")).wait_for(timeout=20_000)
-        body = {"prompt": "ab", "max_tokens": 20, "temperature": 0}
-        for name in ("teacher", "student"):
-            told = httpx.post(f"{address}/v1/completions", json={"model": name, **body}).json()
-            place = page.get_by_role("region", name=name)
-            assert place.locator(".text").text_content() == "ab" + told["choices"][0]["text"]
-            assert place.locator("dd").nth(1).text_content() == "20"
-        assert complaints == []
-        assert page.evaluate("document.documentElement.scrollWidth") <= width
-        page.get_by_label("New tokens").fill("31")
-        page.get_by_role("button", name="Write").click()
-        assert "ask for at most 30 new tokens" in page.get_by_role("alert").text_content(timeout=10_000)
+        yield browser
         browser.close()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("scheme", "width"), [("light", 1200), ("dark", 1200), ("light", 390)])
+def test_a_person_can_compare_two_models(address, browser, scheme, width):
+    page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
+    complaints = []
+    page.on("console", lambda message: complaints.append(message.text))
+    page.on("pageerror", lambda error: complaints.append(str(error)))
+    page.goto(address)
+    page.get_by_label("Prompt", exact=True).fill("ab")
+    page.get_by_label("New tokens").fill("20")
+    page.get_by_role("button", name="Write").click()
+    page.get_by_text(re.compile("times as fast|times the speed")).wait_for(timeout=20_000)
+    body = {"prompt": "ab", "max_tokens": 20, "temperature": 0}
+    for name in ("teacher", "student"):
+        told = httpx.post(f"{address}/v1/completions", json={"model": name, **body}).json()
+        place = page.get_by_role("region", name=name)
+        assert place.locator(".text").text_content() == "ab" + told["choices"][0]["text"]
+        assert place.locator("dd").nth(1).text_content() == "20"
+    assert complaints == []
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    page.get_by_label("New tokens").fill("31")
+    page.get_by_role("button", name="Write").click()
+    assert "ask for at most 30 new tokens" in page.get_by_role("alert").text_content(timeout=10_000)
+    page.close()
+
+
+@pytest.mark.slow
+def test_a_person_can_stop_it(address, browser, service, monkeypatch):
+    slots = service.models["teacher"].slots
+    step = slots.step
+    monkeypatch.setattr(slots, "step", lambda most=1: (time.sleep(0.2), step(1))[1])
+    page = browser.new_page()
+    page.goto(address)
+    page.get_by_label("New tokens").fill("12")
+    page.get_by_role("button", name="Write").click()
+    page.get_by_text("Writing …").wait_for()
+    place = page.get_by_role("region", name="teacher")
+    # Not by a script, which the page's policy forbids.
+    while not place.locator(".text span").nth(1).text_content():
+        page.wait_for_timeout(50)
+    page.get_by_role("button", name="Stop").click()
+    page.get_by_text("Stopped.").wait_for()
+    assert place.locator("dd").nth(1).text_content().endswith("+")
+    assert page.get_by_role("button", name="Write").is_enabled()
+    until = time.monotonic() + 10
+    while re.search(r"ragjax_slots_busy.* [1-9]", httpx.get(f"{address}/metrics").text):
+        assert time.monotonic() < until
+    page.close()

@@ -8,6 +8,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from itertools import accumulate
 from typing import Any
 
@@ -50,12 +51,20 @@ class Answer(ABC):
     part: str
     """Kind of the object that holds a piece."""
     prefix: str
+    """What its id begins with."""
 
     def __init__(self, model: str, token_text: Callable[[int], str], *, log_probs: bool):
+        """Tells what a model wrote.
+
+        Args:
+          model: its name.
+          token_text: how a token is told.
+          log_probs: whether they are told.
+        """
         self._shared = {
             "id": f"{self.prefix}-{secrets.token_hex(12)}", "created": int(time.time()), "model": model
         }  # fmt: skip
-        self._token_text, self._log_probs = token_text, log_probs
+        self._token_text, self._log_probs = cache(token_text), log_probs
 
     def complete(self, texts: Sequence[Written], figures: dict[str, Any]) -> dict[str, Any]:
         """All texts at once, and their figures."""

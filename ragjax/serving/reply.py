@@ -47,7 +47,8 @@ class Reply:
                 if isinstance(event, Dropped):
                     raise self._refusal(event)
             self._outcome = "completed"
-            return JSONResponse(self._answer.complete(self._texts, self._figures()))
+            # Elsewhere, since log-probs of many texts take a while to tell.
+            return await asyncio.to_thread(self._response)
 
     def stream(self) -> Response:
         """Server-sent events.
@@ -118,6 +119,9 @@ class Reply:
             "%s %s: %d tokens read, %d written, %.2f s", self._served.name, self._outcome,
             self._prepared.prompt_tokens, written, time.monotonic() - self._begun,
         )  # fmt: skip
+
+    def _response(self) -> Response:
+        return JSONResponse(self._answer.complete(self._texts, self._figures()))
 
     def _figures(self) -> dict[str, Any]:
         return figures_of(self._prepared.prompt_tokens, self._texts, self._begun)

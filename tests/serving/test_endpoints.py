@@ -206,7 +206,10 @@ def test_what_takes_too_long_is_given_up_and_told(ask, service, monkeypatch):
     assert json.loads(streamed.text.removeprefix("data: "))["error"]["code"] == "timeout"
 
 
-def test_a_full_queue_sends_away_and_nobody_is_forgotten(ask, service):
+def test_a_full_queue_sends_away_and_nobody_is_forgotten(ask, service, monkeypatch):
+    slots = service.models["teacher"].slots
+    step = slots.step
+    monkeypatch.setattr(slots, "step", lambda most=1: (time.sleep(0.05), step(most))[1])
     bodies = [{"prompt": "a", "n": 9, **GREEDY}] * 4
     codes = sorted(answer.status_code for answer in ask(PATH, *bodies))
     assert set(codes) == {200, 429}

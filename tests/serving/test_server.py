@@ -82,14 +82,16 @@ def test_the_official_client_is_answered(process):
 
 
 def test_who_leaves_frees_the_slot(process, client):
-    before = figures(client).get('ragjax_requests_total{outcome="cancelled"}', 0)
+    cancelled = 'ragjax_requests_total{outcome="cancelled"}'
+    before = figures(client).get(cancelled, 0)
     with client.stream("POST", "/v1/completions", json=LONG) as answer:
         lines = answer.iter_lines()
         assert next(lines).startswith("data: {")
         assert figures(client)[WAITING] > 0
+    wait_for(lambda: figures(client).get(cancelled) == before + 1 and not figures(client)[WAITING])
     with pytest.raises(httpx.ReadTimeout):
-        client.post("/v1/completions", json=LONG | {"stream": False}, timeout=0.05)
-    wait_for(lambda: figures(client)['ragjax_requests_total{outcome="cancelled"}'] == before + 2)
+        client.post("/v1/completions", json=LONG | {"stream": False}, timeout=httpx.Timeout(30, read=0.05))
+    wait_for(lambda: figures(client)[cancelled] == before + 2)
     wait_for(lambda: figures(client)['ragjax_slots_busy{model="teacher"}'] == 0)
     assert figures(client)[WAITING] == 0
 

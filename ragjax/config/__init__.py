@@ -15,6 +15,7 @@ from ragjax.config.on_policy import OnPolicy
 from ragjax.config.one_shot import OneShot, OneShotBudget, OneShotMethod
 from ragjax.config.quantize import Quantize, QuantizeMethod, SchemeName
 from ragjax.config.runs import Compress, Pretrain, to_dict
+from ragjax.config.serve import Serve
 from ragjax.config.shrink import Importance, Shrink, Shrinkable
 from ragjax.config.sparsity import Budget, Pattern, Score, Sparsity, SparsityMethod, SparsitySchedule
 from ragjax.config.student import Student
@@ -48,6 +49,7 @@ __all__ = [
     "Remat",
     "SchemeName",
     "Score",
+    "Serve",
     "Shrink",
     "Shrinkable",
     "Sparsity",

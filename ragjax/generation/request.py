@@ -87,10 +87,15 @@ def request(
       InputError: prompts or options that do not fit the model, or a model that does not fit the mesh.
     """
     ready = complete(model, prompts, options)
-    ends = end_tokens(model) if options.stop_at_eos else ()
     if options.stop and model.tokenizer is None:
         raise InputError("Stop strings need a model with a tokenizer: give stop_tokens instead.")
-    asked = Request(ready, options, tuple(dict.fromkeys([*ends, *options.stop_tokens])), mesh)
+    asked = Request(ready, options, ends_of(model, options), mesh)
     if mesh is not None:
         check_divisible(model.config, mesh, batch_size=len(ready) + asked.fillers)
     return asked
+
+
+def ends_of(model: Model, options: Decoding) -> tuple[int, ...]:
+    """Token ids that end a text: the model's own, unless it goes on behind them, and those asked for."""
+    own = end_tokens(model) if options.stop_at_eos else ()
+    return tuple(dict.fromkeys([*own, *options.stop_tokens]))

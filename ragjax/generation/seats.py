@@ -1,0 +1,239 @@
+"""The device's side of slots: a batch of sequences, each of its own age, length and options.
+
+A sequence stands at the beginning of its row of the caches, so that all have no padding and each has its
+own place. What a row holds behind its place belongs to nobody: it is overwritten before it is seen.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from ragjax.generation import log_probs
+from ragjax.generation.decoding import Settings, extend, read, scored, tokens_of
+from ragjax.generation.filters import Filters, penalized
+from ragjax.generation.log_probs import LogProbs
+from ragjax.generation.sampling import keys_of, next_token, sequence_keys
+from ragjax.models.buffers import put
+from ragjax.models.decoder import KeyValues, Params
+from ragjax.models.decoder_config import DecoderConfig
+from ragjax.parallel.pin import pin_heads
+
+MOST_TOKENS = 16
+"""Tokens of each sequence in one call of the device: by then what it costs to ask is spread thin."""
+
+
+class Seats(NamedTuple):
+    """Sequences under way."""
+
+    cache: tuple[KeyValues, ...]
+    """Of each layer: prompt and new tokens except the last, from place 0 on."""
+    place: Int[Array, " slots"]
+    """Where the last token will stand."""
+    last: Int[Array, " slots"]
+    """The last token, which no layer has read."""
+    written: Int[Array, " slots"]
+    """New tokens so far."""
+    left: Int[Array, " slots"]
+    """New tokens that may follow; 0 where a sequence has ended, or there is none."""
+    seen: Bool[Array, "slots vocab"]
+    """Tokens of the prompt and new ones."""
+    settings: Settings
+    """One value a sequence; end tokens are [slots, ends]."""
+
+
+def settings_of(
+    temperature: Any, top_k: Any, top_p: Any, min_p: Any, penalty: Any, seed: Any, row: Any, eos: Any
+) -> Settings:
+    """The settings of one sequence, from plain numbers and the ids that end it."""
+    one = partial(jnp.full, 1)
+    return Settings(
+        one(temperature, jnp.float32),
+        keys_of(jax.random.key(seed), one(row, jnp.int32)),
+        jnp.asarray(eos, jnp.int32)[None],
+        Filters(one(top_k, jnp.int32), one(top_p, jnp.float32), one(min_p, jnp.float32)),
+        one(penalty, jnp.float32),
+    )
+
+
+@partial(jax.jit, static_argnames=("config", "count", "room", "ends", "dtype"))
+def empty_seats(*, config: DecoderConfig, count: int, room: int, ends: int, dtype: Any) -> Seats:
+    """Seats that nobody has taken.
+
+    Args:
+      config: the architecture.
+      count: how many.
+      room: tokens each holds.
+      ends: token ids that may end a sequence.
+      dtype: type in which keys and values are kept.
+    """
+    shape = (count, room, config.key_value_heads, config.head_width)
+    numbers = jnp.zeros(count, jnp.int32)
+    one = settings_of(0.0, 0, 1.0, 0.0, 1.0, 0, 0, jnp.full(ends, -1))
+    return Seats(
+        tuple(
+            KeyValues(pin_heads(jnp.zeros(shape, dtype)), pin_heads(jnp.zeros(shape, dtype)))
+            for _ in range(config.layers)
+        ),
+        numbers, numbers, numbers, numbers, jnp.zeros((count, config.vocab_size), bool),
+        jax.tree.map(lambda x: jnp.broadcast_to(x, (count, *x.shape[1:])), one),
+    )  # fmt: skip
+
+
+@partial(jax.jit, static_argnames="config", donate_argnames="seats")
+def sit_down(
+    params: Params,
+    seats: Seats,
+    slot: Int[Array, ""],
+    prompt: Int[Array, "1 length"],
+    padding: Int[Array, " 1"],
+    *,
+    config: DecoderConfig,
+) -> tuple[Seats, Float[Array, "1 vocab"]]:
+    """Reads a prompt into a seat: the seats, and the scores of the token that follows, for `begin`.
+
+    Args:
+      params: with stacked layers.
+      seats: consumed.
+      slot: whose seat.
+      prompt: flush right; programs differ by its length.
+      padding: places before it.
+      config: the architecture.
+    """
+    dtype = seats.cache[0].key.dtype
+    scores, stacked = read(params, prompt, padding, config=config, dtype=dtype)
+
+    def placed(layer: int, held: jax.Array, fresh: jax.Array) -> jax.Array:
+        at_front = jnp.roll(fresh[layer], -padding[0], axis=1)
+        return pin_heads(jax.lax.dynamic_update_slice(held, at_front, (slot, 0, 0, 0)))
+
+    cache = tuple(
+        jax.tree.map(partial(placed, layer), held, stacked) for layer, held in enumerate(seats.cache)
+    )
+    seen = tokens_of(prompt, padding, config.vocab_size)
+    return seats._replace(
+        cache=cache,
+        place=seats.place.at[slot].set(prompt.shape[1] - padding[0]),
+        seen=seats.seen.at[slot].set(seen[0]),
+    ), scores
+
+
+@partial(jax.jit, static_argnames="alternatives", donate_argnames="seats")
+def begin(
+    seats: Seats,
+    slot: Int[Array, ""],
+    scores: Float[Array, "1 vocab"],
+    limit: Int[Array, ""],
+    settings: Settings,
+    *,
+    alternatives: int | None,
+) -> tuple[Seats, Int[Array, " 1"], LogProbs | None]:
+    """Chooses the token that follows a prompt: the seats, the token, and its log-probs.
+
+    Args:
+      seats: consumed.
+      slot: whose seat.
+      scores: from `sit_down`.
+      limit: new tokens at most.
+      settings: of one sequence, with a first axis of 1.
+      alternatives: tell the log-probs of the token, and of so many likeliest; none: tell none.
+    """
+    token = _chosen(scores, seats.seen[slot][None], jnp.zeros(1, jnp.int32), settings)
+    left = jnp.where(_ends(token, settings)[0], 0, limit - 1)
+    record = log_probs.empty(1, 1, alternatives)
+    return (
+        seats._replace(
+            last=seats.last.at[slot].set(token[0]),
+            written=seats.written.at[slot].set(1),
+            left=seats.left.at[slot].set(left),
+            seen=seats.seen.at[slot, token[0]].set(True),
+            settings=jax.tree.map(lambda held, own: held.at[slot].set(own[0]), seats.settings, settings),
+        ),
+        token,
+        log_probs.noted(record, scores[:, None], token[:, None], jnp.int32(0)),
+    )
+
+
+@partial(jax.jit, static_argnames=("config", "alternatives"), donate_argnames="seats")
+def write_on(
+    params: Params,
+    layers: tuple[Params, ...],
+    seats: Seats,
+    most: Int[Array, ""],
+    *,
+    config: DecoderConfig,
+    alternatives: int | None,
+) -> tuple[Seats, Int[Array, "slots new"], LogProbs | None]:
+    """Goes on until each sequence has so many more tokens or has ended.
+
+    Args:
+      params: for the embedding, the last norm and the head.
+      layers: from `unstack`.
+      seats: consumed.
+      most: tokens to add, at most `MOST_TOKENS`.
+      config: the architecture.
+      alternatives: tell the log-probs of the tokens, and of so many likeliest; none: tell none.
+
+    Returns:
+      The seats, the new tokens of each with -1 where there are none, and their log-probs.
+    """
+    count = len(seats.left)
+    none = jnp.zeros(count, jnp.int32)
+
+    def going(carry):
+        i, seats, *_ = carry
+        return (i < most) & (seats.left > 0).any()
+
+    def step(carry):
+        i, seats, tokens, record = carry
+        live = seats.left > 0
+        hidden, cache = extend(
+            params, layers, seats.cache, seats.last[:, None], none, seats.place, config=config
+        )
+        scores = scored(params, hidden[:, 0], config)
+        token = _chosen(scores, seats.seen, seats.written, seats.settings)
+        ended = _ends(token, seats.settings)
+        onward = Seats(
+            cache,
+            seats.place + live,
+            jnp.where(live, token, seats.last),
+            seats.written + live,
+            jnp.where(live & ~ended, seats.left - 1, 0),
+            seats.seen.at[jnp.arange(count), token].max(live),
+            seats.settings,
+        )
+        return (
+            i + 1,
+            onward,
+            put(tokens, jnp.where(live, token, -1)[:, None], i),
+            log_probs.noted(record, scores[:, None], token[:, None], i),
+        )
+
+    tokens = jnp.full((count, MOST_TOKENS), -1, jnp.int32)
+    record = log_probs.empty(count, MOST_TOKENS, alternatives)
+    return jax.lax.while_loop(going, step, (jnp.int32(0), seats, tokens, record))[1:]
+
+
+@partial(jax.jit, donate_argnames="left")
+def stand_up(left: Int[Array, " slots"], slot: Int[Array, ""]) -> Int[Array, " slots"]:
+    """`left` without the sequence in a slot."""
+    return left.at[slot].set(0)
+
+
+def _chosen(
+    scores: Float[Array, "batch vocab"],
+    seen: Bool[Array, "batch vocab"],
+    written: Int[Array, " batch"],
+    settings: Settings,
+) -> Int[Array, " batch"]:
+    assert settings.penalty is not None
+    keys = sequence_keys(settings.key, len(written), written)
+    return next_token(penalized(scores, seen, settings.penalty), keys, settings.temperature, settings.filters)
+
+
+def _ends(token: Int[Array, " batch"], settings: Settings) -> Bool[Array, " batch"]:
+    return (token[:, None] == settings.eos).any(-1)

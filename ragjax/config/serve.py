@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import get_args
 
 from ragjax.config.checked import Checked, at_least
 from ragjax.config.decoding import CacheDtype
@@ -44,8 +45,9 @@ class Serve(Checked):
             found += at_least(self, 4, "room")
         if not 0 < self.timeout < float("inf"):
             found.append(f"timeout must be above 0 seconds, found {self.timeout}")
-        if self.cache_dtype not in ("float32", "bfloat16"):
-            found.append(f"cache_dtype must be float32 or bfloat16, found {self.cache_dtype!r}")
+        if self.cache_dtype not in get_args(CacheDtype):
+            known = ", ".join(get_args(CacheDtype))
+            found.append(f"cache_dtype must be one of {known}, found {self.cache_dtype!r}")
         return found
 
     @property

@@ -21,6 +21,7 @@ from ragjax.generation.sampling import keys_of, next_token, sequence_keys
 from ragjax.models.buffers import put
 from ragjax.models.decoder import KeyValues, Params
 from ragjax.models.decoder_config import DecoderConfig
+from ragjax.models.key_values import empty_buffer
 from ragjax.parallel.pin import pin_heads
 
 MOST_TOKENS = 16
@@ -76,7 +77,7 @@ def empty_seats(*, config: DecoderConfig, count: int, room: int, ends: int, dtyp
     one = settings_of(0.0, 0, 1.0, 0.0, 1.0, 0, 0, jnp.full(ends, -1))
     return Seats(
         tuple(
-            KeyValues(pin_heads(jnp.zeros(shape, dtype)), pin_heads(jnp.zeros(shape, dtype)))
+            jax.tree.map(pin_heads, KeyValues(empty_buffer(shape, dtype), empty_buffer(shape, dtype)))
             for _ in range(config.layers)
         ),
         numbers, numbers, numbers, numbers, jnp.zeros((count, config.vocab_size), bool),

@@ -22,6 +22,11 @@ class Rounded(NamedTuple):
         """Of the keys or values."""
         return self.codes.shape
 
+    @property
+    def dtype(self) -> Any:
+        """Type of the integers, as `empty_buffer` takes it."""
+        return self.codes.dtype
+
 
 Buffer: TypeAlias = Array | Rounded
 

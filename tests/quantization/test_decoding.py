@@ -12,6 +12,7 @@ from ragjax.evaluation.perplexity import perplexity
 from ragjax.generation import continuations
 from ragjax.generation.continuation import generate_tokens
 from ragjax.generation.decoding import Settings, decode, prefill, unstack
+from ragjax.generation.model_slots import ModelSlots
 from ragjax.models.decoder import init_params
 from ragjax.models.decoder_config import DecoderConfig
 from ragjax.models.stand_ins import made_whole
@@ -49,6 +50,18 @@ def test_a_quantized_model_drafts_and_is_drafted_for(small, tiny_model, drafts):
     options = Decoding(max_new_tokens=8, adapt_draft=False)
     alone, helped = (continuations(model, PROMPTS, options, draft=each) for each in (None, draft))
     assert [one.tokens.tolist() for one in helped] == [one.tokens.tolist() for one in alone]
+
+
+@pytest.mark.slow
+def test_requests_share_slots_of_a_quantized_model_whose_cache_has_8_bits(small):
+    options = Decoding(max_new_tokens=6, stop_at_eos=False, cache_dtype="int8")
+    slots = ModelSlots(small, count=2, room=32, cache_dtype="int8")
+    for slot, prompt in enumerate(PROMPTS):
+        slots.join(slot, prompt, options, row=slot)
+    written = np.concatenate([slots.step(2).tokens for _ in range(6)], axis=1)
+    for slot, prompt in enumerate(PROMPTS):
+        [alone] = continuations(small, [prompt], options, rows=[slot])
+        assert [token for token in written[slot].tolist() if token >= 0] == alone.tokens.tolist()
 
 
 @pytest.mark.parametrize(

@@ -15,9 +15,8 @@ from ragjax.config import Decoding
 from ragjax.errors import InputError
 from ragjax.generation.decoding import Settings
 from ragjax.generation.filters import Filters
-from ragjax.generation.prompts import Prompts, align, bucket, complete, end_tokens
+from ragjax.generation.prompts import Described, Prompts, align, bucket, complete, end_tokens
 from ragjax.generation.sampling import keys_of
-from ragjax.model import Model
 from ragjax.models.decoder import Params
 from ragjax.parallel.mesh import batch_shards
 from ragjax.parallel.rules import check_divisible, place
@@ -79,7 +78,10 @@ class Request:
 
 
 def request(
-    model: Model, prompts: Sequence[Sequence[int]], options: Decoding, mesh: jax.sharding.Mesh | None
+    model: Described,
+    prompts: Sequence[Sequence[int]],
+    options: Decoding,
+    mesh: jax.sharding.Mesh | None,
 ) -> Request:
     """What is asked of `model`.
 

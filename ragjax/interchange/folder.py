@@ -19,6 +19,7 @@ from ragjax.interchange.fields import TOKENS
 from ragjax.interchange.gguf import read_gguf
 from ragjax.interchange.json_file import read_object, write_object
 from ragjax.interchange.layout import check_params, read_params, tensor_reader
+from ragjax.interchange.onnx import is_onnx
 from ragjax.interchange.record import read_history, write_record
 from ragjax.interchange.resolve import resolve
 from ragjax.interchange.tensors import open_tensors, write_tensors
@@ -60,6 +61,11 @@ def load(model: str | Path, *, dtype: Any = jnp.float32, mesh: Mesh | None = Non
     folder = resolve(model)
     if folder.is_file():
         return read_gguf(folder, source=str(model), dtype=dtype, mesh=mesh)
+    if is_onnx(folder):
+        raise InputError(
+            f"{folder} holds an ONNX graph, whose weights nothing reads back: `ragjax generate` runs it, and "
+            "in Python `ragjax.interchange.onnx.load_onnx`; for all else give the model it was made from."
+        )
     values = read_object(folder / "config.json")
     family = family_of(values)
     config = _with_all_ends(family.config_from(values), folder)

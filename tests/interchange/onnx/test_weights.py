@@ -38,12 +38,12 @@ def test_each_value_is_off_by_no_more_than_its_step(bits, inputs):
     assert not back[matrix == 0].any()
 
 
-@pytest.mark.parametrize(("dtype", "bound", "rounded"), [("int8", 0.03, 0.02), ("int4", 0.4, 0.02)])
-@pytest.mark.parametrize("kind", ["gpt2", "llama", "opt-350m"])
+@pytest.mark.parametrize(("dtype", "bound", "rounded"), [("int8", 0.05, 0.03), ("int4", 0.4, 0.03)])
+@pytest.mark.parametrize("kind", ["gpt2", "llama"])
 def test_logits_are_near_and_nearer_to_those_of_the_rounded_weights(
     kind, dtype, bound, rounded, of_kind, random_of, opened
 ):
-    model = random_of(of_kind(kind, width=64, mlp_width=96, heads=4))
+    model = random_of(of_kind(kind, width=64, mlp_width=96, heads=4, initializer_range=0.1))
     _, there = opened(model, dtype)
     tokens = np.random.default_rng(0).integers(0, 50, (12, 9))
     found = Network(there, batch=12, room=9).read(tokens.tolist())

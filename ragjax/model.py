@@ -35,6 +35,11 @@ class Model:
     tokenizer: PreTrainedTokenizerBase | None = None
     history: tuple[dict[str, Any], ...] = field(default=())
 
+    @property
+    def parameters(self) -> int:
+        """How many it has."""
+        return sum(leaf.size for leaf in jax.tree.leaves(self.params))
+
     def __call__(self, tokens: Int[Array, "batch seq"]) -> Float[Array, "batch seq vocab"]:
         """Float32 logits of the token after each position.
 

@@ -20,9 +20,11 @@ class OnnxModel:
       session: `onnxruntime.InferenceSession` of a graph as `ragjax.interchange.onnx` writes it.
       tokenizer: Hugging Face tokenizer of the same vocabulary; none for models of raw token ids.
       history: what was done to the model, oldest first.
+      parameters: how many it has.
     """
 
     config: DecoderConfig
     session: Any
     tokenizer: PreTrainedTokenizerBase | None = None
     history: tuple[dict[str, Any], ...] = field(default=())
+    parameters: int = 0

@@ -97,7 +97,7 @@ def request(
     return asked
 
 
-def ends_of(model: Model, options: Decoding) -> tuple[int, ...]:
+def ends_of(model: Described, options: Decoding) -> tuple[int, ...]:
     """Token ids that end a text: the model's own, unless it goes on behind them, and those asked for."""
     own = end_tokens(model) if options.stop_at_eos else ()
     return tuple(dict.fromkeys([*own, *options.stop_tokens]))

@@ -72,14 +72,19 @@ def empty_seats(*, config: DecoderConfig, count: int, room: int, ends: int, dtyp
       dtype: type in which keys and values are kept.
     """
     shape = (count, room, config.key_value_heads, config.head_width)
+    cache = tuple(
+        KeyValues(pin_heads(jnp.zeros(shape, dtype)), pin_heads(jnp.zeros(shape, dtype)))
+        for _ in range(config.layers)
+    )
+    return seats_alone(count, ends, config.vocab_size)._replace(cache=cache)
+
+
+def seats_alone(count: int, ends: int, vocab_size: int) -> Seats:
+    """Seats that nobody has taken, whose keys and values are elsewhere."""
     numbers = jnp.zeros(count, jnp.int32)
     one = settings_of(0.0, 0, 1.0, 0.0, 1.0, 0, 0, jnp.full(ends, -1))
     return Seats(
-        tuple(
-            KeyValues(pin_heads(jnp.zeros(shape, dtype)), pin_heads(jnp.zeros(shape, dtype)))
-            for _ in range(config.layers)
-        ),
-        numbers, numbers, numbers, numbers, jnp.zeros((count, config.vocab_size), bool),
+        (), numbers, numbers, numbers, numbers, jnp.zeros((count, vocab_size), bool),
         jax.tree.map(lambda x: jnp.broadcast_to(x, (count, *x.shape[1:])), one),
     )  # fmt: skip
 
@@ -195,17 +200,7 @@ def write_on(
             params, layers, seats.cache, seats.last[:, None], none, seats.place, config=config
         )
         scores = scored(params, hidden[:, 0], config)
-        token = _chosen(scores, seats.seen, seats.written, seats.settings)
-        ended = _ends(token, seats.settings)
-        onward = Seats(
-            cache,
-            seats.place + live,
-            jnp.where(live, token, seats.last),
-            seats.written + live,
-            jnp.where(live & ~ended, seats.left - 1, 0),
-            seats.seen.at[jnp.arange(count), token].max(live),
-            seats.settings,
-        )
+        onward, token = advanced(seats._replace(cache=cache), scores, live)
         return (
             i + 1,
             onward,
@@ -216,6 +211,23 @@ def write_on(
     tokens = jnp.full((count, MOST_TOKENS), -1, jnp.int32)
     record = log_probs.empty(count, MOST_TOKENS, alternatives)
     return jax.lax.while_loop(going, step, (jnp.int32(0), seats, tokens, record))[1:]
+
+
+def advanced(
+    seats: Seats, scores: Float[Array, "slots vocab"], live: Bool[Array, " slots"]
+) -> tuple[Seats, Int[Array, " slots"]]:
+    """The seats with one more token of each live sequence, and what was chosen for all."""
+    token = _chosen(scores, seats.seen, seats.written, seats.settings)
+    left = jnp.where(_ends(token, seats.settings), 0, seats.left - 1)
+    return Seats(
+        seats.cache,
+        seats.place + live,
+        jnp.where(live, token, seats.last),
+        seats.written + live,
+        jnp.where(live, left, seats.left),
+        seats.seen.at[jnp.arange(len(token)), token].max(live),
+        seats.settings,
+    ), token
 
 
 @partial(jax.jit, donate_argnames="left")

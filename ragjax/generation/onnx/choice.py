@@ -1,4 +1,4 @@
-"""The choice of tokens where the scores are on the host: by numpy where the likeliest is asked for, else by JAX."""
+"""The choice of tokens where the scores are on the host: of the likeliest by numpy, else by JAX."""
 
 from __future__ import annotations
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from ragjax.errors import InputError
 from ragjax.interchange.families import family_of
 from ragjax.interchange.json_file import read_object
+from ragjax.interchange.layout import parameter_shapes
 from ragjax.interchange.onnx.package import onnxruntime_package
 from ragjax.interchange.onnx.write import DATA, GRAPH, export_onnx
 from ragjax.interchange.record import RECORD, read_history
@@ -53,7 +55,8 @@ def load_onnx(folder: str | Path, *, threads: int | None = None) -> OnnxModel:
     except Exception as error:  # onnxruntime has an exception for each status, of no common kind
         first = str(error).strip().split("\n")[0]
         raise InputError(f"{folder / GRAPH}: onnxruntime cannot open it: {first}") from error
-    return OnnxModel(config, session, tokenizer, read_history(folder) or ())
+    size = sum(map(math.prod, parameter_shapes(config).values()))
+    return OnnxModel(config, session, tokenizer, read_history(folder) or (), size)
 
 
 def in_onnxruntime(model: Model, *, threads: int | None = None) -> OnnxModel:

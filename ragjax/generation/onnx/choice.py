@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from ragjax.generation import log_probs
-from ragjax.generation.decoding import Settings, State, add_token, tokens_of
+from ragjax.generation.decoding import Settings, State, add_token
 from ragjax.generation.request import Request
 from ragjax.generation.writer import Written, ended
 from ragjax.parallel.hosts import to_host
@@ -64,13 +64,13 @@ class Drawn:
     """Tokens as JAX's own writer chooses them: draws, filters, penalty and log-probs."""
 
     def __init__(self, asked: Request, vocab_size: int, positions: int):
+        batch, self.written = len(asked.prompts), 0
+        seen = np.zeros((batch, vocab_size), bool)
+        for row, prompt in zip(seen, asked.prompts, strict=True):
+            row[prompt] = True
         with on_cpu():
             self._settings = asked.settings()
-            self._state = _begin(
-                *asked.aligned(positions), vocab_size=vocab_size, room=asked.room(positions),
-                alternatives=asked.options.log_probs,
-            )  # fmt: skip
-        batch, self.written = len(asked.prompts), 0
+            self._state = _begin(seen, room=asked.room(positions), alternatives=asked.options.log_probs)
         self.last, self.done = np.zeros(batch, np.int32), np.zeros(batch, bool)
 
     def add(self, scores: Float[np.ndarray, "batch vocab"]) -> None:
@@ -102,21 +102,19 @@ def on_cpu() -> Any:
     return jax.default_device(jax.local_devices(backend="cpu")[0])
 
 
-@partial(jax.jit, static_argnames=("vocab_size", "room", "alternatives"))
-def _begin(
-    prompts: Int[Array, "batch length"],
-    padding: Int[Array, " batch"],
-    *,
-    vocab_size: int,
-    room: int,
-    alternatives: int | None,
-) -> State:
+@partial(jax.jit, static_argnames=("room", "alternatives"))
+def _begin(seen: Bool[Array, "batch vocab"], *, room: int, alternatives: int | None) -> State:
     """A generation before its first token, whose keys and values are elsewhere."""
-    batch = len(prompts)
+    batch = len(seen)
     return State(
-        (), padding, jnp.int32(0), jnp.zeros((batch, room), jnp.int32), jnp.zeros(batch, bool),
-        tokens_of(prompts, padding, vocab_size), log_probs.empty(batch, room, alternatives),
-    )  # fmt: skip
+        cache=(),
+        padding=jnp.zeros(batch, jnp.int32),
+        step=jnp.int32(0),
+        tokens=jnp.zeros((batch, room), jnp.int32),
+        done=jnp.zeros(batch, bool),
+        seen=seen,
+        log_probs=log_probs.empty(batch, room, alternatives),
+    )
 
 
 @partial(jax.jit, donate_argnames="state")

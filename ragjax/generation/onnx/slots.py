@@ -109,7 +109,7 @@ class OnnxSlots:
         told = [part.log_probs for part in parts if part.log_probs is not None]
         if not told:
             return Stepped(tokens, None)
-        return Stepped(tokens, LogProbs(*(np.concatenate(each, 1) for each in zip(*told, strict=True))))
+        return Stepped(tokens, jax.tree.map(lambda *each: np.concatenate(each, 1), *told))
 
     def leave(self, slot: int) -> None:
         """Frees a slot, whether it has ended or not."""

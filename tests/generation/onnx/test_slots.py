@@ -16,7 +16,7 @@ ASKED = [
     ([5], GREEDY),
     (list(range(20)), replace(DRAWN, top_k=20)),
     ([9, 9, 9, 4], replace(GREEDY, repetition_penalty=1.7)),
-    ([1, 2, 3], replace(DRAWN, top_p=0.8, seed=3, max_new_tokens=3)),
+    ([1, 2, 3], replace(DRAWN, top_p=0.8, seed=3, max_new_tokens=9)),
     (list(range(40, 73)), replace(DRAWN, min_p=0.05, repetition_penalty=1.2)),
     ([7, 8], replace(GREEDY, max_new_tokens=1)),
     (list(range(50)), replace(GREEDY, stop_tokens=tuple(range(0, 300, 3)), log_probs=2)),
@@ -39,11 +39,10 @@ def slots(there):
 @pytest.fixture(scope="module")
 def alone(there):
     """Each request by itself, which tests/generation/onnx/test_writer.py holds against JAX."""
-    told = [
+    return [
         continuations(there, [prompt], options, rows=[number])[0]
         for number, (prompt, options) in enumerate(ASKED)
     ]
-    return told
 
 
 def served(slots, order, most=1):

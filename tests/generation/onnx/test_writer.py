@@ -140,9 +140,11 @@ def test_the_session_is_one_and_a_second_prompt_of_like_size_compiles_nothing(
 
     monkeypatch.setattr(onnxruntime, "InferenceSession", counting)
     there = load_onnx(export_onnx(tiny_model, tmp_path / "m"), threads=1)
-    generate_tokens(there, PROMPTS[1:3], max_new_tokens=10)
+    generate_tokens(there, PROMPTS, max_new_tokens=10, temperature=1.0)
     compiled.clear()
-    generate_tokens(there, [[1] * 9, [3, 4]], max_new_tokens=14, temperature=0.7, top_k=5, seed=9)
+    more = [[1] * 9, [3, 4], [5], [6]]
+    generate_tokens(there, more, max_new_tokens=14, temperature=0.7, top_k=5, repetition_penalty=1.1, seed=9)
+    generate_tokens(there, more[:2], max_new_tokens=40)
     assert len(opened) == 1
     assert compiled == []
 

@@ -50,7 +50,7 @@ class Greedy:
     def add(self, scores: Float[np.ndarray, "batch vocab"]) -> None:
         self.last = np.where(self.done, self.last, scores.argmax(-1).astype(np.int32))
         self._tokens[:, self.written] = self.last
-        self.done = self.done | np.isin(self.last, self._ends)
+        self.done = self.done | (self.last[:, None] == self._ends).any(-1)
         self.written += 1
 
     def end(self, rows: Sequence[int]) -> None:

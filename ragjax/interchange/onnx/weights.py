@@ -20,17 +20,11 @@ class Precision(NamedTuple):
 
     bits: int
     """32: as they are; 8 or 4: in blocks."""
-    blocks: tuple[int, ...] = ()
-    """Inputs that may share a scale: the first of these that divides a matrix's inputs, else the last."""
-
-    def block(self, inputs: int) -> int:
-        """Inputs that share a scale in a matrix of so many."""
-        return next((size for size in self.blocks if inputs % size == 0), self.blocks[-1])
+    block: int = 0
+    """Inputs that share a scale; 0: there are no scales."""
 
 
-PRECISIONS = {
-    "float32": Precision(32), "int8": Precision(8, (128, 64, 32)), "int4": Precision(4, (32,))
-}  # fmt: skip
+PRECISIONS = {"float32": Precision(32), "int8": Precision(8, 32), "int4": Precision(4, 32)}
 """How weights can be stored, by the name of the type."""
 TABLES = PRECISIONS["int8"]
 """How tables of tokens are, where weights have fewer than 32 bits."""
@@ -108,7 +102,7 @@ def rows(
     values = graph.node("Cast", graph.node("Gather", codes, index), to=1)
     scale = graph.node("Unsqueeze", graph.node("Gather", scales, index), graph.number(-1))
     values = graph.node("Mul", graph.node("Sub", values, middle), scale)
-    filled = width + -width % TABLES.block(width)
+    filled = width + -width % TABLES.block
     flat = graph.node("Reshape", values, graph.constant(f"flat.{filled}", np.array([0, 0, filled])))
     if filled == width:
         return flat
@@ -119,7 +113,7 @@ def _blocks(graph: Graph, name: str, matrix: np.ndarray, precision: Precision) -
     """The names of a quantized matrix [outputs, inputs] in the graph, where it is put if it is not there."""
     codes, scales = f"{name}.codes", f"{name}.scales"
     if not graph.has(codes):
-        blocks = quantize(matrix, precision.bits, precision.block(matrix.shape[1]))
+        blocks = quantize(matrix, *precision)
         graph.constant(codes, blocks.codes)
         graph.constant(scales, blocks.scales)
     return codes, scales
@@ -132,5 +126,5 @@ def _quantized_product(
     # Level 4: what is multiplied may be rounded to 8 bits, so that the processor's integer products serve.
     return graph.node(
         "MatMulNBits", *inputs, domain=CONTRIB, K=shape[0], N=shape[1], bits=precision.bits,
-        block_size=precision.block(shape[0]), accuracy_level=4,
+        block_size=precision.block, accuracy_level=4,
     )  # fmt: skip

@@ -80,9 +80,8 @@ def export_onnx(model: Model, folder: str | Path, *, dtype: str = "float32") -> 
 
     Keys and values are kept in buffers that the caller holds, one row a text, each of its own length. A
     README.md beside the graph says how to run it. With "int8" the matrices of the blocks and the tables
-    of tokens have 8 bits, in blocks of 128, 64 or 32 inputs with a float32 scale; with "int4" the matrices
-    have 4, in blocks of 32, and the tables 8. Products then round their other factor to 8 bits too. The
-    rest is float32.
+    of tokens have 8 bits, in blocks of 32 inputs with a float32 scale; with "int4" the matrices have 4, and
+    the tables 8. Products then round their other factor to 8 bits too. The rest is float32.
 
     Args:
       model: the model.
@@ -113,7 +112,7 @@ def export_onnx(model: Model, folder: str | Path, *, dtype: str = "float32") -> 
         write_record(partial, model.params, (*model.history, {"did": "export", **about}))
         if model.tokenizer is not None:
             save_tokenizer(model.tokenizer, partial)
-        blocks = f", in blocks of {_words(precision.blocks)}" if precision.blocks else ""
+        blocks = f", in blocks of {precision.block}" if precision.block else ""
         (partial / "README.md").write_text(
             _README.substitute(
                 opset=OPSET, ir=IR_VERSION, dtype=dtype, blocks=blocks, heads=config.key_value_heads,
@@ -127,10 +126,6 @@ def export_onnx(model: Model, folder: str | Path, *, dtype: str = "float32") -> 
 def _about(dtype: str, precision: Precision) -> dict[str, Any]:
     """What the graph is, for its metadata and for ragjax.json."""
     about: dict[str, Any] = {"format": "onnx", "dtype": dtype, "opset": OPSET, "ir_version": IR_VERSION}
-    if not precision.blocks:
+    if not precision.block:
         return about
-    return about | {"bits": precision.bits, "blocks": _words(precision.blocks), "table_bits": TABLES.bits}
-
-
-def _words(sizes: tuple[int, ...]) -> str:
-    return " or ".join(map(str, sizes))
+    return about | {"bits": precision.bits, "table_bits": TABLES.bits, "block": precision.block}

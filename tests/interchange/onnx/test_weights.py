@@ -49,8 +49,7 @@ def test_logits_are_near_and_nearer_to_those_of_the_rounded_weights(
     found = Network(there, batch=12, room=9).read(tokens.tolist())
 
     def of_blocks(matrix, precision=PRECISIONS[dtype]):
-        rounded = dequantized(matrix, precision.bits, precision.block(matrix.shape[1]))
-        return rounded.astype(np.float32)
+        return dequantized(matrix, *precision).astype(np.float32)
 
     def of_kernel(path, leaf):
         if path[-1].key != "kernel":
@@ -72,12 +71,12 @@ def test_logits_are_near_and_nearer_to_those_of_the_rounded_weights(
 
 @pytest.mark.parametrize("tied", [True, False])
 def test_files_have_the_bytes_of_their_types(tied, tiny_config, random_of, opened):
-    config = replace(tiny_config, width=128, mlp_width=512, vocab_size=3000, tied=tied)
+    config = replace(tiny_config, width=64, mlp_width=256, vocab_size=3000, tied=tied)
     model = random_of(config)
     tables = config.vocab_size * config.width * (1 if tied else 2)
     matrices = config.layers * 12 * config.width**2
     rest = 4 * config.positions * config.width
-    for dtype, each in {"float32": (4, 4), "int8": (33 / 32, 33 / 32), "int4": (5 / 8, 33 / 32)}.items():
+    for dtype, each in {"float32": (4, 4), "int8": (9 / 8, 9 / 8), "int4": (5 / 8, 9 / 8)}.items():
         folder, _ = opened(model, dtype)
         expected = matrices * each[0] + tables * each[1] + rest
         # Larger constants begin at whole pages.

@@ -43,6 +43,8 @@ def test_what_does_not_fit_is_refused_before_a_model_is_read(folder, refused, mo
     told = refused(*ask, "--engine", "onnx", "--beams", "2", "--draft", "also/none")
     assert "beams is 2" in told
     assert "there is a draft" in told
+    told = refused("serve", "no-such/model", "--port", "0", "--engine", "onnx", "--cache-dtype", "bfloat16")
+    assert "cache_dtype is bfloat16" in told
     assert "threads are those of onnxruntime" in refused(*ask, "--threads", "2")
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     assert "pip install 'ragjax[onnx]'" in refused("generate", folder, "--prompt", "x", "--engine", "onnx")

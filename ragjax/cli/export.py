@@ -30,7 +30,7 @@ def _export(
             reads; gguf: a file for llama.cpp; stablehlo: a program that JAX runs without ragjax; onnx: a
             graph for onnxruntime, the fastest on CPU.
         dtype: Type of the weights. hf, bitmask: float32, float16, bfloat16; gguf: f32, f16, q8_0, q4_0;
-            stablehlo: float32, bfloat16; onnx: float32, int8, int4. None: the first of these.
+            stablehlo: float32, bfloat16; onnx: float32, int8, int8_128, int4. None: the first of these.
     """
     from ragjax.interchange.folder import load
     from ragjax.interchange.formats import check_request

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 from ragjax.errors import InputError
 from ragjax.interchange.families import family_of
@@ -36,22 +37,20 @@ def load_onnx(folder: str | Path, *, threads: int | None = None) -> OnnxModel:
     Raises:
       InputError: the folder holds no such graph, or onnxruntime cannot open it or is not installed.
     """
-    runtime = onnxruntime_package()
     folder = Path(folder).expanduser()
     missing = [name for name in _FILES if not (folder / name).is_file()]
     if missing:
         raise InputError(f"{folder} holds no ONNX model of ragjax: {', '.join(missing)} missing.")
-    if threads is not None and threads < 1:
-        raise InputError(f"threads must be at least 1, found {threads}.")
+    options = _options(threads)
     values = read_object(folder / "config.json")
     config = family_of(values).config_from(values)
     tokenizer = read_tokenizer(folder, values["model_type"])
     if tokenizer is not None:
         check_vocabulary(tokenizer, config.vocab_size)
-    options = runtime.SessionOptions()
-    options.intra_op_num_threads = threads or 0
     try:
-        session = runtime.InferenceSession(folder / GRAPH, options, providers=["CPUExecutionProvider"])
+        session = onnxruntime_package().InferenceSession(
+            folder / GRAPH, options, providers=["CPUExecutionProvider"]
+        )
     except Exception as error:  # onnxruntime has an exception for each status, of no common kind
         first = str(error).strip().split("\n")[0]
         raise InputError(f"{folder / GRAPH}: onnxruntime cannot open it: {first}") from error
@@ -67,8 +66,17 @@ def in_onnxruntime(model: Model, *, threads: int | None = None) -> OnnxModel:
       threads: as in `load_onnx`.
 
     Raises:
-      InputError: the packages onnx and onnxruntime are not installed, or the model cannot be exported.
+      InputError: the packages onnx and onnxruntime are not installed, or the model cannot be exported; or as
+        `load_onnx`.
     """
-    onnxruntime_package()
+    _options(threads)
     with TemporaryDirectory(prefix="ragjax-onnx-") as folder:
         return load_onnx(export_onnx(model, Path(folder) / "model"), threads=threads)
+
+
+def _options(threads: int | None) -> Any:
+    if threads is not None and threads < 1:
+        raise InputError(f"threads must be at least 1, found {threads}.")
+    options = onnxruntime_package().SessionOptions()
+    options.intra_op_num_threads = threads or 0
+    return options

@@ -15,7 +15,7 @@ from ragjax.interchange.json_file import write_object
 from ragjax.interchange.layout import check_params
 from ragjax.interchange.onnx.decoder import stored_head, write_decoder
 from ragjax.interchange.onnx.graph import IR_VERSION, OPSET, Graph
-from ragjax.interchange.onnx.weights import PRECISIONS, TABLES, Precision
+from ragjax.interchange.onnx.weights import PRECISIONS, Precision
 from ragjax.interchange.record import write_record
 from ragjax.interchange.tokenizer import check_vocabulary
 from ragjax.model import Model
@@ -80,8 +80,9 @@ def export_onnx(model: Model, folder: str | Path, *, dtype: str = "float32") -> 
 
     Keys and values are kept in buffers that the caller holds, one row a text, each of its own length. A
     README.md beside the graph says how to run it. With "int8" the matrices of the blocks and the tables
-    of tokens have 8 bits, in blocks of 32 inputs with a float32 scale; with "int4" the matrices have 4, and
-    the tables 8. Products then round their other factor to 8 bits too. The rest is float32.
+    of tokens have 8 bits, in blocks of 32 inputs with a float32 scale; with "int8_128" in blocks of up to
+    128, which is faster and loses more; with "int4" the matrices have 4 bits, and the tables 8. Products
+    then round their other factor to 8 bits too. The rest is float32.
 
     Args:
       model: the model.
@@ -112,7 +113,7 @@ def export_onnx(model: Model, folder: str | Path, *, dtype: str = "float32") -> 
         write_record(partial, model.params, (*model.history, {"did": "export", **about}))
         if model.tokenizer is not None:
             save_tokenizer(model.tokenizer, partial)
-        blocks = f", in blocks of {precision.block}" if precision.block else ""
+        blocks = f", in blocks of {precision.block} at most" if precision.block else ""
         (partial / "README.md").write_text(
             _README.substitute(
                 opset=OPSET, ir=IR_VERSION, dtype=dtype, blocks=blocks, heads=config.key_value_heads,
@@ -128,4 +129,4 @@ def _about(dtype: str, precision: Precision) -> dict[str, Any]:
     about: dict[str, Any] = {"format": "onnx", "dtype": dtype, "opset": OPSET, "ir_version": IR_VERSION}
     if not precision.block:
         return about
-    return about | {"bits": precision.bits, "table_bits": TABLES.bits, "block": precision.block}
+    return about | {"bits": precision.bits, "table_bits": precision.of_tables.bits, "block": precision.block}

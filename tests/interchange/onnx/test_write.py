@@ -14,7 +14,7 @@ from ragjax.errors import InputError
 from ragjax.generation import generate_tokens
 from ragjax.interchange import load
 from ragjax.interchange.formats import export
-from ragjax.interchange.onnx import export_onnx, is_onnx, load_onnx
+from ragjax.interchange.onnx import export_onnx, in_onnxruntime, is_onnx, load_onnx
 from ragjax.model import Model
 
 
@@ -75,6 +75,12 @@ def test_a_folder_is_known_by_its_files_and_is_no_model_to_train(folder, tiny_by
         load_onnx(tmp_path)
 
 
+def test_no_threads_are_refused(folder, tiny_byte_model):
+    for opened in (load_onnx, in_onnxruntime):
+        with pytest.raises(InputError, match="threads must be at least 1, found 0"):
+            opened(folder if opened is load_onnx else tiny_byte_model, threads=0)
+
+
 def test_a_damaged_graph_is_named(tmp_path, tiny_byte_model):
     folder = export_onnx(tiny_byte_model, tmp_path / "m")
     (folder / "model.onnx").write_bytes(b"no graph")
@@ -87,10 +93,13 @@ def test_nothing_is_overwritten_and_nothing_half_written_is_left(folder, tmp_pat
     with pytest.raises(InputError, match="exists already"):
         export(tiny_byte_model, folder, format="onnx")
     assert (folder / "model.onnx").read_bytes() == before
-    params = {**tiny_byte_model.params, "final_norm": {"scale": jnp.full(32, jnp.nan), "bias": jnp.zeros(32)}}
-    with pytest.raises(InputError, match=r"not finite:\n  - final_norm.scale"):
-        export_onnx(Model(tiny_byte_model.config, params), tmp_path / "m")
-    with pytest.raises(InputError, match="float32, int8, int4, found 'int2'"):
+    norm = {"scale": jnp.full(32, jnp.nan), "bias": jnp.zeros(32)}
+    table = {**tiny_byte_model.params["embedding"], "tokens": jnp.full((384, 32), jnp.inf)}
+    bad = Model(tiny_byte_model.config, {**tiny_byte_model.params, "final_norm": norm, "embedding": table})
+    for dtype, name in {"float32": "embedding.tokens.weight", "int8": "embedding.tokens.scales"}.items():
+        with pytest.raises(InputError, match=rf"not finite:\n  - {name}\n  - final_norm.scale"):
+            export_onnx(bad, tmp_path / "m", dtype=dtype)
+    with pytest.raises(InputError, match="float32, int8, int8_128, int4, found 'int2'"):
         export_onnx(tiny_byte_model, tmp_path / "m", dtype="int2")
     assert list(tmp_path.iterdir()) == []
 

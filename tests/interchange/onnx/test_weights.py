@@ -89,6 +89,7 @@ def test_files_have_the_bytes_of_their_types(tied, tiny_config, random_of, opene
     for dtype, (of_narrow, of_wide, of_tables) in BYTES.items():
         folder, _ = opened(model, dtype)
         expected = narrow * of_narrow + wide * of_wide + tables * of_tables + rest
-        # Larger constants begin at whole pages.
-        assert expected <= (folder / "model.onnx.data").stat().st_size < expected + 90_000
-        assert (folder / "model.onnx").stat().st_size < 60_000
+        # Larger constants begin at whole pages, and the nodes have names.
+        assert (
+            expected <= sum(file.stat().st_size for file in folder.glob("model.onnx*")) < expected + 150_000
+        )

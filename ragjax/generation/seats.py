@@ -11,12 +11,16 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
+from ragjax.config import Decoding
 from ragjax.generation import log_probs
 from ragjax.generation.decoding import Settings, extend, read, scored, tokens_of
 from ragjax.generation.filters import Filters, penalized
 from ragjax.generation.log_probs import LogProbs
+from ragjax.generation.prompts import Described
+from ragjax.generation.request import ends_of
 from ragjax.generation.sampling import keys_of, next_token, sequence_keys
 from ragjax.models.buffers import put
 from ragjax.models.decoder import KeyValues, Params
@@ -25,6 +29,8 @@ from ragjax.parallel.pin import pin_heads
 
 MOST_TOKENS = 16
 """Tokens of each sequence in one call of the device: by then what it costs to ask is spread thin."""
+ENDS = 8
+"""Token ids the device knows as ends of a sequence; where there are more, the host ends it a little later."""
 
 
 class Seats(NamedTuple):
@@ -58,6 +64,26 @@ def settings_of(
         Filters(one(top_k, jnp.int32), one(top_p, jnp.float32), one(min_p, jnp.float32)),
         one(penalty, jnp.float32),
     )
+
+
+def settings_for(model: Described, options: Decoding, row: int) -> Settings:
+    """The settings of one sequence, from what is asked of the model.
+
+    Args:
+      model: whose ends of a text count.
+      options: how tokens are chosen.
+      row: number by which the sequence draws.
+    """
+    ends = np.full(ENDS, -1, np.int32)
+    known = ends_of(model, options)[:ENDS]
+    ends[: len(known)] = known
+    return _settings_of(
+        options.temperature, options.top_k, options.top_p, options.min_p, options.repetition_penalty,
+        options.seed, row, ends,
+    )  # fmt: skip
+
+
+_settings_of = jax.jit(settings_of)
 
 
 @partial(jax.jit, static_argnames=("config", "count", "room", "ends", "dtype"))

@@ -17,15 +17,11 @@ from ragjax.generation.decoding import Settings
 from ragjax.generation.log_probs import LogProbs
 from ragjax.generation.onnx.choice import on_cpu
 from ragjax.generation.onnx.network import Network
-from ragjax.generation.request import ends_of
-from ragjax.generation.seats import MOST_TOKENS, Seats, advanced, seats_alone, settings_of, stand_up
+from ragjax.generation.seats import ENDS, MOST_TOKENS, Seats, advanced, seats_alone, settings_for, stand_up
 from ragjax.generation.slots import MOST_ALTERNATIVES, Stepped
 from ragjax.onnx_model import OnnxModel
 from ragjax.parallel.hosts import to_host
 
-_ENDS = 8
-"""Token ids the device knows as ends of a sequence; where there are more, the host ends it a little later."""
-_settings_of = jax.jit(settings_of)
 _seats_alone = jax.jit(seats_alone, static_argnums=(0, 1, 2))
 
 
@@ -62,7 +58,7 @@ class OnnxSlots:
         self._first = np.zeros((count, config.vocab_size), np.float32)
         """Scores of the first new token of those that are fresh."""
         with on_cpu():
-            self._seats = _seats_alone(count, _ENDS, config.vocab_size)
+            self._seats = _seats_alone(count, ENDS, config.vocab_size)
 
     def warm(self) -> None:
         """Compiles the programs that choose tokens by running each of them once."""
@@ -78,18 +74,12 @@ class OnnxSlots:
         self._fresh[slot] = True
         if options.log_probs is not None:
             self._telling.add(slot)
-        ends, seen = np.full(_ENDS, -1, np.int32), np.zeros(self._first.shape[1], bool)
-        known = ends_of(self._model, options)[:_ENDS]
-        ends[: len(known)] = known
+        seen = np.zeros(self._first.shape[1], bool)
         seen[list(prompt)] = True
         with on_cpu():
-            settings = _settings_of(
-                options.temperature, options.top_k, options.top_p, options.min_p,
-                options.repetition_penalty, options.seed, row, ends,
-            )  # fmt: skip
             self._seats = _seated(
                 self._seats, np.int32(slot), np.int32(len(prompt)), np.int32(options.max_new_tokens), seen,
-                settings,
+                settings_for(self._model, options, row),
             )  # fmt: skip
 
     def step(self, most: int = 1) -> Stepped:

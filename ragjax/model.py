@@ -14,7 +14,7 @@ from ragjax.errors import InputError
 from ragjax.models.decoder import Params, logits
 from ragjax.models.decoder_config import DecoderConfig
 from ragjax.models.run import run_decoder
-from ragjax.models.stand_ins import has_stand_ins, made_whole
+from ragjax.models.stand_ins import has_stand_ins, made_whole, named_leaves
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -36,6 +36,11 @@ class Model:
     params: Params
     tokenizer: PreTrainedTokenizerBase | None = None
     history: tuple[dict[str, Any], ...] = field(default=())
+
+    @property
+    def parameters(self) -> int:
+        """How many it has."""
+        return sum(leaf.size for _, leaf in named_leaves(self.params))
 
     def __call__(self, tokens: Int[Array, "batch seq"]) -> Float[Array, "batch seq vocab"]:
         """Float32 logits of the token after each position.

@@ -14,10 +14,12 @@ from ragjax.config import Distill, Mesh, Sparsity, Train
 from ragjax.data.batches import Batch
 from ragjax.distillation.objective import Objective
 from ragjax.errors import InputError
+from ragjax.generation.onnx.network import Network
 from ragjax.interchange import load, save
 from ragjax.interchange.families import FAMILIES
 from ragjax.interchange.formats import export
 from ragjax.interchange.gguf.architectures import architecture_of
+from ragjax.interchange.onnx import export_onnx, load_onnx
 from ragjax.interchange.stablehlo import export_stablehlo, load_stablehlo
 from ragjax.model import Model
 from ragjax.models.decoder import init_params
@@ -149,6 +151,13 @@ def stablehlo(model, family, folder):
     np.testing.assert_allclose(program(some_tokens()), model(some_tokens()), atol=1e-5)
 
 
+def onnx(model, family, folder):
+    there = load_onnx(export_onnx(model, folder / "out"), threads=1)
+    tokens = some_tokens()
+    found = Network(there, batch=len(tokens), room=16).read(tokens.tolist())
+    np.testing.assert_allclose(found, model(tokens)[:, -1], atol=1e-5)
+
+
 TRIALS = {
     "load": can_load_and_save,
     "save": can_load_and_save,
@@ -158,6 +167,7 @@ TRIALS = {
     "GGUF in": gguf_in,
     "GGUF out": gguf_out,
     "StableHLO": stablehlo,
+    "ONNX": onnx,
 }
 
 

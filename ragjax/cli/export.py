@@ -19,7 +19,7 @@ def run(given: list[str]) -> None:
 def _export(
     model: ModelName,
     out: Annotated[Positional[Path], arg(metavar="OUT")],
-    format: Literal["hf", "bitmask", "gguf", "stablehlo"],
+    format: Literal["hf", "bitmask", "gguf", "stablehlo", "onnx"],
     dtype: str | None = None,
 ) -> None:
     """Write a model for another runtime.
@@ -27,9 +27,10 @@ def _export(
     Args:
         out: Folder or file to write; must not exist.
         format: hf: a Hugging Face folder; bitmask: a smaller one for sparse models, which ragjax alone
-            reads; gguf: a file for llama.cpp; stablehlo: a program that JAX runs without ragjax.
+            reads; gguf: a file for llama.cpp; stablehlo: a program that JAX runs without ragjax; onnx: a
+            graph for onnxruntime, the fastest on CPU.
         dtype: Type of the weights. hf, bitmask: float32, float16, bfloat16; gguf: f32, f16, q8_0, q4_0;
-            stablehlo: float32, bfloat16. None: the first of these.
+            stablehlo: float32, bfloat16; onnx: float32, int8, int8_128, int4. None: the first of these.
     """
     from ragjax.interchange.folder import load
     from ragjax.interchange.formats import check_request

@@ -13,6 +13,7 @@ from tyro.conf import FlagCreatePairsOff, UseAppendAction, arg
 
 from ragjax.cli import dataset
 from ragjax.cli.arguments import ModelName
+from ragjax.cli.engine import Engine, load_for
 from ragjax.config import Decoding, Mesh
 from ragjax.errors import InputError
 
@@ -38,6 +39,11 @@ class _GenerateCommand:
     """Texts to continue, one a line; in a .jsonl file each line is a JSON string."""
     mesh: Mesh = field(default_factory=lambda: Mesh(data=1))
     """Devices that share the work; the rest stand by."""
+    engine: Engine | None = None
+    """What runs MODEL: jax, or onnx: onnxruntime, on CPU. None: jax, or onnx for what `ragjax export --format
+    onnx` wrote, which it alone runs."""
+    threads: int | None = None
+    """With onnx: threads. None: as many as there are cores."""
     json: FlagCreatePairsOff[bool] = False
     """Print one JSON object: texts, tokens, why each ended, and what was asked for besides."""
 
@@ -58,7 +64,10 @@ def run(given: list[str]) -> None:
 
     keep_compiled_programs()
     mesh = working_mesh(command.mesh)
-    model = load(command.model, mesh=mesh)
+    model = load_for(
+        command.engine, command.model, threads=command.threads, options=command.options, draft=command.draft,
+        mesh=mesh,
+    )  # fmt: skip
     draft = None if command.draft is None else load(command.draft, mesh=mesh)
     alone = len(prompts) == 1 and not command.json
     if alone:

@@ -13,12 +13,16 @@ import tyro
 from tyro.conf import arg
 
 from ragjax.cli.arguments import ModelName
-from ragjax.config import Mesh, Serve
+from ragjax.cli.engine import Engine, load_for
+from ragjax.config import Decoding, Mesh, Serve
 from ragjax.errors import InputError, listing
 
 if TYPE_CHECKING:
     import jax
 
+    from ragjax.generation.slots import Slots
+    from ragjax.model import Model
+    from ragjax.onnx_model import OnnxModel
     from ragjax.serving import Service
 
 _KEY_VARIABLE = "RAGJAX_API_KEY"
@@ -36,6 +40,11 @@ class _ServeCommand:
     Each answers by its own name."""
     mesh: Mesh = field(default_factory=lambda: Mesh(data=1))
     """Devices that share the work; the rest stand by."""
+    engine: Engine | None = None
+    """What runs the models: jax, or onnx: onnxruntime, on CPU. None: jax, or onnx for what `ragjax export
+    --format onnx` wrote, which it alone runs."""
+    threads: int | None = None
+    """With onnx: threads of each model. None: as many as there are cores."""
 
 
 def run(given: list[str]) -> None:
@@ -83,25 +92,35 @@ def _checked_key(options: Serve) -> str | None:
 
 def _fill(service: Service, command: _ServeCommand, mesh: jax.sharding.Mesh | None) -> float:
     """Loads the models, compiles what they need, and tells the seconds that compiling took."""
-    from ragjax.generation.model_slots import ModelSlots
     from ragjax.generation.prompts import tokenizer_of
-    from ragjax.interchange.folder import load
     from ragjax.serving import names_of
 
     given, options = [each for each in (command.model, command.draft) if each is not None], command.options
-    models = [load(each, mesh=mesh) for each in given]
+    asked = Decoding(cache_dtype=options.cache_dtype)
+    models = [
+        load_for(command.engine, each, threads=command.threads, options=asked, draft=None, mesh=mesh)
+        for each in given
+    ]
     seconds = 0.0
     for name, model in zip(names_of(given), models, strict=True):
         tokenizer_of(model)
-        slots = ModelSlots(
-            model, count=options.slots, room=options.room or min(1024, model.config.positions),
-            cache_dtype=options.cache_dtype, mesh=mesh,
-        )  # fmt: skip
+        room = options.room or min(1024, model.config.positions)
+        slots = _slots(model, options, room, mesh)
         begun = time.perf_counter()
         slots.warm()
         seconds += time.perf_counter() - begun
         service.add(name, model, slots)
     return seconds
+
+
+def _slots(model: Model | OnnxModel, options: Serve, room: int, mesh: jax.sharding.Mesh | None) -> Slots:
+    from ragjax.generation.model_slots import ModelSlots
+    from ragjax.generation.onnx import OnnxSlots
+    from ragjax.onnx_model import OnnxModel
+
+    if isinstance(model, OnnxModel):
+        return OnnxSlots(model, count=options.slots, room=room)
+    return ModelSlots(model, count=options.slots, room=room, cache_dtype=options.cache_dtype, mesh=mesh)
 
 
 def _quiet_log() -> None:
@@ -119,7 +138,7 @@ def _table(service: Service, url: str, seconds: float) -> str:
         room = f"{served.slots.count} slots of {served.slots.room} tokens"
         chats = ", chats" if served.chats else ""
         label = "model" if place == 0 else "beside it"
-        rows[label] = f"{served.name}: {served.parameters:,} parameters, {room}{chats}"
+        rows[label] = f"{served.name}: {served.model.parameters:,} parameters, {room}{chats}"
     rows["limits"] = (
         f"{options.queue} texts wait, {options.timeout:g} s a request, {options.max_body:,} bytes"
     )

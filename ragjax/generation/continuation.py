@@ -18,11 +18,13 @@ from ragjax.generation.beam import Rules, beam_search
 from ragjax.generation.decoding import unstack
 from ragjax.generation.drafted import DraftedWriter, Speculation, check_draft
 from ragjax.generation.log_probs import LogProbs
-from ragjax.generation.prompts import tokenizer_of
+from ragjax.generation.onnx import OnnxWriter, check_onnx
+from ragjax.generation.prompts import Described, tokenizer_of
 from ragjax.generation.request import Request, request
 from ragjax.generation.transcript import Ended, Transcript
 from ragjax.generation.writer import ModelWriter, Writer, log_prob_rows
 from ragjax.model import Model
+from ragjax.onnx_model import OnnxModel
 from ragjax.parallel.hosts import to_host
 
 _TOKENS_BETWEEN_LOOKS = 16
@@ -50,7 +52,7 @@ class Continuation:
 
 
 def continuations(
-    model: Model,
+    model: Model | OnnxModel,
     prompts: Sequence[str] | Sequence[Sequence[int]],
     options: Decoding | None = None,
     *,
@@ -68,7 +70,8 @@ def continuations(
     strings, or where text is handed on as it comes.
 
     Args:
-      model: a model; with a tokenizer, where prompts are texts or there are stop strings.
+      model: a model, in JAX or in onnxruntime; with a tokenizer, where prompts are texts or there are stop
+        strings.
       prompts: texts, or token ids; an empty one starts a new text.
       options: how tokens are chosen, and when a text ends.
       draft: a faster model of the same vocabulary, which proposes tokens that `model` then reads at
@@ -80,13 +83,14 @@ def continuations(
       fields: of `Decoding`, over those of `options`.
 
     Raises:
-      InputError: prompts, options or a draft that do not fit the model, or models that do not fit the mesh.
+      InputError: prompts, options or a draft that do not fit the model, or models that do not fit the mesh;
+        with a model in onnxruntime also beams, a draft, a mesh.
     """
     decided = _decided(options, fields)
     if not prompts:
         return []
     asked = replace(_asked(model, prompts, decided, draft, mesh), rows=rows)
-    if decided.beams > 1:
+    if decided.beams > 1 and isinstance(model, Model):
         return _beams(model, asked, on_text)
     transcripts = _transcripts(model, asked)
     writer = _writer(model, draft, asked)
@@ -98,7 +102,7 @@ def continuations(
 
 
 def generate(
-    model: Model,
+    model: Model | OnnxModel,
     prompts: Sequence[str],
     options: Decoding | None = None,
     *,
@@ -141,7 +145,7 @@ def generate(
 
 
 def generate_tokens(
-    model: Model,
+    model: Model | OnnxModel,
     prompts: Sequence[Sequence[int]],
     options: Decoding | None = None,
     *,
@@ -163,7 +167,7 @@ def generate_tokens(
 
 
 def stream(
-    model: Model,
+    model: Model | OnnxModel,
     prompt: str,
     options: Decoding | None = None,
     *,
@@ -203,19 +207,23 @@ def _decided(options: Decoding | None, fields: dict[str, Any]) -> Decoding:
 
 
 def _asked(
-    model: Model,
+    model: Model | OnnxModel,
     prompts: Sequence[str] | Sequence[Sequence[int]],
     options: Decoding,
     draft: Model | None,
     mesh: jax.sharding.Mesh | None,
 ) -> Request:
+    if isinstance(model, OnnxModel):
+        check_onnx(options, draft, mesh)
     asked = request(model, _token_ids(model, prompts), options, mesh)
-    if draft is not None:
+    if draft is not None and isinstance(model, Model):
         check_draft(model, draft, asked)
     return asked
 
 
-def _writer(model: Model, draft: Model | None, asked: Request) -> Writer:
+def _writer(model: Model | OnnxModel, draft: Model | None, asked: Request) -> Writer:
+    if isinstance(model, OnnxModel):
+        return OnnxWriter(model, asked)
     return ModelWriter(model, asked) if draft is None else DraftedWriter(model, draft, asked)
 
 
@@ -224,13 +232,13 @@ def _refuse_beams(options: Decoding) -> None:
         raise InputError("Beams come whole: the best is not known before the end. Set beams to 1 to stream.")
 
 
-def _token_ids(model: Model, prompts: Sequence[str] | Sequence[Sequence[int]]) -> list[Sequence[int]]:
+def _token_ids(model: Described, prompts: Sequence[str] | Sequence[Sequence[int]]) -> list[Sequence[int]]:
     texts = [prompt for prompt in prompts if isinstance(prompt, str)]
     encoded = iter(encode_prompts(tokenizer_of(model), texts) if texts else ())
     return [next(encoded) if isinstance(prompt, str) else prompt for prompt in prompts]
 
 
-def _transcripts(model: Model, asked: Request) -> list[Transcript]:
+def _transcripts(model: Described, asked: Request) -> list[Transcript]:
     options = asked.options
     return [
         Transcript(model.tokenizer, prompt, limit=options.max_new_tokens, ends=asked.ends, stop=options.stop)

@@ -112,7 +112,7 @@ def prefill(
         None if settings.penalty is None else tokens_of(prompts, padding, config.vocab_size),
         log_probs.empty(batch, room, alternatives),
     )  # fmt: skip
-    return _add(start, scores, settings)
+    return add_token(start, scores, settings)
 
 
 def fill(
@@ -196,7 +196,7 @@ def decode(
 
     def step(state):
         scores, cache = advance(params, layers, state, config=config)
-        return _add(state._replace(cache=cache), scores, settings)
+        return add_token(state._replace(cache=cache), scores, settings)
 
     return jax.lax.while_loop(going, step, state)
 
@@ -260,7 +260,7 @@ def scored(params: Params, hidden: jax.Array, config: DecoderConfig) -> jax.Arra
     return logits(params, apply(Final(config), params, hidden), config)
 
 
-def _add(state: State, scores: jax.Array, settings: Settings) -> State:
+def add_token(state: State, scores: jax.Array, settings: Settings) -> State:
     """The state with the token that follows; sequences that have ended repeat their last one."""
     batch = scores.shape[0]
     keys = sequence_keys(settings.key, batch, state.step)

@@ -16,16 +16,20 @@ from ragjax.generation import log_probs
 from ragjax.generation.decoding import unstack
 from ragjax.generation.log_probs import LogProbs
 from ragjax.generation.prompts import align, bucket
-from ragjax.generation.request import ends_of
-from ragjax.generation.seats import MOST_TOKENS, begin, empty_seats, settings_of, sit_down, stand_up, write_on
+from ragjax.generation.seats import (
+    ENDS,
+    MOST_TOKENS,
+    begin,
+    empty_seats,
+    settings_for,
+    sit_down,
+    stand_up,
+    write_on,
+)
 from ragjax.generation.slots import MOST_ALTERNATIVES, Stepped
 from ragjax.model import Model
 from ragjax.parallel.hosts import to_host
 from ragjax.parallel.rules import check_divisible, place
-
-_ENDS = 8
-"""Token ids the device knows as ends of a sequence; where there are more, the host ends it a little later."""
-_settings_of = jax.jit(settings_of)
 
 
 class ModelSlots:
@@ -73,7 +77,7 @@ class ModelSlots:
             self._params = model.params if mesh is None else place(model.params, mesh)
             self._layers = unstack(self._params, config=config)
             self._seats = empty_seats(
-                config=config, count=count, room=self.room, ends=_ENDS, dtype=jnp.dtype(cache_dtype)
+                config=config, count=count, room=self.room, ends=ENDS, dtype=jnp.dtype(cache_dtype)
             )
 
     def warm(self) -> None:
@@ -88,13 +92,7 @@ class ModelSlots:
     def join(self, slot: int, prompt: Sequence[int], options: Decoding, row: int = 0) -> None:
         """Reads a prompt into a free slot; its first token comes with the next step."""
         tokens, padding = align([prompt], positions=self.room)
-        ends = np.full(_ENDS, -1, np.int32)
-        known = ends_of(self._model, options)[:_ENDS]
-        ends[: len(known)] = known
-        settings = _settings_of(
-            options.temperature, options.top_k, options.top_p, options.min_p, options.repetition_penalty,
-            options.seed, row, ends,
-        )  # fmt: skip
+        settings = settings_for(self._model, options, row)
         if options.log_probs is not None:
             self._telling.add(slot)
         with self._on_mesh():

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import numpy as np
 from jaxtyping import Int
 
 from ragjax.config import Decoding
 from ragjax.errors import InputError, listing
-from ragjax.model import Model
+from ragjax.models.decoder_config import DecoderConfig
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -26,7 +26,17 @@ class Prompts(NamedTuple):
     """Places before each prompt."""
 
 
-def tokenizer_of(model: Model) -> PreTrainedTokenizerBase:
+class Described(Protocol):
+    """A model, whatever runs it."""
+
+    @property
+    def config(self) -> DecoderConfig: ...
+
+    @property
+    def tokenizer(self) -> PreTrainedTokenizerBase | None: ...
+
+
+def tokenizer_of(model: Described) -> PreTrainedTokenizerBase:
     """The model's tokenizer.
 
     Raises:
@@ -40,7 +50,7 @@ def tokenizer_of(model: Model) -> PreTrainedTokenizerBase:
     return model.tokenizer
 
 
-def end_tokens(model: Model) -> tuple[int, ...]:
+def end_tokens(model: Described) -> tuple[int, ...]:
     """Ids of the tokens that end a text: the config's, else the tokenizer's; may be empty."""
     eos = model.config.eos_token
     if eos is None and model.tokenizer is not None:
@@ -50,7 +60,7 @@ def end_tokens(model: Model) -> tuple[int, ...]:
     return (eos,) if isinstance(eos, int) else tuple(eos)
 
 
-def start_token(model: Model) -> int | None:
+def start_token(model: Described) -> int | None:
     """Id of the token that begins a text: bos, else eos."""
     if model.config.bos_token is not None:
         return model.config.bos_token
@@ -59,7 +69,7 @@ def start_token(model: Model) -> int | None:
     return next(iter(end_tokens(model)), None)
 
 
-def complete(model: Model, prompts: Sequence[Sequence[int]], options: Decoding) -> list[list[int]]:
+def complete(model: Described, prompts: Sequence[Sequence[int]], options: Decoding) -> list[list[int]]:
     """Checks a request; prompts that are empty get the token that begins a text.
 
     Raises:

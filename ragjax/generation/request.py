@@ -15,9 +15,8 @@ from ragjax.config import Decoding
 from ragjax.errors import InputError
 from ragjax.generation.decoding import Settings
 from ragjax.generation.filters import Filters
-from ragjax.generation.prompts import Prompts, align, bucket, complete, end_tokens
+from ragjax.generation.prompts import Described, Prompts, align, bucket, complete, end_tokens
 from ragjax.generation.sampling import keys_of
-from ragjax.model import Model
 from ragjax.models.decoder import Params
 from ragjax.parallel.mesh import batch_shards
 from ragjax.parallel.rules import check_divisible, place
@@ -79,7 +78,10 @@ class Request:
 
 
 def request(
-    model: Model, prompts: Sequence[Sequence[int]], options: Decoding, mesh: jax.sharding.Mesh | None
+    model: Described,
+    prompts: Sequence[Sequence[int]],
+    options: Decoding,
+    mesh: jax.sharding.Mesh | None,
 ) -> Request:
     """What is asked of `model`.
 
@@ -95,7 +97,7 @@ def request(
     return asked
 
 
-def ends_of(model: Model, options: Decoding) -> tuple[int, ...]:
+def ends_of(model: Described, options: Decoding) -> tuple[int, ...]:
     """Token ids that end a text: the model's own, unless it goes on behind them, and those asked for."""
     own = end_tokens(model) if options.stop_at_eos else ()
     return tuple(dict.fromkeys([*own, *options.stop_tokens]))

@@ -11,12 +11,16 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
+from ragjax.config import Decoding
 from ragjax.generation import log_probs
 from ragjax.generation.decoding import Settings, extend, read, scored, tokens_of
 from ragjax.generation.filters import Filters, penalized
 from ragjax.generation.log_probs import LogProbs
+from ragjax.generation.prompts import Described
+from ragjax.generation.request import ends_of
 from ragjax.generation.sampling import keys_of, next_token, sequence_keys
 from ragjax.models.buffers import put
 from ragjax.models.decoder import KeyValues, Params
@@ -26,6 +30,8 @@ from ragjax.parallel.pin import pin_heads
 
 MOST_TOKENS = 16
 """Tokens of each sequence in one call of the device: by then what it costs to ask is spread thin."""
+ENDS = 8
+"""Token ids the device knows as ends of a sequence; where there are more, the host ends it a little later."""
 
 
 class Seats(NamedTuple):
@@ -61,6 +67,26 @@ def settings_of(
     )
 
 
+def settings_for(model: Described, options: Decoding, row: int) -> Settings:
+    """The settings of one sequence, from what is asked of the model.
+
+    Args:
+      model: whose ends of a text count.
+      options: how tokens are chosen.
+      row: number by which the sequence draws.
+    """
+    ends = np.full(ENDS, -1, np.int32)
+    known = ends_of(model, options)[:ENDS]
+    ends[: len(known)] = known
+    return _settings_of(
+        options.temperature, options.top_k, options.top_p, options.min_p, options.repetition_penalty,
+        options.seed, row, ends,
+    )  # fmt: skip
+
+
+_settings_of = jax.jit(settings_of)
+
+
 @partial(jax.jit, static_argnames=("config", "count", "room", "ends", "dtype"))
 def empty_seats(*, config: DecoderConfig, count: int, room: int, ends: int, dtype: Any) -> Seats:
     """Seats that nobody has taken.
@@ -73,14 +99,19 @@ def empty_seats(*, config: DecoderConfig, count: int, room: int, ends: int, dtyp
       dtype: type in which keys and values are kept.
     """
     shape = (count, room, config.key_value_heads, config.head_width)
+    cache = tuple(
+        jax.tree.map(pin_heads, KeyValues(empty_buffer(shape, dtype), empty_buffer(shape, dtype)))
+        for _ in range(config.layers)
+    )
+    return seats_alone(count, ends, config.vocab_size)._replace(cache=cache)
+
+
+def seats_alone(count: int, ends: int, vocab_size: int) -> Seats:
+    """Seats that nobody has taken, whose keys and values are elsewhere."""
     numbers = jnp.zeros(count, jnp.int32)
     one = settings_of(0.0, 0, 1.0, 0.0, 1.0, 0, 0, jnp.full(ends, -1))
     return Seats(
-        tuple(
-            jax.tree.map(pin_heads, KeyValues(empty_buffer(shape, dtype), empty_buffer(shape, dtype)))
-            for _ in range(config.layers)
-        ),
-        numbers, numbers, numbers, numbers, jnp.zeros((count, config.vocab_size), bool),
+        (), numbers, numbers, numbers, numbers, jnp.zeros((count, vocab_size), bool),
         jax.tree.map(lambda x: jnp.broadcast_to(x, (count, *x.shape[1:])), one),
     )  # fmt: skip
 
@@ -196,17 +227,7 @@ def write_on(
             params, layers, seats.cache, seats.last[:, None], none, seats.place, config=config
         )
         scores = scored(params, hidden[:, 0], config)
-        token = _chosen(scores, seats.seen, seats.written, seats.settings)
-        ended = _ends(token, seats.settings)
-        onward = Seats(
-            cache,
-            seats.place + live,
-            jnp.where(live, token, seats.last),
-            seats.written + live,
-            jnp.where(live & ~ended, seats.left - 1, 0),
-            seats.seen.at[jnp.arange(count), token].max(live),
-            seats.settings,
-        )
+        onward, token = advanced(seats._replace(cache=cache), scores, live)
         return (
             i + 1,
             onward,
@@ -217,6 +238,23 @@ def write_on(
     tokens = jnp.full((count, MOST_TOKENS), -1, jnp.int32)
     record = log_probs.empty(count, MOST_TOKENS, alternatives)
     return jax.lax.while_loop(going, step, (jnp.int32(0), seats, tokens, record))[1:]
+
+
+def advanced(
+    seats: Seats, scores: Float[Array, "slots vocab"], live: Bool[Array, " slots"]
+) -> tuple[Seats, Int[Array, " slots"]]:
+    """The seats with one more token of each live sequence, and what was chosen for all."""
+    token = _chosen(scores, seats.seen, seats.written, seats.settings)
+    left = jnp.where(_ends(token, seats.settings), 0, seats.left - 1)
+    return Seats(
+        seats.cache,
+        seats.place + live,
+        jnp.where(live, token, seats.last),
+        seats.written + live,
+        jnp.where(live, left, seats.left),
+        seats.seen.at[jnp.arange(len(token)), token].max(live),
+        seats.settings,
+    ), token
 
 
 @partial(jax.jit, donate_argnames="left")

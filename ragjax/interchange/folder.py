@@ -20,6 +20,7 @@ from ragjax.interchange.fields import TOKENS
 from ragjax.interchange.gguf import read_gguf
 from ragjax.interchange.json_file import read_object, write_object
 from ragjax.interchange.layout import check_params, read_params, tensor_reader
+from ragjax.interchange.onnx import is_onnx
 from ragjax.interchange.quantized import read_quantized, write_quantized
 from ragjax.interchange.record import read_history, write_record
 from ragjax.interchange.resolve import resolve
@@ -68,6 +69,11 @@ def load(
     folder = resolve(model)
     if folder.is_file():
         return read_gguf(folder, source=str(model), dtype=dtype, mesh=mesh)
+    if is_onnx(folder):
+        raise InputError(
+            f"{folder} holds an ONNX graph, whose weights nothing reads back: `ragjax generate` runs it, and "
+            "in Python `ragjax.interchange.onnx.load_onnx`; for all else give the model it was made from."
+        )
     values = read_object(folder / "config.json")
     family = family_of(values)
     config = _with_all_ends(family.config_from(values), folder)

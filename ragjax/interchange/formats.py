@@ -16,6 +16,9 @@ from ragjax.interchange.folder import save
 from ragjax.interchange.gguf import write_gguf
 from ragjax.interchange.gguf.package import gguf_package
 from ragjax.interchange.gguf.write import DTYPES
+from ragjax.interchange.onnx import export_onnx
+from ragjax.interchange.onnx.package import onnx_package
+from ragjax.interchange.onnx.weights import PRECISIONS
 from ragjax.interchange.size import weight_files
 from ragjax.interchange.stablehlo import DTYPES as PROGRAM_DTYPES
 from ragjax.interchange.stablehlo import PLATFORMS, check_flatbuffers, export_stablehlo
@@ -135,10 +138,18 @@ def _stablehlo(model: Model, out: Path, dtype: str) -> Exported:
     return Exported(path, size, f"a StableHLO program for {', '.join(PLATFORMS)}, weights {dtype}", use)
 
 
+def _onnx(model: Model, out: Path, dtype: str) -> Exported:
+    path = export_onnx(model.in_floats(), out, dtype=dtype)
+    size = sum(file.stat().st_size for file in path.iterdir())
+    use = f"ragjax generate {quote(str(out))} --prompt 'Once upon a time'; or without ragjax: README.md there"
+    return Exported(path, size, f"an ONNX graph for onnxruntime, weights {dtype}", use)
+
+
 FORMATS: dict[str, Format] = {
     "hf": Format(tuple(STORED_DTYPES), _hugging_face),
     "bitmask": Format(tuple(STORED_DTYPES), _bitmask),
     "gguf": Format(tuple(DTYPES), _gguf, gguf_package, is_file=True),
     "stablehlo": Format(PROGRAM_DTYPES, _stablehlo, check_flatbuffers),
+    "onnx": Format(tuple(PRECISIONS), _onnx, onnx_package),
 }
 """By name."""

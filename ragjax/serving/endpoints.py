@@ -88,7 +88,7 @@ def app(service: Service) -> Guard:
 def _described(served: Served) -> dict[str, Any]:
     return {
         "id": served.name, "object": "model", "created": served.created, "owned_by": "ragjax",
-        "parameters": served.parameters, "room": served.slots.room, "chat": served.chats,
+        "parameters": served.model.parameters, "room": served.slots.room, "chat": served.chats,
     }  # fmt: skip
 
 

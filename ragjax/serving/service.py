@@ -9,8 +9,6 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import jax
-
 from ragjax.config import Decoding, Serve
 from ragjax.data.tokenizer import encode_prompts
 from ragjax.errors import InputError, listing
@@ -19,6 +17,7 @@ from ragjax.generation.request import ends_of
 from ragjax.generation.slots import Slots
 from ragjax.generation.transcript import Transcript
 from ragjax.model import Model
+from ragjax.onnx_model import OnnxModel
 from ragjax.serving.asks import Ask
 from ragjax.serving.job import Event, Job
 from ragjax.serving.metrics import Metrics
@@ -31,15 +30,10 @@ class Served:
     """A model by its name."""
 
     name: str
-    model: Model
+    model: Model | OnnxModel
     slots: Slots
     scheduler: Scheduler
     created: int = field(default_factory=lambda: int(time.time()))
-
-    @property
-    def parameters(self) -> int:
-        """How many it has."""
-        return sum(leaf.size for leaf in jax.tree.leaves(self.model.params))
 
     @property
     def chats(self) -> bool:
@@ -107,7 +101,7 @@ class Service:
         self.active = 0
         """Requests that are being answered."""
 
-    def add(self, name: str, model: Model, slots: Slots) -> None:
+    def add(self, name: str, model: Model | OnnxModel, slots: Slots) -> None:
         """Serves a model, the first one to all who name none.
 
         Args:

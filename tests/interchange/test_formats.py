@@ -34,7 +34,7 @@ def test_the_type_of_the_weights_is_that_which_was_asked_for(tmp_path, tiny_mode
 @pytest.mark.parametrize(
     ("request_", "message"),
     [
-        ({"format": "onnx"}, "format must be one of hf, bitmask, gguf.*found 'onnx'"),
+        ({"format": "coreml"}, "format must be one of hf, bitmask, gguf.*found 'coreml'"),
         ({"format": "hf", "dtype": "q8_0"}, "dtype of the format hf must be one of float32.*found 'q8_0'"),
         (
             {"format": "gguf", "dtype": "float32"},

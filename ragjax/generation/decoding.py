@@ -126,7 +126,7 @@ def fill(
 ) -> tuple[Float[Array, "batch vocab"], tuple[KeyValues, ...]]:
     """Scores of the token after each prompt, and each layer's cache, with room for new tokens."""
     scores, stacked = read(params, prompts, padding, config=config, dtype=cache_dtype)
-    grow = ((0, 0), (0, room), (0, 0), (0, 0))
+    grow = ((0, 0), (0, 0), (0, room), (0, 0))
 
     def grown(layer):
         return jax.tree.map(lambda x: pin_heads(jnp.pad(x[layer], grow)), stacked)
@@ -157,7 +157,7 @@ def read(
     positions = jnp.maximum(places - padding[:, None], 0)
     mask = causal_mask(places, places) & (places >= padding[:, None])[:, None, :]
     span = Span(positions, positions, mask, rotary_angles(config, positions), jnp.int32(0))
-    shape = (batch, length, config.key_value_heads, config.head_width)
+    shape = (batch, config.key_value_heads, length, config.head_width)
     empty = empty_buffer(shape, dtype or _computed_in(params))
 
     def layer(x, scanned):
@@ -205,7 +205,7 @@ def advance(
     params: Params, layers: tuple[Params, ...], state: State, *, config: DecoderConfig
 ) -> tuple[Float[Array, "batch vocab"], tuple[KeyValues, ...]]:
     """Feeds the last new token: scores of the next one, and the caches that now hold its keys."""
-    length = state.cache[0].key.shape[1]
+    length = state.cache[0].length
     place = length - state.tokens.shape[1] + state.step - 1
     last = jax.lax.dynamic_slice_in_dim(state.tokens, state.step - 1, 1, axis=1)
     hidden, cache = extend(params, layers, state.cache, last, state.padding, place, config=config)
@@ -239,7 +239,7 @@ def extend(
     Returns:
       Hidden states, of which `scored` makes scores, and the caches.
     """
-    places = jnp.arange(cache[0].key.shape[1])[None]
+    places = jnp.arange(cache[0].length)[None]
     own = jnp.broadcast_to(place, padding.shape)[:, None] + jnp.arange(tokens.shape[1])
     # A sequence that has ended may be fed beyond the model's positions; what it says is not read.
     query = jnp.minimum(own - padding[:, None], config.positions - 1)

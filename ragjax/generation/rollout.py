@@ -95,7 +95,7 @@ def write(
 
     def begun(writer: Writer, params: Params):
         scores, stacked = read(params, prompted.tokens, prompted.padding, config=writer.config)
-        grow = ((0, 0), (0, room), (0, 0), (0, 0))
+        grow = ((0, 0), (0, 0), (0, room), (0, 0))
 
         def layer(i: int) -> KeyValues:
             return jax.tree.map(lambda x: jnp.pad(x[i], grow), stacked)

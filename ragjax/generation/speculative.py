@@ -318,7 +318,7 @@ def _at(rows: jax.Array, index: jax.Array) -> jax.Array:
 
 def _place(state: Drafting) -> Int[Array, " batch"]:
     """Where in the caches the last token of each sequence stands."""
-    prompt = state.model[0].key.shape[1] - state.text.shape[1] + 1
+    prompt = state.model[0].length - state.text.shape[1] + 1
     return prompt + state.written - 1
 
 

@@ -11,8 +11,8 @@ from ragjax.models.key_values import Buffer, Rounded
 
 def attend(
     query: Float[Array, "batch queries heads head"],
-    key: Buffer,
-    value: Buffer,
+    key: Float[Array, "batch keys kv_heads head"],
+    value: Float[Array, "batch keys kv_heads head"],
     *,
     mask: Bool[Array, "#batch queries keys"],
     scale: float | Float[Array, ""],
@@ -23,7 +23,34 @@ def attend(
 
     Args:
       query: heads of queries; each group of heads / kv_heads, one after another, shares a head of keys.
-      key: keys [batch, keys, kv_heads, head]; integers enter the product, and their scale comes after it.
+      key: keys.
+      value: values.
+      mask: True where a query may see a key.
+      scale: multiplies the scores.
+      dropout_rate: share of the attention weights set to 0; needs `dropout_key`.
+      dropout_key: random key of the dropout.
+    """
+    by_head = key.swapaxes(1, 2), value.swapaxes(1, 2)
+    return attend_buffers(
+        query, *by_head, mask=mask, scale=scale, dropout_rate=dropout_rate, dropout_key=dropout_key
+    )
+
+
+def attend_buffers(
+    query: Float[Array, "batch queries heads head"],
+    key: Buffer,
+    value: Buffer,
+    *,
+    mask: Bool[Array, "#batch queries keys"],
+    scale: float | Float[Array, ""],
+    dropout_rate: float = 0.0,
+    dropout_key: jax.Array | None = None,
+) -> Float[Array, "batch queries heads head"]:
+    """`attend` of keys and values that lie in buffers.
+
+    Args:
+      query: heads of queries.
+      key: keys [batch, kv_heads, keys, head]; integers enter the product, and their scale comes after it.
       value: values, of the same shape.
       mask: True where a query may see a key.
       scale: multiplies the scores.
@@ -31,9 +58,9 @@ def attend(
       dropout_key: random key of the dropout.
     """
     shape = query.shape
-    query = query.reshape(*shape[:2], key.shape[2], -1, shape[3])
+    query = query.reshape(*shape[:2], key.shape[1], -1, shape[3])
     keys = key.codes.astype(query.dtype) if isinstance(key, Rounded) else key
-    scores = jnp.einsum("bqhgd,bkhd->bhgqk", query, keys, preferred_element_type=jnp.float32) * scale
+    scores = jnp.einsum("bqhgd,bhkd->bhgqk", query, keys, preferred_element_type=jnp.float32) * scale
     if isinstance(key, Rounded):
         scores = scores * _by_key(key.scale)
     scores = jnp.where(mask[:, None, None], scores, jnp.finfo(jnp.float32).min)
@@ -44,13 +71,13 @@ def attend(
     if isinstance(value, Rounded):
         weights, value = weights * _by_key(value.scale), value.codes.astype(query.dtype)
     out = jnp.einsum(
-        "bhgqk,bkhd->bqhgd", weights.astype(value.dtype), value, preferred_element_type=jnp.float32
+        "bhgqk,bhkd->bqhgd", weights.astype(value.dtype), value, preferred_element_type=jnp.float32
     )
     return out.astype(query.dtype).reshape(shape)
 
 
-def _by_key(scale: Float[Array, "batch keys kv_heads 1"]) -> Float[Array, "batch kv_heads 1 1 keys"]:
-    return scale.transpose(0, 2, 3, 1)[:, :, None]
+def _by_key(scale: Float[Array, "batch kv_heads keys 1"]) -> Float[Array, "batch kv_heads 1 1 keys"]:
+    return scale.swapaxes(2, 3)[:, :, None]
 
 
 def causal_mask(

@@ -8,22 +8,28 @@ from jaxtyping import Array, Int, Shaped
 
 
 def put(
-    buffer: Shaped[Array, "batch length *rest"],
-    new: Shaped[Array, "batch new *rest"],
+    buffer: Shaped[Array, "batch *shape"],
+    new: Shaped[Array, "batch *shape_of_new"],
     at: Int[Array, "#batch"] | Int[Array, ""],
-) -> Shaped[Array, "batch length *rest"]:
-    """`buffer` with `new` from index `at` of the second axis on, in the buffer's type.
+    *,
+    axis: int = 1,
+) -> Shaped[Array, "batch *shape"]:
+    """`buffer` with `new` from index `at` of an axis on, in the buffer's type.
 
     Args:
       buffer: long enough for what is written: an index too large is moved back until it fits.
       new: what is written.
       at: one index for all sequences, or one for each.
+      axis: which is written along; not the first.
     """
     new = new.astype(buffer.dtype)
-    rest = (0,) * (buffer.ndim - 2)
     if at.ndim == 0:
-        return jax.lax.dynamic_update_slice(buffer, new, (0, at, *rest))
-    return jax.vmap(lambda row, part, i: jax.lax.dynamic_update_slice(row, part, (i, *rest)))(buffer, new, at)
+        return jax.lax.dynamic_update_slice_in_dim(buffer, new, at, axis)
+
+    def one(row, part, i):
+        return jax.lax.dynamic_update_slice_in_dim(row, part, i, axis - 1)
+
+    return jax.vmap(one)(buffer, new, at)
 
 
 def take(

@@ -24,7 +24,7 @@ from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Bool, Float, Int
 
 from ragjax.models.activations import ACTIVATIONS
-from ragjax.models.attention import attend, causal_mask, within
+from ragjax.models.attention import attend, attend_buffers, causal_mask, within
 from ragjax.models.causal_attention import causal_attend
 from ragjax.models.decoder_config import DecoderConfig
 from ragjax.models.fused_attention import fused_attend, fused_serves
@@ -143,20 +143,21 @@ class Attention(nn.Module):
         if cache is not None:
             assert span.write_at is not None
             cache = KeyValues(held(cache.key, key, span.write_at), held(cache.value, value, span.write_at))
-            key, value = cache
         mask = span.mask
         if mask is not None and any(config.layer_windows):
             mask = within(mask, span.queries, span.keys, layer.window)
         rate = 0.0 if deterministic else config.attention_dropout
         if mask is None:
             out = fused_attend(query, key, value, scale=layer.scale)
-        elif cache is None and not rate:
+        elif cache is not None:
+            out = attend_buffers(query, *cache, mask=mask, scale=layer.scale)
+        elif not rate:
             key, value = (jnp.repeat(each, config.heads // shared, axis=2) for each in (key, value))
             out = causal_attend(query, key, value, mask=mask, scale=layer.scale)
         else:
             out = attend(
                 query, key, value, mask=mask, scale=layer.scale,
-                dropout_rate=rate, dropout_key=self.make_rng("dropout") if rate else None,
+                dropout_rate=rate, dropout_key=self.make_rng("dropout"),
             )  # fmt: skip
         # GPT-2 scales what is added to the residual stream by the number of additions.
         out_std = std / (2 * config.layers) ** 0.5

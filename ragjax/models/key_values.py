@@ -1,4 +1,7 @@
-"""Buffers of keys and values: floats, or integers of 8 bits with a scale for each position and head."""
+"""Buffers of keys and values: floats, or integers of 8 bits with a scale for each position and head.
+
+What one head has of a sequence lies together in memory, so that a step of decoding reads it as it is.
+"""
 
 from __future__ import annotations
 
@@ -13,8 +16,8 @@ from ragjax.models.buffers import put
 class Rounded(NamedTuple):
     """Keys or values as `codes * scale`."""
 
-    codes: Int8[Array, "batch length kv_heads head"]
-    scale: Float[Array, "batch length kv_heads 1"]
+    codes: Int8[Array, "batch kv_heads length head"]
+    scale: Float[Array, "batch kv_heads length 1"]
     """The largest magnitude of a head over 127."""
 
     @property
@@ -32,17 +35,22 @@ Buffer: TypeAlias = Array | Rounded
 
 
 class KeyValues(NamedTuple):
-    """Keys and values of one layer, in buffers of fixed length [batch, length, kv_heads, head]."""
+    """Keys and values of one layer, in buffers of fixed length [batch, kv_heads, length, head]."""
 
     key: Buffer
     value: Buffer
+
+    @property
+    def length(self) -> int:
+        """Positions there is room for."""
+        return self.key.shape[2]
 
 
 def empty_buffer(shape: tuple[int, int, int, int], dtype: Any) -> Buffer:
     """A buffer with nothing in it.
 
     Args:
-      shape: [batch, length, kv_heads, head].
+      shape: [batch, kv_heads, length, head].
       dtype: of floats, or int8.
     """
     if jnp.dtype(dtype) != jnp.int8:
@@ -55,10 +63,11 @@ def held(
     new: Float[Array, "batch new kv_heads head"],
     at: Int[Array, ""] | Int[Array, " batch"],
 ) -> Buffer:
-    """A buffer with new keys or values, in its type, from index `at` of the second axis on."""
+    """A buffer with new keys or values, in its type, from position `at` on."""
+    new = new.swapaxes(1, 2)
     if not isinstance(buffer, Rounded):
-        return put(buffer, new, at)
+        return put(buffer, new, at, axis=2)
     new = new.astype(jnp.float32)
     scale = jnp.abs(new).max(-1, keepdims=True) / 127
     codes = jnp.round(new / jnp.where(scale == 0, 1, scale))
-    return Rounded(put(buffer.codes, codes, at), put(buffer.scale, scale, at))
+    return Rounded(put(buffer.codes, codes, at, axis=2), put(buffer.scale, scale, at, axis=2))

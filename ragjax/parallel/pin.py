@@ -34,7 +34,7 @@ def pin_batch(x: jax.Array) -> jax.Array:
 
 
 def pin_heads(x: jax.Array) -> jax.Array:
-    """Keys or values [batch, length, heads, head] with the batch over data and fsdp, the heads over tensor.
+    """Keys or values [batch, heads, length, head] with the batch over data and fsdp, the heads over tensor.
 
     Each axis is split where the mesh in use divides it, and else whole.
     """
@@ -46,5 +46,5 @@ def pin_heads(x: jax.Array) -> jax.Array:
         present = tuple(name for name in names if name in mesh.axis_names)
         return None if size % math.prod(mesh.shape[name] for name in present) else present
 
-    spec = PartitionSpec(split(BATCH_AXES, x.shape[0]), None, split(("tensor",), x.shape[2]), None)
+    spec = PartitionSpec(split(BATCH_AXES, x.shape[0]), split(("tensor",), x.shape[1]), None, None)
     return jax.lax.with_sharding_constraint(x, spec)

@@ -346,9 +346,9 @@ def test_a_mesh_splits_the_cache_and_changes_nothing(tiny_config, sizes):
     writer.write(5)
     for layer in writer._state.cache:
         for buffer in layer:
-            batch, length, heads, width = buffer.shape
+            batch, heads, length, width = buffer.shape
             assert batch == 4
-            assert buffer.sharding.shard_shape(buffer.shape) == (2, length, heads // 2, width)
+            assert buffer.sharding.shard_shape(buffer.shape) == (2, heads // 2, length, width)
 
 
 def test_a_mesh_that_does_not_divide_the_heads_is_refused(tiny_config):

@@ -98,7 +98,7 @@ def empty_seats(*, config: DecoderConfig, count: int, room: int, ends: int, dtyp
       ends: token ids that may end a sequence.
       dtype: type in which keys and values are kept.
     """
-    shape = (count, room, config.key_value_heads, config.head_width)
+    shape = (count, config.key_value_heads, room, config.head_width)
     cache = tuple(
         jax.tree.map(pin_heads, KeyValues(empty_buffer(shape, dtype), empty_buffer(shape, dtype)))
         for _ in range(config.layers)
@@ -140,7 +140,7 @@ def sit_down(
     scores, stacked = read(params, prompt, padding, config=config, dtype=dtype)
 
     def placed(layer: int, held: jax.Array, fresh: jax.Array) -> jax.Array:
-        at_front = jnp.roll(fresh[layer], -padding[0], axis=1)
+        at_front = jnp.roll(fresh[layer], -padding[0], axis=2)
         return pin_heads(jax.lax.dynamic_update_slice(held, at_front, (slot, 0, 0, 0)))
 
     cache = tuple(

@@ -18,17 +18,18 @@ from typing import Protocol
 class Peer:
     """A process that does a piece of work for each line it is sent, and tells how long it took."""
 
-    def __init__(self, name: str, *options: str, **environment: str):
+    def __init__(self, name: str, *options: str, interpreter: str = sys.executable, **environment: str):
         """Starts this script again as the peer `name`.
 
         Args:
           name: goes to the script as `--peer`.
           options: the script's own; what stands there last counts.
+          interpreter: the Python that runs it.
           environment: variables besides those of this process.
         """
         self.name = name
         self.process = subprocess.Popen(
-            [sys.executable, *sys.argv, *options, "--peer", name],
+            [interpreter, *sys.argv, *options, "--peer", name],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
             env={"JAX_PLATFORMS": "cpu", "HF_HUB_OFFLINE": "1"} | os.environ | environment,
         )  # fmt: skip

@@ -10,8 +10,10 @@ quotient within a round. Rows:
     llama_f32           llama.cpp, through llama-cpp-python; and its own q8_0:
     llama_q8_0
     ragjax              the JAX engine, float32
-    onnx_f32            `ragjax generate --engine onnx`, which is onnxruntime; and with int8 weights:
+    onnx_f32            `ragjax generate --engine onnx`, which is onnxruntime; and of `ragjax export --dtype`:
     onnx_int8
+    onnx_int8_128
+    onnx_int4
 
 MODEL is a folder of a GPT-2 124M; without it the weights are random. llama-cpp-python may be installed in an
 environment of its own, whose interpreter --llama-python names. What is not installed is left out, and said.
@@ -19,8 +21,8 @@ environment of its own, whose interpreter --llama-python names. What is not inst
 Share of bandwidth: bytes of the weights that a step reads (all of them, the table of tokens as the head),
 times steps a second, over the rate at which torch sums up a gigabyte in the same round.
 
-Aims on two cores: ragjax at least 2.2 times transformers at batch 1 and 3.5 times at batch 8; onnx_int8 5
-and 7.
+Aims on two cores: ragjax at least 2.2 times transformers at batch 1 and 3.5 times at batch 8; int8 in
+onnxruntime 5 and 7.
 """
 
 from __future__ import annotations
@@ -40,9 +42,12 @@ from statistics import median
 from turns import Peer, machine, serve
 
 VOCAB, PROMPT = 50257, 8
-WEIGHTS = 124_439_808
-BYTES = {"f32": 4.0, "int8": 1.0, "q8_0": 34 / 32}
-"""Of a weight, by the end of a row's name; float32 where it has none of these."""
+TABLE, REST = 50257 * 768, 12 * 12 * 768**2
+BYTES = {
+    "ctranslate2_int8": (1.0, 1.0), "llama_q8_0": (34 / 32, 34 / 32), "onnx_int8": (1.125, 1.125),
+    "onnx_int8_128": (1 + 4 / 128, 1 + 4 / 128), "onnx_int4": (1.125, 0.625),
+}  # fmt: skip
+"""Of a weight of the table of tokens, and of another matrix; 4 where it is float32."""
 
 
 def main() -> None:
@@ -145,7 +150,8 @@ def compare(options: argparse.Namespace, batch: int, folder: str) -> dict:
     told: dict[str, dict] = {}
     for name in rows:
         rate = [new / r[name]["seconds"] for r in rounds]
-        read = WEIGHTS * BYTES.get(name.rpartition("_")[2], 4.0)
+        table, rest = BYTES.get(name, (4.0, 4.0))
+        read = TABLE * table + REST * rest
         shares = [
             read * speed / batch / r["bandwidth"]["bytes_per_second"]
             for speed, r in zip(rate, rounds, strict=True)
@@ -292,6 +298,26 @@ def ragjax_peer(options: argparse.Namespace):
     return peer(write, f"jax {jax.__version__}")
 
 
+def onnx_peer(options: argparse.Namespace):
+    import onnxruntime
+
+    from ragjax.generation import generate_tokens
+    from ragjax.interchange.folder import load
+    from ragjax.interchange.onnx import export_onnx, load_onnx
+
+    kind = options.peer.removeprefix("onnx_").replace("f32", "float32")
+    folder = Path(options.folder, options.peer)
+    if not folder.exists():
+        export_onnx(load(options.model), folder, dtype=kind)
+    model, rows = load_onnx(folder, threads=options.threads), prompts(options)
+
+    def write() -> list[list[int]]:
+        out = generate_tokens(model, rows, max_new_tokens=options.new_tokens, stop_at_eos=False)
+        return [row.tolist() for row in out]
+
+    return peer(write, f"onnxruntime {onnxruntime.__version__}")
+
+
 def bandwidth_peer(options: argparse.Namespace):
     """Sums up a gigabyte, and tells the rate."""
     import time
@@ -336,6 +362,10 @@ PEERS = {
     "llama_f32": llama_peer,
     "llama_q8_0": llama_peer,
     "ragjax": ragjax_peer,
+    "onnx_f32": onnx_peer,
+    "onnx_int8": onnx_peer,
+    "onnx_int8_128": onnx_peer,
+    "onnx_int4": onnx_peer,
     "bandwidth": bandwidth_peer,
 }
 

@@ -50,7 +50,7 @@ def test_what_makes_the_inputs_divides_them(kind, of_kind):
     assert found == EXPECTED[kind]
 
 
-@pytest.mark.parametrize("kind", EXPECTED)
+@pytest.mark.parametrize("kind", ["gpt2", "gpt_neox", "opt-350m", "qwen2"])
 def test_a_model_with_divisions_folded_computes_the_same(kind, of_kind):
     config = of_kind(kind, layers=1)
     rng = np.random.default_rng(0)
@@ -63,10 +63,11 @@ def test_a_model_with_divisions_folded_computes_the_same(kind, of_kind):
     for group, inputs in groups_of(config, params).items():
         made_by = maker(config, group)
         divisors = tied(config, made_by, np.exp(rng.normal(size=inputs)).astype(np.float32))
-        changed |= folded(config, leaves | changed, group, made_by, divisors)
-        assert (made_by is None) == (group[0] not in changed)
-    new = {name: leaf[None] for name, leaf in (leaves | changed).items()}
-    moved = {**params, "layers": unflatten_dict(new, sep="/")}
+        new = folded(config, leaves | changed, group, made_by, divisors)
+        assert set(new) == (set() if made_by is None else {*group, *made_by.leaves})
+        changed |= new
+    stacked = {name: leaf[None] for name, leaf in (leaves | changed).items()}
+    moved = {**params, "layers": unflatten_dict(stacked, sep="/")}
     tokens = rng.integers(0, 50, (2, 12))
     before, after = (np.asarray(run_decoder(config, p, tokens).hidden) for p in (params, moved))
     np.testing.assert_allclose(after, before, rtol=1e-4, atol=1e-4 * np.abs(before).max())

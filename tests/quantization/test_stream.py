@@ -72,30 +72,31 @@ def hidden_error(config, params, changed):
     return np.linalg.norm(after - before) / np.linalg.norm(before)
 
 
-def to_nearest(params):
-    flat = flatten_dict(params, sep="/")
-    return unflatten_dict(
-        {
-            n: rounded(x, INT4) if n.startswith("layers") and n.endswith("kernel") else x
-            for n, x in flat.items()
-        },
-        sep="/",
-    )
-
-
-@pytest.mark.parametrize("kind", ["gpt2", "llama", "opt-350m"])
-@pytest.mark.parametrize("method", ["gptq", "awq"])
-def test_the_model_changes_less_than_rounded_to_the_nearest(model, method, kind):
+@pytest.mark.parametrize(("method", "kind"), [("gptq", "gpt2"), ("awq", "llama"), ("awq", "opt-350m")])
+def test_outputs_change_less_than_rounded_to_the_nearest(model, method, kind):
     config, params = model(kind)
     made, figures = run(config, params, method)
-    flat = flatten_dict(made["layers"], sep="/")
-    assert all(isinstance(flat[name], Quantized) for name in names_of(params))
-    nearest = hidden_error(config, params, to_nearest(params))
-    assert hidden_error(config, params, whole(made)) < 0.95 * nearest
+    flat, changed = (flatten_dict(p["layers"], sep="/") for p in (params, whole(made)))
+    assert all(
+        isinstance(flatten_dict(made["layers"], sep="/")[name], Quantized) for name in names_of(params)
+    )
+    x, divided = (inputs_of(config, p, 0)["attention/query/kernel"] for p in (params, whole(made)))
+    lost = nearest = 0
+    for name in ("attention/query/kernel", "attention/key/kernel"):
+        before, after, plain = (
+            np.asarray(given, np.float64).reshape(-1, 16) @ np.asarray(kernel, np.float64)
+            for given, kernel in (
+                (x, flat[name][0]), (divided, changed[name][0]), (x, rounded(flat[name][0], INT4))
+            )
+        )  # fmt: skip
+        told = figures[0].matrices[f"layers/{name}"].error
+        assert told == pytest.approx(np.linalg.norm(after - before) / np.linalg.norm(before), rel=1e-3)
+        lost, nearest = (s + np.square(y - before).sum() for s, y in ((lost, after), (nearest, plain)))
+    assert lost < 0.9 * nearest
     assert [each.layer for each in figures] == [0, 1]
-    assert set(figures[0].matrices) == {f"layers/{name}" for name in names_of(params)}
     for layer in figures:
         assert 0 < layer.error < 1
+        assert set(layer.matrices) == {f"layers/{name}" for name in names_of(params)}
         assert all(0 < each.error < 0.5 for each in layer.matrices.values())
 
 
@@ -118,8 +119,7 @@ def test_each_block_is_given_what_the_quantized_ones_before_it_hand_on(model):
         assert np.mean(np.abs(solved(astray) - found) > 1e-4) > 0.05
 
 
-@pytest.mark.parametrize("method", CALIBRATED)
-@pytest.mark.parametrize("kind", ["gpt2", "llama"])
+@pytest.mark.parametrize(("method", "kind"), [("gptq", "gpt2"), ("awq", "llama"), ("smoothquant", "llama")])
 def test_a_mesh_gives_the_same_model(model, method, kind):
     config, params = model(kind)
     mesh = make_mesh(Mesh(data=2, fsdp=2, tensor=2))
@@ -145,12 +145,11 @@ def test_a_sparse_model_stays_sparse(model, method):
         assert not np.asarray(new)[dense == 0].any()
 
 
-@pytest.mark.parametrize("method", ["awq", "smoothquant"])
-@pytest.mark.parametrize("kind", ["gpt2", "llama", "opt-350m"])
+@pytest.mark.parametrize(("method", "kind"), [("awq", "gpt2"), ("smoothquant", "llama"), ("awq", "opt-350m")])
 def test_what_divides_is_only_there_where_nothing_else_can(model, method, kind):
     """And with many bits the model computes what it did."""
     config, params = model(kind)
-    made, _ = run(config, params, method, scheme=Scheme(bits=8))
+    made, _ = run(config, params, method, scheme=Scheme(bits=8, group=8))
     divided = {
         name for name in names_of(params)
         if flatten_dict(made["layers"], sep="/")[name].input_scale is not None
@@ -163,7 +162,7 @@ def test_what_divides_is_only_there_where_nothing_else_can(model, method, kind):
             "opt-350m": set(names_of(params)) - {"attention/out/kernel", "mlp/down/kernel"},
         }[kind]
     )
-    assert hidden_error(config, params, whole(made)) < 0.02
+    assert hidden_error(config, params, whole(made)) < 0.05
     before, after = (flatten_dict(p["layers"], sep="/") for p in (params, made))
     norms = [name for name in before if "norm" in name]
     moved = [name for name in norms if np.abs(after[name] - before[name]).max() > 1e-3]

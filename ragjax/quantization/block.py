@@ -61,28 +61,30 @@ class Method(NamedTuple):
     neither is."""
     settle: Callable[[Kernel, InputStatistics, How], OnGrid] = _nearest
     """From kernels and their inputs to kernels on a grid."""
-    gram: bool = True
-    """Whether it needs the grams of inputs."""
     sizes: bool = False
-    """Whether it looks at their sizes."""
+    """Whether it looks at the sizes of inputs."""
 
 
 def _gptq(kernel: Kernel, known: InputStatistics, how: How) -> OnGrid:
+    assert known.gram is not None
     return gptq(kernel, known.gram, how.scheme, dampening=how.dampening, order=how.order)
 
 
 def _awq(kernel: Kernel, known: InputStatistics, how: How, tie: Tie) -> Float[Array, " in"]:
+    assert known.gram is not None
+    assert known.sizes is not None
     return activation_aware(kernel, known.gram, known.sizes.total, how.scheme, tie=tie)
 
 
 def _smoothquant(kernel: Kernel, known: InputStatistics, how: How, tie: Tie) -> Float[Array, " in"]:
+    assert known.sizes is not None
     return tie(smoothing(known.sizes.largest, jnp.abs(kernel).max(1), strength=how.strength))
 
 
 CALIBRATED: dict[str, Method] = {
     "gptq": Method(settle=_gptq),
     "awq": Method(divide=_awq, sizes=True),
-    "smoothquant": Method(divide=_smoothquant, gram=False, sizes=True),
+    "smoothquant": Method(divide=_smoothquant, sizes=True),
 }
 """Methods that read a calibration text, by their name in the config."""
 
@@ -90,8 +92,8 @@ CALIBRATED: dict[str, Method] = {
 class QuantizedFigures(NamedTuple):
     """What became of one matrix."""
 
-    error: Float[Array, ""] | None
-    """||X W - X W'|| / ||X W|| over the calibration text, of the weights alone; none without a gram."""
+    error: Float[Array, ""]
+    """||X W - X W'|| / ||X W|| over the calibration text, of the weights alone."""
     dampening: Float[Array, ""]
     """What its gram's diagonal was raised by, as a share of its mean; not finite: it had no factor."""
     dead_inputs: Int[Array, ""]
@@ -117,7 +119,7 @@ def quantize_block(
 
     Args:
       leaves: its parameters by name.
-      statistics: what is known of the inputs of all its matrices, as the method needs it.
+      statistics: what is known of the inputs of all its matrices, with grams.
       config: the architecture.
       method: a key of `CALIBRATED`.
       how: what does not differ between blocks.
@@ -137,8 +139,9 @@ def quantize_block(
             moved |= folded(config, after | moved, group, maker(config, group), divisors[group])
     after |= moved
 
-    kept: dict[str, Array | Quantized] = {name: leaf for name, leaf in moved.items() if name not in how.names}
-    run, figures = dict(kept), {}
+    run = {name: leaf for name, leaf in moved.items() if name not in how.names}
+    kept: dict[str, Array | Quantized] = {**run}
+    figures = {}
     for group, names in chosen.items():
         sums, divided = known[group], divisors.get(group)
         if divided is not None:
@@ -148,16 +151,16 @@ def quantize_block(
         kernels = _side_by_side(after, names)
         if here is not None:
             kernels = kernels * here[:, None]
-        ends = np.cumsum([after[name].shape[1] for name in names])[:-1]
+        ends = np.cumsum([after[name].shape[1] for name in names])[:-1].tolist()
         settled = way.settle(kernels, sums, how)
         for name, dense, point, own in zip(
             names, *(_split(tree, ends) for tree in (kernels, settled.kernel, settled.grid)), strict=True
         ):
             made = encoded(to_codes(point, own, how.scheme), own, how.scheme, here)
             kept[name], run[name] = made, made.whole()
-            figures[name] = QuantizedFigures(
-                output_error(dense, point, sums.gram), settled.dampening, jnp.sum(sums.squares == 0)
-            )
+            error = output_error(dense, point, sums.gram)
+            assert error is not None
+            figures[name] = QuantizedFigures(error, settled.dampening, jnp.sum(sums.squares == 0))
     return QuantizedBlock(run, kept, figures)
 
 
@@ -167,9 +170,9 @@ def _side_by_side(leaves: Leaves, names: Sequence[str]) -> Kernel:
 
 def _split(tree: Any, ends: Sequence[int]) -> list[Any]:
     """What lies side by side, apart again."""
-    leaves, structure = jax.tree.flatten(tree)
+    begins = [0, *ends]
     return [
-        structure.unflatten(parts) for parts in zip(*(jnp.split(x, ends, 1) for x in leaves), strict=True)
+        jax.tree.map(lambda x, i=i, j=j: x[:, i:j], tree) for i, j in zip(begins, [*ends, None], strict=True)
     ]
 
 

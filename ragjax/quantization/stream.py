@@ -64,9 +64,9 @@ def quantize_blocks(
       Parameters with quantized kernels, and what had to change with them, on the host or on the mesh of the
       calibration; and figures of all layers.
     """
-    way, first = CALIBRATED[method], one_layer(params["layers"], 0)
+    first = one_layer(params["layers"], 0)
     kernels = [name for name in flatten_dict(first, sep="/") if name.endswith("/kernel")]
-    watched = Watched(readers(config, first, kernels), gram=way.gram, sizes=way.sizes)
+    watched = Watched(readers(config, first, kernels), gram=True, sizes=CALIBRATED[method].sizes)
     hidden = embedded(config, params, calibration)
     kept: list[dict[str, Any]] = []
     done = []

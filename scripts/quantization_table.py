@@ -1,9 +1,9 @@
 """Perplexity, bytes and seconds of a real model in few bits, by scheme and method.
 
-Every cell is a process of its own: it loads MODEL, quantizes it with the calibration text, saves it to see how
-many bytes that takes, measures perplexity on each held-out text, and appends one line of JSON to --out. Cells
-that are there already are not made again, so that the script may be stopped and started at any time. The
-tables are printed at the end, from all lines there are.
+Every cell is a process of its own: it loads MODEL, quantizes it with the calibration text, saves it to see
+how many bytes that takes, measures perplexity on each held-out text, and appends one line of JSON to --out.
+Cells that are there already are not made again, so that the script may be stopped and started at any time.
+The table is printed at the end, from all lines there are.
 
     python scripts/fetch_smollm2.py
     python scripts/quantization_table.py --model ~/.cache/ragjax/smollm2 --out runs/smollm2-quantization.jsonl
@@ -108,6 +108,7 @@ def measured(options: argparse.Namespace, scheme: str, method: str) -> dict:
     keep_compiled_programs()
     model = ragjax.load(options.model)
     result: dict = {"scheme": scheme, "method": method}
+    made = None
     if method != "none":
         name, _, group = scheme.partition("/")
         config = Quantize(
@@ -128,6 +129,9 @@ def measured(options: argparse.Namespace, scheme: str, method: str) -> dict:
         # What is read back of it.
         rounded = jax.tree.map(lambda x: x.astype(jnp.bfloat16).astype(jnp.float32), model.params)
         model = dataclasses.replace(model, params=rounded)
+    if not (made and made.report.scheme.activations):
+        # The floats that the integers stand for compute the same, and on a CPU sooner.
+        model = model.in_floats()
     for text in ("builtin:python", *options.text):
         corpus = open_corpus(text, None, model.tokenizer)
         result[f"perplexity {text}"] = perplexity(

@@ -19,8 +19,8 @@ class Quantize(Checked):
     """int8: one scale an output; int4: one for each 32 inputs of an output; int8_activations: int8, and
     inputs are rounded to 8 bits too, each token by a scale of its own."""
     method: QuantizeMethod = "rtn"
-    """rtn: each weight to the nearest; gptq: so that later weights make up for it; awq: after weights that meet
-    large inputs were scaled up; smoothquant: after what is large in the inputs moved into the weights."""
+    """rtn: each weight to the nearest; gptq: so that the weights after it make up for it; awq: after weights
+    that meet large inputs were scaled up; smoothquant: after what is large in inputs moved into weights."""
     group: int | None = None
     """Inputs that share a scale, for each output; 0: all of them; none: as the scheme has it."""
     symmetric: bool | None = None

@@ -108,6 +108,8 @@ def test_a_sparse_kernel_stays_sparse_and_what_was_to_be_added_is_made_up_for(na
     found = np.asarray(sweep(kernel, gram, scheme).kernel)
     assert not found[kernel == 0].any()
     expected = paper(kernel, gram, scheme)
+    # In float32 a weight may fall to the other side of a step, and moves what follows of its output.
+    assert (np.abs(found - expected) < 1e-3).all(0).sum() > 10
     assert losses(kernel, found, gram).sum() == pytest.approx(losses(kernel, expected, gram).sum(), rel=0.02)
 
 

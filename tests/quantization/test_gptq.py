@@ -113,6 +113,14 @@ def test_a_sparse_kernel_stays_sparse_and_what_was_to_be_added_is_made_up_for(na
     assert losses(kernel, found, gram).sum() == pytest.approx(losses(kernel, expected, gram).sum(), rel=0.02)
 
 
+def test_a_grid_is_of_the_weights_that_stay_not_of_what_others_add_where_none_is():
+    kernel, gram = problem()
+    kernel[32:64] = 0
+    made = sweep(kernel, gram, SCHEMES["int4"])
+    assert (np.asarray(made.grid.scale)[[0, 2]] != 0).all()
+    assert not np.asarray(made.grid.scale)[1].any()
+
+
 def test_where_the_sweep_errs_more_an_output_is_rounded_to_the_nearest():
     kernel, gram = problem(inputs=32, outputs=40)
     scheme = replace(SCHEMES["int4"], group=4)

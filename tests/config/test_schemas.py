@@ -56,6 +56,8 @@ from ragjax.errors import InputError
         (lambda: Sparsity(0.5, pattern="global", budget="erk"), "budget 'erk' needs the pattern"),
         (lambda: Quantize(samples=0, calibration=""), "(?s)samples must be .*calibration must name a source"),
         (lambda: Quantize(quantizable=()), "quantizable must name at least one pattern"),
+        (lambda: Quantize(dampening=0.0), "dampening must be above 0, found 0.0"),
+        (lambda: Quantize(strength=1.5), r"strength must lie in \[0, 1\], found 1.5"),
         (lambda: FakeQuantize(group=32), "group is of a scheme, found 32 and scheme 'none'"),
         (lambda: OneShot(sparsity=1.0), "sparsity must be at least 0 and below 1, found 1.0"),
         (lambda: OneShot(sparsity=-0.1, samples=0), "(?s)samples must be .*sparsity must be"),

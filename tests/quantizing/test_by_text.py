@@ -87,12 +87,3 @@ def test_all_that_is_wrong_with_the_text_is_said_at_once(tiny_byte_model, text):
         quantize(tiny_byte_model, config(text, method="gptq", samples=999, sequence_length=100))
     for said in ("sequence_length 100 must not exceed the model's 64", "999 sequences of 100 tokens need"):
         assert said in str(error.value)
-
-
-@pytest.mark.parametrize(
-    ("fields", "said"),
-    [({"dampening": 0}, "dampening must be above 0"), ({"strength": 1.5}, r"strength must lie in \[0, 1\]")],
-)
-def test_a_config_that_cannot_work_is_refused(fields, said):
-    with pytest.raises(InputError, match=said):
-        Quantize(**fields)

@@ -39,6 +39,8 @@ def by_text(name: str, given: Given) -> Made:
         done, layers = len(seconds), model.config.layers
         line = f"layer {done:>{len(str(layers))}}/{layers}  error {figures.error:.4f}"
         given.progress(f"{line}  {time_left(seconds, layers - done)}" if done < layers else line)
+        for remark in remarks(figures, config.dampening):
+            given.progress(remark)
 
     how = How(
         given.scheme,
@@ -55,3 +57,22 @@ def by_text(name: str, given: Given) -> Made:
         each: tuple(float(np.asarray(layer.matrices[each].error)) for layer in layers) for each in given.names
     }
     return Made(params, errors, "outputs")
+
+
+def remarks(figures: LayerFigures, dampening: float) -> list[str]:
+    """What a person should know of the inputs of a block's matrices.
+
+    Args:
+      figures: of the block.
+      dampening: what was asked for.
+    """
+    found = []
+    for name, each in figures.matrices.items():
+        used = float(each.dampening)
+        if not np.isfinite(used):
+            found.append(f"{name}: its X'X cannot be used, rounded to the nearest")
+        elif used > 1.001 * dampening:
+            found.append(f"{name}: its X'X was near-singular, dampened by {used:g}")
+        if each.dead_inputs:
+            found.append(f"{name}: {int(each.dead_inputs)} inputs were 0 at every token")
+    return found

@@ -15,7 +15,9 @@ from ragjax.models.stand_ins import made_whole
 from ragjax.parallel.mesh import make_mesh
 from ragjax.parallel.rules import place
 from ragjax.quantization import Quantized
-from ragjax.quantization.block import CALIBRATED
+from ragjax.quantization.block import CALIBRATED, QuantizedFigures
+from ragjax.quantization.stream import LayerFigures
+from ragjax.quantizing.by_text import remarks
 from ragjax.quantizing.methods import METHODS
 from ragjax.quantizing.quantize import quantize
 
@@ -87,3 +89,17 @@ def test_all_that_is_wrong_with_the_text_is_said_at_once(tiny_byte_model, text):
         quantize(tiny_byte_model, config(text, method="gptq", samples=999, sequence_length=100))
     for said in ("sequence_length 100 must not exceed the model's 64", "999 sequences of 100 tokens need"):
         assert said in str(error.value)
+
+
+def test_what_is_amiss_with_the_inputs_of_a_matrix_is_told():
+    found = {
+        "fine": QuantizedFigures(0.1, 0.01, 0),
+        "dead": QuantizedFigures(0.1, 0.01, 3),
+        "singular": QuantizedFigures(0.1, 0.1, 0),
+        "broken": QuantizedFigures(0.1, np.inf, 0),
+    }
+    assert remarks(LayerFigures(0, 0.1, found, 1.0), 0.01) == [
+        "dead: 3 inputs were 0 at every token",
+        "singular: its X'X was near-singular, dampened by 0.1",
+        "broken: its X'X cannot be used, rounded to the nearest",
+    ]

@@ -14,7 +14,18 @@ import jax
 from rich.console import Console
 from rich.table import Table
 
-from ragjax.config import Architecture, Compress, Data, Distill, OnPolicy, Pretrain, Sparsity, Train, to_dict
+from ragjax.config import (
+    Architecture,
+    Compress,
+    Data,
+    Distill,
+    FakeQuantize,
+    OnPolicy,
+    Pretrain,
+    Sparsity,
+    Train,
+    to_dict,
+)
 from ragjax.data import documents, open_corpora, save_tokenizer, train_tokenizer, training_split
 from ragjax.data.batches import Batches
 from ragjax.data.uri import check_alike
@@ -99,7 +110,7 @@ def compress(config: Compress, workdir: str | Path, *, console: Console | None =
             begins = start
             if stage == "scratch":
                 begins = _random_start(start, config.seed, run.place.mesh)
-            work = _Work(config.train, config.sparsity, PLAIN)
+            work = _Work(config.train, config.sparsity, PLAIN, quantize=config.quantize)
             if not alone:
                 work = replace(work, distill=config.distill, on_policy=config.on_policy)
             _train(run, stage, begins, work, texts, config, **({} if alone else answers))
@@ -137,7 +148,8 @@ def pretrain(config: Pretrain, workdir: str | Path, *, console: Console | None =
                 else _new_model(config.architecture, config.data, run, config.seed)
             )
             texts = open_texts(config.data, start.tokenizer)
-            _train(run, "model", start, _Work(config.train, config.sparsity, PLAIN), texts, config)
+            work = _Work(config.train, config.sparsity, PLAIN, quantize=config.quantize)
+            _train(run, "model", start, work, texts, config)
         run.console.print(f"\n[bold]model[/bold] {run.folder.model('model')}")
         return load(str(run.folder.model("model")), mesh=run.place.mesh)
 
@@ -205,6 +217,7 @@ class _Work:
     sparsity: Sparsity
     distill: Distill
     on_policy: OnPolicy = field(default_factory=OnPolicy)
+    quantize: FakeQuantize = field(default_factory=FakeQuantize)
 
 
 def _train(
@@ -223,7 +236,7 @@ def _train(
         start, stage=stage, train=work.train, texts=texts, place_=run.place, seed=config.seed,
         sparsity=work.sparsity, distill=work.distill, teachers=teachers,
         shares=config.teacher.shares if isinstance(config, Compress) and teachers else (), cache=cache,
-        on_policy=work.on_policy,
+        on_policy=work.on_policy, quantize=work.quantize,
     )  # fmt: skip
     seconds = earlier + time.monotonic() - began
     done = {
@@ -234,6 +247,7 @@ def _train(
         "sparsity": asdict(work.sparsity),
         "losses": asdict(work.distill),
         **({"on_policy": asdict(work.on_policy)} if work.on_policy.asked else {}),
+        **({"quantize": asdict(work.quantize)} if work.quantize.scheme != "none" else {}),
         "seconds": round(seconds, 1),
     }
     finished = replace(model, history=(*model.history, done))
@@ -266,6 +280,7 @@ def _check_before_teaching(config: Compress, run: _Run) -> None:
     check_training(
         replace(shape, layers=len(kept)), train=config.train, sparsity=config.sparsity, teachers=[shape],
         distill=config.distill, sequence_length=config.data.sequence_length, mesh=run.place.mesh,
+        quantize=config.quantize,
     )  # fmt: skip
 
 

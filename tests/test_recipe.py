@@ -19,6 +19,7 @@ from ragjax.config import (
     Data,
     Distill,
     Evaluate,
+    FakeQuantize,
     Mesh,
     OnPolicy,
     Pretrain,
@@ -33,6 +34,8 @@ from ragjax.errors import InputError
 from ragjax.evaluation.figures import evaluate
 from ragjax.interchange.folder import save
 from ragjax.models.decoder import init_params
+from ragjax.quantization.grid import rounded
+from ragjax.quantization.scheme import SCHEMES
 from ragjax.run_folder import RunFolder, check_same_run
 from ragjax.training.fit import PLAIN
 from ragjax.training.loop import Interrupted
@@ -341,6 +344,20 @@ def test_a_student_may_start_as_another_model(run, config, tmp_path):
     kernel = start.params["layers"]["mlp"]["up"]["kernel"]
     np.testing.assert_allclose(student.params["layers"]["mlp"]["up"]["kernel"], kernel[1:2], atol=1e-6)
     assert [done["did"] for done in student.history] == ["scratch", "keep layers", "student"]
+
+
+def test_student_and_control_are_trained_for_few_bits_and_say_so(run, config, tmp_path):
+    changed = dataclasses.replace(
+        config, teacher=Teacher(model=str(run[0] / "teacher")), student=Student(layers=2),
+        quantize=FakeQuantize("int4"), train=dataclasses.replace(config.train, steps=4),
+        sparsity=Sparsity(),
+    )  # fmt: skip
+    ragjax.compress(changed, tmp_path / "r", console=silent())
+    for stage in ("student", "control"):
+        assert last_of_history(tmp_path / "r" / stage)["quantize"] == {"scheme": "int4", "group": None}
+        kernel = ragjax.load(tmp_path / "r" / stage).params["layers"]["mlp"]["down"]["kernel"]
+        np.testing.assert_allclose(rounded(kernel, SCHEMES["int4"]), kernel, rtol=3e-7, atol=1e-9)
+    assert "quantize" not in last_of_history(run[0] / "student")
 
 
 def test_a_student_may_learn_of_what_it_writes_while_its_control_reads(run, config, tmp_path):

@@ -10,6 +10,7 @@ from ragjax.config.data import Data
 from ragjax.config.decoding import CacheDtype, Decoding, EarlyStopping
 from ragjax.config.distill import Distill
 from ragjax.config.evaluate import Evaluate
+from ragjax.config.fake_quantize import FakeQuantize, TrainedScheme
 from ragjax.config.mesh import Mesh
 from ragjax.config.on_policy import OnPolicy
 from ragjax.config.one_shot import OneShot, OneShotBudget, OneShotMethod
@@ -34,6 +35,7 @@ __all__ = [
     "Dtype",
     "EarlyStopping",
     "Evaluate",
+    "FakeQuantize",
     "Importance",
     "Mesh",
     "OnPolicy",
@@ -58,6 +60,7 @@ __all__ = [
     "Student",
     "Teacher",
     "Train",
+    "TrainedScheme",
     "Writing",
     "to_dict",
 ]

@@ -8,7 +8,7 @@ from typing import Literal
 from ragjax.config.checked import Checked, at_least
 
 SchemeName = Literal["int8", "int4", "int8_activations"]
-QuantizeMethod = Literal["rtn"]
+QuantizeMethod = Literal["rtn", "gptq", "awq", "smoothquant"]
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,8 @@ class Quantize(Checked):
     """int8: one scale an output; int4: one for each 32 inputs of an output; int8_activations: int8, and
     inputs are rounded to 8 bits too, each token by a scale of its own."""
     method: QuantizeMethod = "rtn"
-    """rtn: each weight to the nearest."""
+    """rtn: each weight to the nearest; gptq: so that the weights after it make up for it; awq: after weights
+    that meet large inputs were scaled up; smoothquant: after what is large in inputs moved into weights."""
     group: int | None = None
     """Inputs that share a scale, for each output; 0: all of them; none: as the scheme has it."""
     symmetric: bool | None = None
@@ -37,12 +38,22 @@ class Quantize(Checked):
     """Tokens in a sequence; none: as many as the model has positions, 1024 at most."""
     batch_size: int = 8
     """Sequences that are on the device at once, at most."""
+    dampening: float = 0.01
+    """gptq: added to the diagonal of X'X, as a share of its mean."""
+    order: bool = False
+    """gptq: take the inputs by how large they are, not as they lie."""
+    strength: float = 0.5
+    """smoothquant: how much of the largest activations moves into the weights, 0 to 1."""
     seed: int = 0
     """Seed of the choice of sequences."""
 
     def _problems(self) -> list[str]:
         found = at_least(self, 1, "samples", "batch_size")
         found += at_least(self, 2, "sequence_length") if self.sequence_length is not None else []
+        if not self.dampening > 0:
+            found.append(f"dampening must be above 0, found {self.dampening!r}")
+        if not 0 <= self.strength <= 1:
+            found.append(f"strength must lie in [0, 1], found {self.strength!r}")
         if not self.calibration:
             found.append("calibration must name a source, found an empty string")
         if not self.quantizable:

@@ -10,6 +10,7 @@ from ragjax.config.checked import Checked
 from ragjax.config.data import Data
 from ragjax.config.distill import Distill, values
 from ragjax.config.evaluate import Evaluate
+from ragjax.config.fake_quantize import FakeQuantize
 from ragjax.config.mesh import Mesh
 from ragjax.config.on_policy import OnPolicy, misfits
 from ragjax.config.sparsity import Sparsity
@@ -34,6 +35,8 @@ class Pretrain(Checked):
     """Training."""
     sparsity: Sparsity = field(default_factory=Sparsity)
     """Pruning while training."""
+    quantize: FakeQuantize = field(default_factory=FakeQuantize)
+    """Training for few bits."""
     mesh: Mesh = field(default_factory=Mesh)
     """Device layout."""
 
@@ -54,6 +57,8 @@ class Compress(Checked):
     """Training of the student, the control and the scratch model."""
     sparsity: Sparsity = field(default_factory=Sparsity)
     """Pruning of the student while it trains."""
+    quantize: FakeQuantize = field(default_factory=FakeQuantize)
+    """Training of the student for few bits."""
     distill: Distill = field(default_factory=Distill)
     """What the student learns from."""
     on_policy: OnPolicy = field(default_factory=OnPolicy)

@@ -21,6 +21,7 @@ from ragjax.parallel.memory import TrainingBytes, training_bytes_per_chip
 from ragjax.parallel.mesh import BATCH_AXES, batch_shards
 from ragjax.parallel.rules import check_divisible, shardings
 from ragjax.planning.published import shape_of
+from ragjax.quantization.latent import held_to_grid, trained_scheme
 from ragjax.sparsity import choose_layers, sparsify
 from ragjax.training.optimizer import make_optimizer
 from ragjax.training.state import TrainState, initial_state
@@ -59,7 +60,8 @@ class StudentStep:
         others = tuple(map(shape_of, config.teacher.also))
         taught = (teacher, *others) if objective.needs_teacher else ()
         self.objective = dataclasses.replace(objective, teachers=taught)
-        self._optimizer = sparsify(make_optimizer(train), config.sparsity, total_steps=train.steps, seed=0)
+        pruning = sparsify(make_optimizer(train), config.sparsity, total_steps=train.steps, seed=0)
+        self._optimizer = held_to_grid(pruning, trained_scheme(config.quantize))
 
     def held(self) -> TrainingBytes:
         """Bytes on each chip of what lies there from step to step, and of the gradients."""

@@ -20,7 +20,8 @@ from ragjax.models.decoder import Params
 from ragjax.models.stand_ins import is_stand_in, named_leaves
 from ragjax.quantization.scheme import SCHEMES, Scheme
 from ragjax.quantization.table import quantized_table
-from ragjax.quantizing.methods import METHODS, Given
+from ragjax.quantizing.given import Given
+from ragjax.quantizing.methods import METHODS
 from ragjax.sparsity.masks import prunable
 
 

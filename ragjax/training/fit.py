@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from rich.console import Console
 from rich.markup import escape
 
-from ragjax.config import Distill, OnPolicy, Sparsity, Train
+from ragjax.config import Distill, FakeQuantize, OnPolicy, Sparsity, Train
 from ragjax.config.on_policy import misfits
 from ragjax.data.batches import Batches
 from ragjax.data.corpus import Corpus
@@ -27,6 +27,7 @@ from ragjax.models.decoder_config import DecoderConfig
 from ragjax.parallel.hosts import is_writer, to_host
 from ragjax.parallel.mesh import batch_shards
 from ragjax.parallel.rules import check_divisible, place
+from ragjax.quantization.latent import held_to_grid, trained_scheme
 from ragjax.sparsity import masks_from_zeros, sparsify, sparsity_figures
 from ragjax.teacher_cache import TeacherCache
 from ragjax.training.checkpoints import Checkpoints
@@ -83,6 +84,7 @@ def fit(
     place_: Place,
     seed: int,
     sparsity: Sparsity | None = None,
+    quantize: FakeQuantize | None = None,
     distill: Distill = PLAIN,
     teachers: Sequence[Model] = (),
     shares: Sequence[float] = (),
@@ -99,6 +101,7 @@ def fit(
       place_: where it runs.
       seed: of batches, dropout and random scores.
       sparsity: which weights go meanwhile; none: none.
+      quantize: to how few bits the weights are rounded meanwhile; none: they are not.
       distill: the losses.
       teachers: the models those losses look at; inside of it they look at the first.
       shares: what each teacher counts, as parts of their sum; none: all alike.
@@ -113,11 +116,11 @@ def fit(
       Interrupted: someone asked to stop; the state is saved.
       Diverged: too many steps in a row were not finite.
     """
-    sparsity, mesh = sparsity or Sparsity(), place_.mesh
+    sparsity, quantize, mesh = sparsity or Sparsity(), quantize or FakeQuantize(), place_.mesh
     check_training(
         start.config, train=train, sparsity=sparsity, distill=distill, mesh=mesh,
         sequence_length=texts.sequence_length, teachers=[each.config for each in teachers], cache=cache,
-        on_policy=on_policy,
+        on_policy=on_policy, quantize=quantize,
     )  # fmt: skip
     objective = Objective(
         student=start.config,
@@ -137,6 +140,7 @@ def fit(
         # A model that was pruned before stays pruned, whatever it is trained on.
         masks = masks_from_zeros(begin)
     optimizer = sparsify(make_optimizer(train), sparsity, total_steps=train.steps, seed=seed, masks=masks)
+    optimizer = held_to_grid(optimizer, trained_scheme(quantize))
     batches = Batches(
         corpus=texts.train,
         batch_size=train.batch_size,
@@ -158,6 +162,8 @@ def fit(
         "fixed_cuts": texts.fixed_cuts, "pack_pairs": texts.pack_pairs,
         "teacher_cache": cache.manifest.identity if cache else None,
     }  # fmt: skip
+    if quantize.scheme != "none":
+        fingerprint["quantize"] = asdict(quantize)
     writing = None
     if on_policy is not None and on_policy.asked:
         fingerprint["on_policy"] = asdict(on_policy)
@@ -249,6 +255,7 @@ def check_training(
     teachers: Sequence[DecoderConfig] = (),
     cache: TeacherCache | None = None,
     on_policy: OnPolicy | None = None,
+    quantize: FakeQuantize | None = None,
 ) -> None:
     """Refuses a training whose parts do not fit together, from shapes alone.
 
@@ -257,6 +264,7 @@ def check_training(
       teachers: architectures of its teachers.
       cache: what is known of a teacher that does not run.
       on_policy: what the model writes itself to learn from.
+      quantize: to how few bits its weights are rounded.
 
     Raises:
       InputError: says which parts, and what to change.
@@ -294,6 +302,7 @@ def check_training(
         raise InputError("Cannot train: " + "; ".join(found) + ".")
     check_divisible(config, mesh, batch_size=train.batch_size // train.accumulate)
     optimizer = sparsify(make_optimizer(train), sparsity, total_steps=train.steps, seed=0)
+    optimizer = held_to_grid(optimizer, trained_scheme(quantize or FakeQuantize()))
     jax.eval_shape(
         lambda: optimizer.init(with_projections(init_params(config, 0), config, first, distill, seed=0))
     )

@@ -11,6 +11,7 @@ from ragjax.config import (
     Data,
     Distill,
     Evaluate,
+    FakeQuantize,
     Mesh,
     OneShot,
     OnPolicy,
@@ -55,6 +56,9 @@ from ragjax.errors import InputError
         (lambda: Sparsity(0.5, pattern="global", budget="erk"), "budget 'erk' needs the pattern"),
         (lambda: Quantize(samples=0, calibration=""), "(?s)samples must be .*calibration must name a source"),
         (lambda: Quantize(quantizable=()), "quantizable must name at least one pattern"),
+        (lambda: Quantize(dampening=0.0), "dampening must be above 0, found 0.0"),
+        (lambda: Quantize(strength=1.5), r"strength must lie in \[0, 1\], found 1.5"),
+        (lambda: FakeQuantize(group=32), "group is of a scheme, found 32 and scheme 'none'"),
         (lambda: OneShot(sparsity=1.0), "sparsity must be at least 0 and below 1, found 1.0"),
         (lambda: OneShot(sparsity=-0.1, samples=0), "(?s)samples must be .*sparsity must be"),
         (lambda: OneShot(pattern="n_of_m", n=4, m=4), "n must be below m, found 4 of 4"),
@@ -153,6 +157,7 @@ def test_n_of_m_says_what_share_is_removed():
 
 def test_every_choice_in_the_schema_is_in_its_table():
     from ragjax.distillation.vocabulary import LOSSES
+    from ragjax.quantization.scheme import SCHEMES
     from ragjax.sparsity.budgets import BUDGETS
     from ragjax.sparsity.patterns import PATTERNS
     from ragjax.sparsity.schedules import SPARSITY_SCHEDULES
@@ -170,5 +175,7 @@ def test_every_choice_in_the_schema_is_in_its_table():
     assert set(typing.get_args(typing.get_type_hints(Train)["optimizer"])) == set(OPTIMIZERS)
     for name in typing.get_args(typing.get_type_hints(Train)["schedule"]):
         learning_rate(Train(schedule=name))
+    trained = set(typing.get_args(typing.get_type_hints(FakeQuantize)["scheme"])) - {"none"}
+    assert trained == {name for name, scheme in SCHEMES.items() if not scheme.activations}
     fields = {f.name for f in dataclasses.fields(typing.get_type_hints(Compress)["distill"])}
     assert set(LOSSES) <= fields

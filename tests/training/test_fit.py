@@ -14,7 +14,7 @@ import orbax.checkpoint as ocp
 import pytest
 from rich.console import Console
 
-from ragjax.config import Distill, Mesh, Sparsity, Train
+from ragjax.config import Distill, FakeQuantize, Mesh, Sparsity, Train
 from ragjax.data.batches import Batches
 from ragjax.data.corpus import Corpus
 from ragjax.errors import InputError
@@ -22,6 +22,8 @@ from ragjax.model import Model
 from ragjax.models.decoder import init_params, logits
 from ragjax.models.run import run_decoder
 from ragjax.parallel.mesh import make_mesh
+from ragjax.quantization.grid import rounded
+from ragjax.quantization.scheme import SCHEMES
 from ragjax.sparsity import sparsify
 from ragjax.training.feed import batch_on_mesh
 from ragjax.training.fit import Place, Texts, fit
@@ -414,6 +416,10 @@ def test_a_target_that_skipped_steps_left_unreached_is_told(broken, texts, tmp_p
         ({"train": {"batch_size": 3, "accumulate": 1}, "devices": 2}, "3 sequences of a microbatch"),
         ({"sparsity": Sparsity(target=0.5, prunable=("nothing/*",))}, "no parameter is named by"),
         ({"sparsity": Sparsity(pattern="n_of_m", n=2, m=5, target=0.6)}, "query"),
+        (
+            {"quantize": FakeQuantize("int4", group=24)},
+            "(?s)groups of 24.*attention/key/kernel has 32.*mlp/down/kernel has 128",
+        ),
     ],
 )
 def test_what_does_not_fit_together_is_refused_before_any_step(tiny_model, texts, tmp_path, change, said):
@@ -460,3 +466,21 @@ def test_several_teachers_count_by_their_shares(tiny_model, tiny_config, texts, 
     assert near == pytest.approx(0, abs=1e-6)
     assert first_loss("both", teachers, (1, 3)) == pytest.approx(far / 4, rel=1e-5)
     assert first_loss("alike", teachers) == pytest.approx(far / 2, rel=1e-5)
+
+
+def test_a_model_trained_for_few_bits_and_resumed_is_rounded_to_itself(tiny_model, texts, tmp_path):
+    train = dataclasses.replace(TRAIN, steps=4, checkpoint_every=2)
+    begin = partial(
+        fit, tiny_model, stage="s", train=train, texts=texts, seed=3, quantize=FakeQuantize("int4")
+    )
+    at_once = begin(place_=place_in(tmp_path / "once"))
+    with pytest.raises(Interrupted):
+        begin(place_=place_in(tmp_path / "twice", stop=3))
+    resumed = begin(place_=place_in(tmp_path / "twice"))
+    jax.tree.map(np.testing.assert_array_equal, resumed.params, at_once.params)
+    for module in resumed.params["layers"]["mlp"].values():
+        np.testing.assert_allclose(
+            rounded(module["kernel"], SCHEMES["int4"]), module["kernel"], rtol=3e-7, atol=1e-9
+        )
+    with pytest.raises(InputError, match="quantize"):
+        fit(tiny_model, stage="s", train=train, texts=texts, seed=3, place_=place_in(tmp_path / "twice"))

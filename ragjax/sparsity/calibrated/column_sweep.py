@@ -24,9 +24,9 @@ Choice: TypeAlias = PyTree[Array]
 class Decide(NamedTuple):
     """How inputs are settled: to prune is one way, to round another."""
 
-    choose: Callable[[Float[Array, "group *matrices out"], Float[Array, " group"]], Choice]
-    """From the weights of a group of inputs, as all inputs before the group left them, and diag(U), to what
-    its inputs are settled by: masks, or scales of a grid."""
+    choose: Callable[[Float[Array, "group *matrices out"], Float[Array, " group"], Choice], Choice]
+    """From the weights of a group of inputs, as all inputs before the group left them, diag(U), and what was
+    known of these inputs from the start, to what they are settled by: masks, or scales of a grid."""
     settle: Callable[[Float[Array, "*matrices out"], Choice], Float[Array, "*matrices out"]]
     """From the weights of one input, as those before it left them, and its choice, to their last values."""
 
@@ -37,6 +37,7 @@ def column_sweep(
     decide: Decide,
     *,
     every: int = _BLOCK,
+    known: Choice = (),
 ) -> tuple[Float[Array, "*matrices in out"], Choice]:
     """Settles one input after the other, and makes up for it in the inputs that follow.
 
@@ -49,6 +50,7 @@ def column_sweep(
       upper: R of the damped Hessian H = R R', upper triangular (`factorize`).
       decide: how the inputs of a group and each of them are settled.
       every: inputs of a group; the last group may be smaller.
+      known: what a choice may look at besides, with an axis of inputs in front.
 
     Returns:
       The settled kernel, and the choices with an axis of inputs in front.
@@ -63,7 +65,7 @@ def column_sweep(
         )
         given = _part(weights, start, size)
         moved = given + _times(inverse, _times(columns, deltas))
-        settled, _, choice = _settle_groups(moved, inverse, decide, every)
+        settled, _, choice = _settle_groups(moved, inverse, _parts(known, start, size), decide, every)
         deltas = jax.lax.dynamic_update_slice_in_dim(deltas, given - settled, start, 0)
         return deltas, (settled, choice)
 
@@ -71,27 +73,29 @@ def column_sweep(
     return jnp.moveaxis(settled, 0, -2), choice
 
 
-def _settle_groups(weights, inverse, decide, every):
+def _settle_groups(weights, inverse, known, decide, every):
     """Settles the inputs of a block, group by group, by the block of U on its diagonal.
 
     Returns:
       The settled weights, their errors (w - q) / U[j, j], and the choices.
     """
     if weights.shape[0] <= every:
-        return _settle_group(weights, inverse, decide)
+        return _settle_group(weights, inverse, known, decide)
 
     def step(errors, start, size):
         columns = _part(inverse, start, size, axis=1)
         moved = _part(weights, start, size) - _times(columns, errors)
-        settled, found, choice = _settle_groups(moved, _part(columns, start, size), decide, every)
+        settled, found, choice = _settle_groups(
+            moved, _part(columns, start, size), _parts(known, start, size), decide, every
+        )
         return jax.lax.dynamic_update_slice_in_dim(errors, found, start, 0), (settled, choice)
 
     errors, (settled, choice) = _in_turn(step, jnp.zeros_like(weights), every)
     return settled, errors, choice
 
 
-def _settle_group(weights, inverse, decide):
-    choice = decide.choose(weights, jnp.diagonal(inverse))
+def _settle_group(weights, inverse, known, decide):
+    choice = decide.choose(weights, jnp.diagonal(inverse), known)
 
     def step(errors, j):
         # One pass that reads the errors so far; an update of all later inputs would read and write those.
@@ -118,6 +122,10 @@ def _in_turn(step, carry, part):
 
 def _part(x: Array, start: Array | int, size: int, axis: int = 0) -> Array:
     return jax.lax.dynamic_slice_in_dim(x, start, size, axis)
+
+
+def _parts(tree: Choice, start: Array | int, size: int) -> Choice:
+    return jax.tree.map(lambda x: _part(x, start, size), tree)
 
 
 def _times(matrix: Float[Array, "n *m"], x: Float[Array, "n *rest"]) -> Float[Array, "*m *rest"]:

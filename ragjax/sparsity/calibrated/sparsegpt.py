@@ -53,7 +53,7 @@ def sparsegpt(
     factored = factorize(gram, dampening)
     weights = jnp.where(factored.dead[:, None], 0.0, kernel.astype(jnp.float32))
 
-    def choose(weights, scale):
+    def choose(weights, scale, _):
         scores = jnp.square(jnp.moveaxis(weights, 0, -2) / scale[:, None])
         return jnp.moveaxis(pattern(scores, sparsity, 1.0), -2, 0)
 

@@ -17,6 +17,15 @@ from ragjax.parallel.pin import pin
 from ragjax.sparsity.calibrated.gram import gram
 
 
+class InputSizes(NamedTuple):
+    """How large the inputs of a matrix are."""
+
+    total: Float[Array, " in"]
+    """Sum of |x_j|."""
+    largest: Float[Array, " in"]
+    """Maximum of |x_j|."""
+
+
 class InputStatistics(NamedTuple):
     """Sums over the tokens x that a matrix was multiplied with."""
 
@@ -24,6 +33,8 @@ class InputStatistics(NamedTuple):
     """Sum of x_j^2."""
     gram: Float[Array, "in in"] | None = None
     """Sum of x x'; none where nobody asked for it."""
+    sizes: InputSizes | None = None
+    """None where nobody asked for them."""
 
     @property
     def norms(self) -> Float[Array, " in"]:
@@ -57,22 +68,30 @@ def readers(config: DecoderConfig, block: Params, names: Collection[str]) -> dic
     return groups
 
 
-def nothing_yet(groups: dict[tuple[str, ...], int], *, with_gram: bool) -> Statistics:
+def nothing_yet(
+    groups: dict[tuple[str, ...], int], *, with_gram: bool, with_sizes: bool = False
+) -> Statistics:
     """Statistics of no token.
 
     Args:
       groups: from `readers`.
       with_gram: whether grams are summed too.
+      with_sizes: whether sizes are looked at too.
     """
     # Compiled, so that they lie as `gather` hands them back.
-    return _zeros(tuple(groups.items()), with_gram)
+    return _zeros(tuple(groups.items()), with_gram, with_sizes)
 
 
-@partial(jax.jit, static_argnums=(0, 1))
-def _zeros(groups: tuple[tuple[tuple[str, ...], int], ...], with_gram: bool) -> Statistics:
+@partial(jax.jit, static_argnums=(0, 1, 2))
+def _zeros(groups: tuple[tuple[tuple[str, ...], int], ...], with_gram: bool, with_sizes: bool) -> Statistics:
+    def nothing(size: int) -> Float[Array, " in"]:
+        return pin(jnp.zeros(size), ())
+
     return {
         group: InputStatistics(
-            pin(jnp.zeros(size), ()), _by_rows(jnp.zeros((size, size))) if with_gram else None
+            nothing(size),
+            _by_rows(jnp.zeros((size, size))) if with_gram else None,
+            InputSizes(nothing(size), nothing(size)) if with_sizes else None,
         )
         for group, size in groups
     }
@@ -82,7 +101,15 @@ def _added(sums: Statistics, run: BlockRun) -> Statistics:
     def add(group: tuple[str, ...], so_far: InputStatistics) -> InputStatistics:
         x = run.inputs[group[0]]
         squares = pin(so_far.squares + jnp.square(x.astype(jnp.float32)).sum((0, 1)), ())
-        return InputStatistics(squares, None if so_far.gram is None else _by_rows(so_far.gram + gram(x)))
+        grown = None if so_far.gram is None else _by_rows(so_far.gram + gram(x))
+        return InputStatistics(squares, grown, None if so_far.sizes is None else larger(so_far.sizes, x))
+
+    def larger(so_far: InputSizes, x: Float[Array, "batch seq in"]) -> InputSizes:
+        size = jnp.abs(x.astype(jnp.float32))
+        return InputSizes(
+            pin(so_far.total + size.sum((0, 1)), ()),
+            pin(jnp.maximum(so_far.largest, size.max((0, 1))), ()),
+        )
 
     return {group: add(group, so_far) for group, so_far in sums.items()}
 

@@ -17,8 +17,8 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
 
-from ragjax.models.blockwise import layer_of, next_hidden, one_layer
-from ragjax.models.decoder import LayerData, Params
+from ragjax.models.blockwise import layer_of, one_layer
+from ragjax.models.decoder import Params
 from ragjax.models.decoder_config import DecoderConfig
 from ragjax.parallel.hosts import to_host
 from ragjax.sparsity.calibrated.budgets import Sparsities
@@ -31,8 +31,9 @@ from ragjax.sparsity.calibrated.calibration import (
     over,
     placed,
 )
+from ragjax.sparsity.calibrated.changed_block import Leaves, Watched, change_block, no_sums
 from ragjax.sparsity.calibrated.methods import METHODS, How, Matrices, MatrixFigures, prune_block
-from ragjax.sparsity.calibrated.statistics import Statistics, gather, gather_and_run, nothing_yet, readers
+from ragjax.sparsity.calibrated.statistics import Statistics, gather_and_run, readers
 
 _PREFIX = "layers/"
 
@@ -83,32 +84,23 @@ def prune_blocks(
     stacks = {name: _writable(flat[name], calibration.mesh, donate=donate) for name in sparsities}
     hidden = embedded(config, params, calibration)
     groups = readers(config, one_layer(params["layers"], 0), short)
+    watched = Watched(groups, gram=METHODS[method].needs_gram)
     done = []
     for layer in range(config.layers):
         began = time.monotonic()
-        block = block_on_device(unflatten_dict(flat | stacks, sep="/"), layer, calibration.mesh)
-        data, of_block = layer_of(config, layer), flatten_dict(block, sep="/")
-        with over(calibration.mesh):
-            sums = _nothing_yet(groups, calibration.mesh, with_gram=METHODS[method].needs_gram)
-            first = on_device(hidden[0], calibration.mesh)
-            sums, dense = gather_and_run(sums, block, data, first, config=config)
-            for x in hidden[1:]:
-                sums = gather(sums, block, data, on_device(x, calibration.mesh), config=config)
+
+        def change(leaves: Leaves, sums: Statistics, layer: int = layer):
             given = Matrices(
-                {name: of_block[name] for name in short},
+                {name: leaves[name] for name in short},
                 sums,
                 {name: jnp.float32(sparsities[_PREFIX + name][layer]) for name in short},
                 jax.random.fold_in(jax.random.key(seed), layer),
             )
-            kernels, figures = prune_block(given, method=method, how=how)
-            del sums, given, block
-            after = unflatten_dict(of_block | kernels, sep="/")
-            out = next_hidden(after, data, first, config=config)
-            error = float(_block_error(first, dense, out))
-            hidden[0] = to_host(out)
-            del first, dense, out
-            if layer + 1 < config.layers:
-                _handed_on(config, after, data, hidden, calibration.mesh)
+            return prune_block(given, method=method, how=how)
+
+        block = block_on_device(unflatten_dict(flat | stacks, sep="/"), layer, calibration.mesh)
+        kernels, figures, error = change_block(config, layer, block, hidden, calibration, watched, change)
+        del block
         for name, kernel in kernels.items():
             stacks[_PREFIX + name] = _with_layer(stacks[_PREFIX + name], layer, kernel)
         matrices = {_PREFIX + name: each for name, each in to_host(figures).items()}
@@ -135,7 +127,7 @@ def dense_norms(
     for layer in range(config.layers):
         block, data = block_on_device(params, layer, calibration.mesh), layer_of(config, layer)
         with over(calibration.mesh):
-            sums = _nothing_yet(groups, calibration.mesh, with_gram=False)
+            sums = no_sums(Watched(groups), calibration.mesh)
             for number, x in enumerate(hidden):
                 given = on_device(x, calibration.mesh)
                 sums, out = gather_and_run(sums, block, data, given, config=config)
@@ -144,28 +136,6 @@ def dense_norms(
             for name in group:
                 norms[_PREFIX + name].append(to_host(known.norms))
     return {name: np.stack(each) for name, each in norms.items()}
-
-
-def _nothing_yet(groups: dict[tuple[str, ...], int], mesh: Mesh | None, *, with_gram: bool) -> Statistics:
-    sums = nothing_yet(groups, with_gram=with_gram)
-    # Told where to lie, as all that is added to it: else the first sum is another program's.
-    return jax.device_put(sums, default_device()) if mesh is None else sums
-
-
-def _handed_on(
-    config: DecoderConfig, block: Params, data: LayerData, hidden: list[np.ndarray], mesh: Mesh | None
-) -> None:
-    """Replaces all microbatches but the first by what the block makes of them, each fetched while the next
-    is computed.
-    """
-    running: jax.Array | None = None
-    for number, x in enumerate(hidden[1:], 1):
-        out = next_hidden(block, data, on_device(x, mesh), config=config)
-        if running is not None:
-            hidden[number - 1] = to_host(running)
-        running = out
-    if running is not None:
-        hidden[-1] = to_host(running)
 
 
 Stack = np.ndarray | jax.Array
@@ -201,9 +171,3 @@ def _put_back(flat: dict[str, Stack], stacks: dict[str, Stack]) -> Params:
             pruned = placed(pruned, dense.sharding)
         flat[name] = pruned
     return unflatten_dict(flat, sep="/")
-
-
-@jax.jit
-def _block_error(hidden: Array, dense: Array, pruned: Array) -> Float[Array, ""]:
-    lost, added = (jnp.linalg.norm((x - y).ravel()) for x, y in ((pruned, dense), (dense, hidden)))
-    return lost / jnp.where(added > 0, added, 1)

@@ -1,6 +1,7 @@
 """Statistics of a block's inputs: sums over all tokens, once for matrices that read the same."""
 
 import dataclasses
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -87,6 +88,20 @@ def test_sums_run_over_all_tokens_of_all_microbatches(with_gram):
             np.testing.assert_allclose(known.gram, tokens.T @ tokens, rtol=1e-4, atol=1e-4)
         else:
             assert known.gram is None
+        assert known.sizes is None
+
+
+def test_sizes_are_of_all_tokens_where_they_are_asked_for():
+    block, layer = block_of(LLAMA)
+    sums = nothing_yet(readers(LLAMA, block, NAMES), with_gram=False, with_sizes=True)
+    for hidden in microbatches(LLAMA):
+        sums = gather(sums, block, layer, hidden, config=LLAMA)
+    for group, known in sums.items():
+        seen = [run_block(LLAMA, block, layer, jnp.asarray(x)).inputs[group[-1]] for x in microbatches(LLAMA)]
+        sizes = np.abs(np.concatenate(seen, dtype=np.float64)).reshape(3 * 4 * 12, -1)
+        np.testing.assert_allclose(known.sizes.total, sizes.sum(0), rtol=1e-5)
+        np.testing.assert_allclose(known.sizes.largest, sizes.max(0), rtol=1e-5)
+        assert known.gram is None
 
 
 def test_the_stream_may_be_had_with_the_sums():
@@ -104,12 +119,12 @@ def test_the_stream_may_be_had_with_the_sums():
 def test_on_a_mesh_sums_are_those_of_one_device_and_grams_are_split_by_rows():
     block, layer = block_of(GPT2)
     groups = readers(GPT2, block, NAMES)
-    alone = nothing_yet(groups, with_gram=True)
+    alone = nothing_yet(groups, with_gram=True, with_sizes=True)
     for hidden in microbatches(GPT2):
         alone = gather(alone, block, layer, hidden, config=GPT2)
     mesh = make_mesh(Mesh(data=2, fsdp=2, tensor=2))
     with jax.set_mesh(mesh):
-        sums = nothing_yet(groups, with_gram=True)
+        sums = nothing_yet(groups, with_gram=True, with_sizes=True)
         before = gather._cache_size()
         for hidden in microbatches(GPT2):
             spread = global_array(hidden.shape, lambda rows, x=hidden: x[rows], mesh)
@@ -118,5 +133,6 @@ def test_on_a_mesh_sums_are_those_of_one_device_and_grams_are_split_by_rows():
     for group, known in sums.items():
         np.testing.assert_allclose(known.squares, alone[group].squares, rtol=1e-5)
         np.testing.assert_allclose(known.gram, alone[group].gram, rtol=1e-4, atol=1e-4)
-        assert known.squares.sharding.is_fully_replicated
+        jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-5), known.sizes, alone[group].sizes)
+        assert all(each.sharding.is_fully_replicated for each in (known.squares, *known.sizes))
         assert known.gram.sharding.spec == PartitionSpec("tensor")

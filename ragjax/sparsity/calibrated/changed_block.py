@@ -1,0 +1,112 @@
+"""One block of a model, changed as it goes by: given a text, changed, and handing on what it then makes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple, TypeVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
+from jax.sharding import Mesh
+from jaxtyping import Array, Float
+
+from ragjax.models.blockwise import layer_of, next_hidden
+from ragjax.models.decoder import LayerData, Params
+from ragjax.models.decoder_config import DecoderConfig
+from ragjax.parallel.hosts import to_host
+from ragjax.sparsity.calibrated.calibration import Calibration, default_device, on_device, over
+from ragjax.sparsity.calibrated.statistics import Statistics, gather, gather_and_run, nothing_yet
+
+T = TypeVar("T")
+Leaves = dict[str, Array]
+"""Parameters of one block by name: 'mlp/up/kernel'."""
+
+
+class Watched(NamedTuple):
+    """What is remembered of the inputs of a block's matrices."""
+
+    groups: dict[tuple[str, ...], int]
+    """Which matrices, from `readers`."""
+    gram: bool = False
+    """Whether their grams are summed."""
+    sizes: bool = False
+    """Whether their sizes are looked at."""
+
+
+def change_block(
+    config: DecoderConfig,
+    layer: int,
+    block: Params,
+    hidden: list[Float[np.ndarray, "rows seq width"]],
+    calibration: Calibration,
+    watched: Watched,
+    change: Callable[[Leaves, Statistics], tuple[Leaves, T]],
+) -> tuple[Leaves, T, float]:
+    """Changes one block by what it is given, and hands on what it then makes of it.
+
+    Args:
+      config: the architecture.
+      layer: which block.
+      block: its parameters, where `calibration` runs.
+      hidden: the residual streams before it, on the host; those after the changed block take their place.
+      calibration: where it runs.
+      watched: what is remembered of its inputs.
+      change: from the block's parameters and what was remembered to those that are new, and anything else.
+
+    Returns:
+      What `change` returned, and ||B'(x) - B(x)|| / ||B(x) - x|| of what block B adds to its input x, on one
+      microbatch.
+    """
+    data, leaves, mesh = layer_of(config, layer), flatten_dict(block, sep="/"), calibration.mesh
+    with over(mesh):
+        sums = no_sums(watched, mesh)
+        first = on_device(hidden[0], mesh)
+        sums, before = gather_and_run(sums, block, data, first, config=config)
+        for x in hidden[1:]:
+            sums = gather(sums, block, data, on_device(x, mesh), config=config)
+        new, told = change(leaves, sums)
+        del sums, block
+        after = unflatten_dict(leaves | new, sep="/")
+        out = next_hidden(after, data, first, config=config)
+        error = float(_block_error(first, before, out))
+        hidden[0] = to_host(out)
+        del first, before, out
+        if layer + 1 < config.layers:
+            _handed_on(config, after, data, hidden, mesh)
+    return new, told, error
+
+
+def no_sums(watched: Watched, mesh: Mesh | None) -> Statistics:
+    """`nothing_yet`, where sums over what runs on the mesh lie.
+
+    Args:
+      watched: what is to be remembered.
+      mesh: the devices; none: JAX's default device.
+    """
+    sums = nothing_yet(watched.groups, with_gram=watched.gram, with_sizes=watched.sizes)
+    # Told where to lie, as all that is added to it: else the first sum is another program's.
+    return jax.device_put(sums, default_device()) if mesh is None else sums
+
+
+def _handed_on(
+    config: DecoderConfig, block: Params, data: LayerData, hidden: list[np.ndarray], mesh: Mesh | None
+) -> None:
+    """Replaces all microbatches but the first by what the block makes of them, each fetched while the next
+    is computed.
+    """
+    running: jax.Array | None = None
+    for number, x in enumerate(hidden[1:], 1):
+        out = next_hidden(block, data, on_device(x, mesh), config=config)
+        if running is not None:
+            hidden[number - 1] = to_host(running)
+        running = out
+    if running is not None:
+        hidden[-1] = to_host(running)
+
+
+@jax.jit
+def _block_error(hidden: Array, before: Array, after: Array) -> Float[Array, ""]:
+    lost, added = (jnp.linalg.norm((x - y).ravel()) for x, y in ((after, before), (before, hidden)))
+    return lost / jnp.where(added > 0, added, 1)

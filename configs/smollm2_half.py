@@ -1,8 +1,8 @@
 """SmolLM2-135M to half its depth on a laptop, from a teacher that runs once.
 
 The student keeps 15 of 30 layers, evenly with both ends, and learns from the teacher's 64 likeliest tokens
-and the rest, which are kept on disk; the control learns from the same text alone. Fetch the model, run the
-teacher, train:
+and the rest, which are kept on disk; the control learns from the same text alone. What came of it is in
+docs/distillation.md. Fetch the model, run the teacher, train:
 
     pip install '.[gguf]' && python scripts/fetch_smollm2.py
     ragjax cache-teacher configs/smollm2_half.py caches/smollm2

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from ragjax.cli import (
+    bench,
     cache_teacher,
     compress,
     doctor,
@@ -51,6 +52,7 @@ VERBS = {
     "shrink": Verb("MODEL", "take neurons, heads, width or layers out, to sizes or to a budget", shrink.run),
     "quantize": Verb("MODEL", "keep its weights in 8 or 4 bits each", quantize.run),
     "eval": Verb("MODEL", "perplexity, size, sparsity and speed", evaluate.run),
+    "bench": Verb("MODEL", "how fast it reads and writes, in turns with others", bench.run),
     "generate": Verb("MODEL", "continue a prompt", generate.run),
     "serve": Verb("MODEL", "answer over HTTP as OpenAI's API does, with a page to try it", serve.run),
     "export": Verb("MODEL", "write it elsewhere: Hugging Face, bitmask, GGUF, StableHLO", export.run),

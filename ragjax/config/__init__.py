@@ -6,6 +6,7 @@ JSON in the run folder and can itself be run again.
 """
 
 from ragjax.config.architecture import Architecture
+from ragjax.config.bench import Bench
 from ragjax.config.data import Data
 from ragjax.config.decoding import CacheDtype, Decoding, EarlyStopping
 from ragjax.config.distill import Distill
@@ -26,6 +27,7 @@ from ragjax.config.writing import Writing
 
 __all__ = [
     "Architecture",
+    "Bench",
     "Budget",
     "CacheDtype",
     "Compress",

@@ -1,0 +1,6 @@
+"""How fast models write, measured in turns, beside what the machine's memory allows."""
+
+from ragjax.benchmark.measure import bench
+from ragjax.benchmark.report import Measured, Report, print_report
+
+__all__ = ["Measured", "Report", "bench", "print_report"]

@@ -1,0 +1,96 @@
+"""Models measured in turns."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from statistics import median
+
+import jax
+
+from ragjax.benchmark.bandwidth import Reader
+from ragjax.benchmark.figures import figures
+from ragjax.benchmark.report import Measured, Report
+from ragjax.benchmark.turns import Round, take_turns
+from ragjax.benchmark.weights import weight_bytes
+from ragjax.config import Bench
+from ragjax.errors import InputError, listing
+from ragjax.model import Model
+from ragjax.onnx_model import OnnxModel
+from ragjax.run_folder import processor_name
+
+
+def bench(
+    models: Sequence[tuple[str, Model | OnnxModel]],
+    options: Bench | None = None,
+    *,
+    reader: Reader | None = None,
+    progress: Callable[[str], None] = lambda line: None,
+) -> Report:
+    """Measures how fast models read prompts and write on, one after another in every round.
+
+    Args:
+      models: names and models, in JAX on one device or in onnxruntime; the first is what the others are
+        compared with.
+      options: batches, tokens, rounds.
+      reader: reads memory; none: a large one.
+      progress: called with a line after each round.
+
+    Raises:
+      InputError: there is no model, or some have too few positions; names them all.
+
+    Example:
+      >>> from ragjax.models.decoder import init_params
+      >>> from ragjax.models.decoder_config import DecoderConfig
+      >>> config = DecoderConfig(vocab_size=300, positions=32, width=16, layers=1, heads=2, mlp_width=32)
+      >>> model = Model(config, init_params(config, seed=0))
+      >>> options = Bench(batch=(1,), prompt_tokens=8, new_tokens=8, rounds=1)
+      >>> report = bench([("small", model)], options, reader=Reader(64))
+      >>> report.models[0].batch[1].decode_ratio
+      1.0
+    """
+    options = options or Bench()
+    _check(models, options)
+    reader, rounds = reader or Reader(), []
+    opened = [model for _, model in models]
+    for each in take_turns(opened, options, reader=reader):
+        rounds.append(each)
+        progress(f"round {len(rounds)} of {options.rounds}: {_speeds(each, options)}")
+    measured = []
+    for number, (name, model) in enumerate(models):
+        weights = weight_bytes(model)
+        by_batch = {batch: figures(rounds, number, batch, weights, options) for batch in options.batch}
+        engine = "onnx" if isinstance(model, OnnxModel) else "jax"
+        measured.append(Measured(name, engine, model.parameters, by_batch))
+    device = jax.devices()[0]
+    return Report(
+        machine=f"{processor_name()}, {os.cpu_count()} cores; JAX on {device.platform}: {device.device_kind}",
+        bandwidth_bytes_per_second=median(each.bandwidth for each in rounds),
+        options=options,
+        models=tuple(measured),
+    )
+
+
+def _speeds(of: Round, options: Bench) -> str:
+    """How fast each model wrote in a round."""
+    told = []
+    for batch, turns in of.turns.items():
+        each = ", ".join(f"{batch * (options.new_tokens - 1) / turn.rest:,.0f}" for turn in turns)
+        told.append(f"batch {batch} {each}")
+    return f"{'; '.join(told)} tokens/s"
+
+
+def _check(models: Sequence[tuple[str, Model | OnnxModel]], options: Bench) -> None:
+    if not models:
+        raise InputError("There is nothing to measure: give at least one model.")
+    asked = options.prompt_tokens + options.new_tokens
+    short = [
+        f"{name} has {model.config.positions} positions"
+        for name, model in models
+        if model.config.positions < asked
+    ]
+    if short:
+        raise InputError(
+            f"prompt_tokens {options.prompt_tokens} and new_tokens {options.new_tokens} make {asked}, which "
+            f"not every model can hold; ask for fewer:\n{listing(short)}"
+        )

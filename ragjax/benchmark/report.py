@@ -1,0 +1,81 @@
+"""How fast models write, as values and as a table on the terminal."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from shlex import quote
+from typing import Literal
+
+from rich.console import Console
+from rich.table import Table
+
+from ragjax.benchmark.figures import Figures
+from ragjax.config import Bench
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A model and its figures."""
+
+    model: str
+    engine: Literal["jax", "onnx"]
+    parameters: int
+    batch: dict[int, Figures]
+    """By the number of prompts at once."""
+
+
+@dataclass(frozen=True)
+class Report:
+    """What was measured, on what, and how."""
+
+    machine: str
+    bandwidth_bytes_per_second: float
+    """At which the machine reads its memory; the median over rounds."""
+    options: Bench
+    models: tuple[Measured, ...]
+    """The first is what the others are compared with."""
+
+
+def print_report(report: Report) -> None:
+    """Prints a table for each batch, what was measured, and what to do next.
+
+    Args:
+      report: as from `bench`.
+    """
+    console, options = Console(highlight=False, soft_wrap=True), report.options
+    for batch in options.batch:
+        table = Table(box=None, pad_edge=False)
+        table.add_column(f"batch {batch}", overflow="fold")
+        for heading in (
+            "engine", "first\ntoken ms", "prefill\ntokens/s", "times", "decode\ntokens/s", "times",
+            "weights\nMB/token", "of band-\nwidth",
+        ):  # fmt: skip
+            table.add_column(heading, justify="right", no_wrap=True)
+        for one in report.models:
+            told = one.batch[batch]
+            table.add_row(
+                one.model, one.engine, f"{told.first_token_seconds * 1e3:,.1f}",
+                f"{told.prefill_tokens_per_second:,.0f}", f"{told.prefill_ratio:.2f}",
+                f"{told.decode_tokens_per_second:,.1f}", f"{told.decode_ratio:.2f}",
+                f"{told.bytes_per_token / 1e6:,.2f}", f"{told.share_of_bandwidth:.0%}",
+            )  # fmt: skip
+        console.print(table)
+        console.print()
+    first, *others = report.models
+    console.print(
+        f"{options.prompt_tokens} random tokens a prompt, {options.new_tokens} new ones, greedy; medians of "
+        f"{options.rounds} rounds, times: of {first.model}, paired within a round.\n"
+        f"{report.machine}; memory is read at {report.bandwidth_bytes_per_second / 1e9:.1f} GB/s."
+    )
+    console.print(_next(first, others))
+
+
+def _next(first: Measured, others: list[Measured]) -> str:
+    name = quote(first.model)
+    if not others:
+        return (
+            f"To compare: ragjax bench {name} --against OTHER, such as what `ragjax quantize` or "
+            "`ragjax export --format onnx` wrote of it."
+        )
+    evaluated = [one for one in others if one.engine == "jax"] or [first]
+    return f"What speed costs in quality: ragjax eval {quote(evaluated[0].model)} --teacher {name}"

@@ -1,0 +1,74 @@
+"""Who has a turn when, and what is timed of it."""
+
+import itertools
+
+import pytest
+
+from ragjax.benchmark import bench, turns
+from ragjax.benchmark.bandwidth import Reader
+from ragjax.benchmark.turns import Round, Turn, take_turns
+from ragjax.config import Bench
+from ragjax.errors import InputError
+from ragjax.interchange.onnx import in_onnxruntime
+
+OPTIONS = Bench(batch=(1, 2), prompt_tokens=8, new_tokens=4, rounds=2)
+
+
+@pytest.fixture(scope="module")
+def reader():
+    return Reader(64)
+
+
+@pytest.fixture(autouse=True)
+def no_rest(monkeypatch):
+    monkeypatch.setattr(turns, "_REST", 0)
+
+
+def test_models_take_turns_forwards_and_backwards(tiny_model, tiny_byte_model, reader, monkeypatch):
+    seen, seconds = [], itertools.count(1)
+
+    def turn(model, prompts, new_tokens, clock):
+        seen.append((len(prompts), model))
+        return Turn(next(seconds), 1)
+
+    monkeypatch.setattr(turns, "_take_turn", turn)
+    clock = itertools.count()
+    a, b = tiny_model, tiny_byte_model
+    found = list(take_turns([a, b], OPTIONS, reader=reader, clock=lambda: next(clock)))
+    untimed, first, second = seen[:4], seen[4:8], seen[8:]
+    assert untimed == [(1, a), (2, a), (1, b), (2, b)]
+    assert first == [(1, a), (1, b), (2, a), (2, b)]
+    assert second == [(1, b), (1, a), (2, b), (2, a)]
+    # Whatever the order was, each turn is told in its model's place.
+    assert [[turn.first for turn in each.turns[1]] for each in found] == [[5, 6], [10, 9]]
+    assert [each.bandwidth for each in found] == [3 * reader.bytes] * 2
+
+
+def test_a_turn_writes_and_is_timed_twice(tiny_model, tiny_byte_model, reader):
+    ticks = itertools.count()
+    clock = (float(tick * tick) for tick in ticks)
+    models = [tiny_model, tiny_byte_model, in_onnxruntime(tiny_byte_model, threads=1)]
+    options = Bench(batch=(2,), prompt_tokens=8, new_tokens=4, rounds=1)
+    [found] = take_turns(models, options, reader=reader, clock=lambda: next(clock))
+    # Nine ticks of untimed turns, two of memory, then three a turn: squares 11, 12, 13 and so on.
+    assert found == Round(3 * reader.bytes / 19, {2: (Turn(23, 25), Turn(29, 31), Turn(35, 37))})
+
+
+def test_a_report_has_figures_of_every_model_and_batch(tiny_model, tiny_byte_model, reader):
+    lines = []
+    pair = [("one", tiny_model), ("other", tiny_byte_model), ("one", tiny_model)]
+    found = bench(pair, OPTIONS, reader=reader, progress=lines.append)
+    assert [one.model for one in found.models] == ["one", "other", "one"]
+    assert [one.parameters for one in found.models][1] == tiny_byte_model.parameters
+    for one in found.models:
+        assert list(one.batch) == [1, 2]
+        assert all(each.share_of_bandwidth > 0 for each in one.batch.values())
+    first = found.models[0].batch[2]
+    assert (first.prefill_ratio, first.decode_ratio) == (1.0, 1.0)
+    assert len(lines) == 2
+    assert lines[0].startswith("round 1 of 2: batch 1 ")
+
+
+def test_all_models_without_room_are_named(tiny_model, tiny_byte_model):
+    with pytest.raises(InputError, match=r"(?s)60 and new_tokens 5 make 65.*small has 64.*other has 64"):
+        bench([("small", tiny_model), ("other", tiny_byte_model)], Bench(prompt_tokens=60, new_tokens=5))

@@ -1,0 +1,62 @@
+"""The verb `bench`."""
+
+import json
+
+import pytest
+
+import ragjax
+from ragjax.benchmark import measure
+from ragjax.benchmark.bandwidth import Reader
+from ragjax.cli import main
+
+ASKED = ("--batch", "2", "--prompt-tokens", "8", "--new-tokens", "4", "--rounds", "1")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory, tiny_byte_model):
+    return ragjax.save(tiny_byte_model, tmp_path_factory.mktemp("model") / "m")
+
+
+@pytest.fixture(autouse=True)
+def small_reader(monkeypatch):
+    monkeypatch.setattr(measure, "Reader", lambda: Reader(64))
+
+
+def test_both_engines_are_measured_side_by_side(folder, tmp_path, capsys):
+    out = tmp_path / "small"
+    main(["export", str(folder), str(out), "--format", "onnx", "--dtype", "int8"])
+    capsys.readouterr()
+    main(["bench", str(folder), "--against", str(out), str(folder), *ASKED, "--threads", "1", "--json"])
+    told = capsys.readouterr()
+    found = json.loads(told.out)
+    assert "round 1 of 1" in told.err
+    assert [one["engine"] for one in found["models"]] == ["jax", "onnx", "jax"]
+    assert found["options"]["batch"] == [2]
+    assert found["bandwidth_bytes_per_second"] > 0
+    first, small, again = (one["batch"]["2"] for one in found["models"])
+    assert first["decode_ratio"] == 1
+    assert small["bytes_per_token"] < first["bytes_per_token"] / 2
+    assert again["bytes_per_token"] == first["bytes_per_token"]
+
+
+def test_a_person_reads_a_table_and_what_to_do_next(folder, capsys):
+    main(["bench", str(folder), "--engine", "onnx", *ASKED])
+    told = capsys.readouterr().out
+    for each in (
+        "batch 2",
+        "token ms",
+        "of band-",
+        "MB/token",
+        "8 random tokens a prompt",
+        "GB/s",
+        "--against OTHER",
+    ):
+        assert each in told
+
+
+def test_what_cannot_be_measured_is_told_at_once(refused):
+    told = refused("bench", "none", "--batch", "0", "--new-tokens", "1", "--rounds", "0", "--threads", "0")
+    for name in ("batch must be", "new_tokens must be", "rounds must be", "threads must be"):
+        assert name in told
+    assert "each once, found 2 2" in refused("bench", "none", "--batch", "2", "2")
+    assert "threads are those of onnxruntime" in refused("bench", "none", "--threads", "2")

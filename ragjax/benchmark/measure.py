@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from statistics import median
+from typing import Literal
 
 import jax
 
@@ -60,7 +61,7 @@ def bench(
     for number, (name, model) in enumerate(models):
         weights = weight_bytes(model)
         by_batch = {batch: figures(rounds, number, batch, weights, options) for batch in options.batch}
-        engine = "onnx" if isinstance(model, OnnxModel) else "jax"
+        engine: Literal["jax", "onnx"] = "onnx" if isinstance(model, OnnxModel) else "jax"
         measured.append(Measured(name, engine, model.parameters, by_batch))
     device = jax.devices()[0]
     return Report(

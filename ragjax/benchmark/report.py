@@ -47,35 +47,41 @@ def print_report(report: Report) -> None:
         table = Table(box=None, pad_edge=False)
         table.add_column(f"batch {batch}", overflow="fold")
         for heading in (
-            "engine", "first\ntoken ms", "prefill\ntokens/s", "times", "decode\ntokens/s", "times",
+            "first\ntoken ms", "prefill\ntokens/s", "times", "decode\ntokens/s", "times",
             "weights\nMB/token", "of band-\nwidth",
         ):  # fmt: skip
             table.add_column(heading, justify="right", no_wrap=True)
         for one in report.models:
             told = one.batch[batch]
             table.add_row(
-                one.model, one.engine, f"{told.first_token_seconds * 1e3:,.1f}",
-                f"{told.prefill_tokens_per_second:,.0f}", f"{told.prefill_ratio:.2f}",
+                f"{one.model} (onnx)" if one.engine == "onnx" else one.model,
+                f"{told.first_token_seconds * 1e3:,.1f}", f"{told.prefill_tokens_per_second:,.0f}", f"{told.prefill_ratio:.2f}",
                 f"{told.decode_tokens_per_second:,.1f}", f"{told.decode_ratio:.2f}",
                 f"{told.bytes_per_token / 1e6:,.2f}", f"{told.share_of_bandwidth:.0%}",
             )  # fmt: skip
         console.print(table)
         console.print()
-    first, *others = report.models
+    first = report.models[0]
     console.print(
         f"{options.prompt_tokens} random tokens a prompt, {options.new_tokens} new ones, greedy; medians of "
         f"{options.rounds} rounds, times: of {first.model}, paired within a round.\n"
         f"{report.machine}; memory is read at {report.bandwidth_bytes_per_second / 1e9:.1f} GB/s."
     )
-    console.print(_next(first, others))
+    console.print(_next(report))
 
 
-def _next(first: Measured, others: list[Measured]) -> str:
-    name = quote(first.model)
+def _next(report: Report) -> str:
+    first, *others = report.models
     if not others:
         return (
-            f"To compare: ragjax bench {name} --against OTHER, such as what `ragjax quantize` or "
+            f"To compare: ragjax bench {quote(first.model)} --against OTHER, such as what `ragjax quantize` or "
             "`ragjax export --format onnx` wrote of it."
         )
-    evaluated = [one for one in others if one.engine == "jax"] or [first]
-    return f"What speed costs in quality: ragjax eval {quote(evaluated[0].model)} --teacher {name}"
+    fastest = max(report.models, key=lambda one: one.batch[report.options.batch[0]].decode_tokens_per_second)
+    engine = f" --engine {fastest.engine}" if fastest.engine == "onnx" else ""
+    lines = [
+        f"To run the fastest: ragjax generate {quote(fastest.model)}{engine} --prompt 'Once upon a time'"
+    ]
+    if fastest.engine == "jax" and fastest.model != first.model:
+        lines.append(f"What it costs in quality: ragjax eval {quote(fastest.model)}")
+    return "\n".join(lines)

@@ -5,9 +5,11 @@ import json
 import pytest
 
 import ragjax
-from ragjax.benchmark import measure
+from ragjax.benchmark import Measured, Report, measure, print_report
 from ragjax.benchmark.bandwidth import Reader
+from ragjax.benchmark.figures import Figures
 from ragjax.cli import main
+from ragjax.config import Bench
 
 ASKED = ("--batch", "2", "--prompt-tokens", "8", "--new-tokens", "4", "--rounds", "1")
 
@@ -52,6 +54,18 @@ def test_a_person_reads_a_table_and_what_to_do_next(folder, capsys):
         "--against OTHER",
     ):
         assert each in told
+
+
+def test_the_fastest_is_named_with_what_runs_it(capsys):
+    def figures(speed):
+        return {1: Figures(0.5, 16.0, speed, 2e6, 0.25, 1.0, speed / 10)}
+
+    models = (Measured("a", "jax", 1, figures(10.0)), Measured("my b", "onnx", 1, figures(30.0)))
+    print_report(Report("a machine", 8e9, Bench(batch=(1,)), models))
+    told = capsys.readouterr().out
+    assert "ragjax generate 'my b' --engine onnx --prompt" in told
+    [row] = [line.split() for line in told.split("\n") if line.startswith("my b")]
+    assert row == ["my", "b", "(onnx)", "500.0", "16", "1.00", "30.0", "3.00", "2.00", "25%"]
 
 
 def test_what_cannot_be_measured_is_told_at_once(refused):

@@ -55,7 +55,8 @@ def print_report(report: Report) -> None:
             told = one.batch[batch]
             table.add_row(
                 f"{one.model} (onnx)" if one.engine == "onnx" else one.model,
-                f"{told.first_token_seconds * 1e3:,.1f}", f"{told.prefill_tokens_per_second:,.0f}", f"{told.prefill_ratio:.2f}",
+                f"{told.first_token_seconds * 1e3:,.1f}",
+                f"{told.prefill_tokens_per_second:,.0f}", f"{told.prefill_ratio:.2f}",
                 f"{told.decode_tokens_per_second:,.1f}", f"{told.decode_ratio:.2f}",
                 f"{told.bytes_per_token / 1e6:,.2f}", f"{told.share_of_bandwidth:.0%}",
             )  # fmt: skip
@@ -74,8 +75,8 @@ def _next(report: Report) -> str:
     first, *others = report.models
     if not others:
         return (
-            f"To compare: ragjax bench {quote(first.model)} --against OTHER, such as what `ragjax quantize` or "
-            "`ragjax export --format onnx` wrote of it."
+            f"To compare: ragjax bench {quote(first.model)} --against OTHER, such as what `ragjax quantize` "
+            "or `ragjax export --format onnx` wrote of it."
         )
     fastest = max(report.models, key=lambda one: one.batch[report.options.batch[0]].decode_tokens_per_second)
     engine = f" --engine {fastest.engine}" if fastest.engine == "onnx" else ""

@@ -39,16 +39,6 @@ def bench(
 
     Raises:
       InputError: there is no model, or some have too few positions; names them all.
-
-    Example:
-      >>> from ragjax.models.decoder import init_params
-      >>> from ragjax.models.decoder_config import DecoderConfig
-      >>> config = DecoderConfig(vocab_size=300, positions=32, width=16, layers=1, heads=2, mlp_width=32)
-      >>> model = Model(config, init_params(config, seed=0))
-      >>> options = Bench(batch=(1,), prompt_tokens=8, new_tokens=8, rounds=1)
-      >>> report = bench([("small", model)], options, reader=Reader(64))
-      >>> report.models[0].batch[1].decode_ratio
-      1.0
     """
     options = options or Bench()
     _check(models, options)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Collection
 from typing import Any
 
@@ -55,7 +54,7 @@ class Fields:
 
     def real(self, name: str, default: float, low: float, high: float) -> float:
         """A number between `low` and `high`."""
-        return self._number(name, default, low, high, (int, float), "a number")
+        return float(self._number(name, default, low, high, (int, float), "a number"))
 
     def flag(self, name: str, default: bool = False) -> bool:
         """True or false."""
@@ -107,7 +106,7 @@ class Fields:
         if value is None:
             return None
         right = isinstance(value, kind) and not isinstance(value, bool)
-        if not right or not math.isfinite(value) or not low <= value <= high:
+        if not right or not low <= value <= high:
             self.problem(name, f"must be {called} from {low:g} to {high:g}, found {_short(value)}")
             return default
         return value

@@ -48,14 +48,22 @@ class Scheduler:
         self._thread = threading.Thread(target=self._work, name=f"slots of {name}", daemon=True)
         self._thread.start()
 
+    def check(self, count: int) -> None:
+        """Refuses more texts at once than may ever wait.
+
+        Raises:
+          Refusal: there will never be room for them (400).
+        """
+        if count > self._queue:
+            raise Refusal(400, f"{count} texts at once are too many: ask for at most {self._queue}.")
+
     def submit(self, jobs: Sequence[Job]) -> None:
         """Lets all of these texts wait for a slot.
 
         Raises:
           Refusal: there is no room for all of them (429), or never will be (400), or nobody works (503).
         """
-        if len(jobs) > self._queue:
-            raise Refusal(400, f"{len(jobs)} texts at once are too many: ask for at most {self._queue}.")
+        self.check(len(jobs))
         with self._change:
             if self.failed or self._stopping:
                 raise Refusal(503, "The model has failed: see the server's log.", outcome="error")
@@ -115,12 +123,12 @@ class Scheduler:
             late = [(job, why) for job in self._waiting if (why := job.dropped())]
             for job, _ in late:
                 self._waiting.remove(job)
-        for slot, job in list(self._seated.items()):
-            if why := job.dropped():
-                late.append((job, why))
-                self._leave(slot)
         for job, why in late:
             job.tell(Dropped(job.index, why))
+        for slot, job in list(self._seated.items()):
+            if why := job.dropped():
+                self._leave(slot)
+                job.tell(Dropped(job.index, why))
 
     def _seat(self) -> None:
         """Gives free slots to those who wait."""
@@ -156,8 +164,9 @@ class Scheduler:
             job.tell(piece)
 
     def _leave(self, slot: int) -> None:
-        del self._seated[slot]
+        # In this order, so that a text whose slot fails here is told of it as all others are.
         self._slots.leave(slot)
+        del self._seated[slot]
 
     def _measure(self, job: Job, count: int, now: float) -> None:
         self._metrics.generated_tokens.add(count, model=self._name)

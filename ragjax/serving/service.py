@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
+from itertools import chain, count
 from typing import Any
 
 from ragjax.config import Decoding, Serve
@@ -162,6 +163,8 @@ class Service:
         Raises:
           Refusal: names every prompt and option that does not fit.
         """
+        # Before anything is made for each of them.
+        served.scheduler.check(len(ask.prompts) * ask.choices)
         model, room = served.model, served.slots.room
         texts = iter(
             encode_prompts(tokenizer_of(model), [prompt for prompt in ask.prompts if isinstance(prompt, str)])
@@ -233,12 +236,12 @@ def names_of(given: Sequence[str]) -> list[str]:
     """A name for each model: the last part of its path, or its id on a hub; never the same for two.
 
     Example:
-      >>> names_of(["runs/teacher/", "runs/a/student", "openai-community/gpt2", "old/student"])
-      ['teacher', 'student', 'gpt2', 'student-2']
+      >>> names_of(["runs/teacher/", "runs/a/student", "openai-community/gpt2", "student-3", "old/student"])
+      ['teacher', 'student', 'gpt2', 'student-3', 'student-2']
     """
     names: list[str] = []
     for each in given:
         name = each.rstrip("/").rpartition("/")[2] or "model"
-        alike = sum(other == name or other.startswith(f"{name}-") for other in names)
-        names.append(f"{name}-{alike + 1}" if name in names else name)
+        numbered = (f"{name}-{number}" for number in count(2))
+        names.append(next(each for each in chain([name], numbered) if each not in names))
     return names

@@ -24,6 +24,12 @@ def test_defaults_are_openais():
     assert complete({}).options.seed != complete({}).options.seed
 
 
+def test_whole_numbers_are_real_ones_so_that_they_compile_nothing():
+    names = ("temperature", "top_p", "min_p", "repetition_penalty")
+    options = complete(dict.fromkeys(names, 1)).options
+    assert [type(getattr(options, name)) for name in names] == [float] * 4
+
+
 def test_null_is_as_good_as_absent():
     absent = complete({"seed": 1})
     assert complete({"seed": 1, "n": None, "stop": None, "logprobs": None, "stream": None}) == absent

@@ -8,6 +8,8 @@ import pytest
 
 from ragjax.config import Decoding
 from ragjax.generation.continuation import continuations
+from ragjax.serving.asks import completion_ask
+from ragjax.serving.refusal import Refusal
 
 PATH, CHAT = "/v1/completions", "/v1/chat/completions"
 GREEDY = {"temperature": 0, "max_tokens": 12, "ignore_eos": True}
@@ -153,6 +155,8 @@ def test_a_conversation_may_fill_the_room(ask):
         (PATH, b'{"prompt": "\\ud800"}', 400, "not JSON"),
         (PATH, b'{"prompt": "a", "temperature": NaN}', 400, "NaN is no number"),
         (PATH, b"[" * 5_000, 400, "not JSON"),
+        (PATH, {"prompt": "a", "temperature": 10**400}, 400, "temperature must be a number from 0 to 1000"),
+        (PATH, b'{"prompt": "a", "top_p": 1e999}', 400, "top_p must be a number from 0 to 1"),
         (PATH, b" " * 10_001, 413, "longer than 10000 bytes"),
         (PATH, {"prompt": "a", "model": "none"}, 404, "only teacher, student"),
         (PATH, {"prompt": "a" * 28, "max_tokens": 5}, 400, "ask for at most 4 new tokens"),
@@ -175,6 +179,12 @@ def test_what_cannot_be_answered_is_refused_in_the_apis_shape(ask, path, body, s
 
 def test_a_form_of_another_site_is_not_read(ask):
     assert ask(PATH, b'{"prompt": "a"}', **{"content-type": "text/plain"}).status_code == 415
+
+
+def test_too_many_texts_are_refused_before_anything_is_made_of_them(service):
+    many = completion_ask({"prompt": ["a"] * 5, "n": 4})
+    with pytest.raises(Refusal, match="20 texts at once are too many: ask for at most 16"):
+        service.prepare(service.find("teacher"), many)
 
 
 def test_models_are_told_by_name(ask):

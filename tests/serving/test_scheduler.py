@@ -165,6 +165,17 @@ def test_a_model_that_fails_tells_everybody(scheduler, slots, caplog):
         scheduler.submit([job(9)])
 
 
+def test_a_slot_that_cannot_be_freed_leaves_nobody_without_an_answer(scheduler, slots, monkeypatch):
+    def broken(slot):
+        raise RuntimeError("device lost")
+
+    monkeypatch.setattr(slots, "leave", broken)
+    ended, other = job(0, limit=1), job(1)
+    scheduler.submit([ended, other])
+    slots.allowed.put("a")
+    assert [next_of(ended), next_of(other)] == [Dropped(0, "error"), Dropped(1, "error")]
+
+
 def test_stopping_drops_what_is_left(slots, metrics):
     scheduler = Scheduler("n", slots, metrics, queue=3)
     left = job(0)

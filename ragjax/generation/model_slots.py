@@ -83,8 +83,9 @@ class ModelSlots:
     def warm(self) -> None:
         """Compiles all programs by running each of them once."""
         for length in self._lengths():
+            limit = min(2, self.room - length)
             for told in (None, 0):
-                self.join(0, [0] * length, Decoding(max_new_tokens=2, stop_at_eos=False, log_probs=told))
+                self.join(0, [0] * length, Decoding(max_new_tokens=limit, stop_at_eos=False, log_probs=told))
                 self.step()
                 self.step()
                 self.leave(0)
@@ -139,9 +140,9 @@ class ModelSlots:
         return Stepped(tokens, told)
 
     def _lengths(self) -> Iterator[int]:
-        """A length of each kind that a prompt may be rounded up to; a slot must have room for two more."""
-        rounded = {bucket(size, most=self.room) for size in range(1, self.room - 1)}
-        yield from (min(size, self.room - 2) for size in sorted(rounded))
+        """A length of each kind that a prompt may be rounded up to; a slot must have room for one more."""
+        rounded = {bucket(size, most=self.room) for size in range(1, self.room)}
+        yield from (min(size, self.room - 1) for size in sorted(rounded))
 
     def _on_mesh(self) -> AbstractContextManager[Any]:
         return nullcontext() if self._mesh is None else jax.set_mesh(self._mesh)

@@ -41,6 +41,16 @@ def test_each_request_writes_what_it_writes_alone(slots, served, alone, order, m
             assert told[number] == pytest.approx(expected.log_probs.tolist(), abs=1e-5)
 
 
+def test_no_prompt_that_leaves_room_for_one_token_compiles_anything(tiny_model, compiled):
+    # Rounded up to a power of two it is longer than one that leaves room for two.
+    slots = ModelSlots(tiny_model, count=1, room=10)
+    slots.warm()
+    compiled.clear()
+    slots.join(0, [1] * 9, Decoding(max_new_tokens=1))
+    assert slots.step().tokens[0, 0] >= 0
+    assert compiled == []
+
+
 def test_the_likeliest_tokens_are_told_in_place_of_each(slots, asked, alone):
     expected = alone(6)
     slots.join(1, *asked[6], row=6)

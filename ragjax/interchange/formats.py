@@ -139,7 +139,7 @@ def _stablehlo(model: Model, out: Path, dtype: str) -> Exported:
 
 
 def _onnx(model: Model, out: Path, dtype: str) -> Exported:
-    path = export_onnx(model.in_floats(), out, dtype=dtype)
+    path = export_onnx(model, out, dtype=dtype)
     size = sum(file.stat().st_size for file in path.iterdir())
     use = f"ragjax generate {quote(str(out))} --prompt 'Once upon a time'; or without ragjax: README.md there"
     return Exported(path, size, f"an ONNX graph for onnxruntime, weights {dtype}", use)

@@ -82,7 +82,8 @@ def export_onnx(model: Model, folder: str | Path, *, dtype: str = "float32") -> 
     README.md beside the graph says how to run it. With "int8" the matrices of the blocks and the tables
     of tokens have 8 bits, in blocks of 32 inputs with a float32 scale; with "int8_128" in blocks of up to
     128, which is faster and loses more; with "int4" the matrices have 4 bits, and the tables 8. Products
-    then round their other factor to 8 bits too. The rest is float32.
+    then round their other factor to 8 bits too. The rest is float32. Of a quantized model it is the floats
+    that are written, or rounded again.
 
     Args:
       model: the model.
@@ -98,6 +99,7 @@ def export_onnx(model: Model, folder: str | Path, *, dtype: str = "float32") -> 
     """
     if dtype not in PRECISIONS:
         raise InputError(f"dtype of an ONNX model must be one of {', '.join(PRECISIONS)}, found {dtype!r}.")
+    model = model.in_floats()
     config, precision = model.config, PRECISIONS[dtype]
     check_params(model.params, config)
     if model.tokenizer is not None:

@@ -7,15 +7,19 @@ import sys
 from dataclasses import replace
 
 import jax.numpy as jnp
+import numpy as np
 import onnx
 import pytest
 
+from ragjax.config import Quantize
 from ragjax.errors import InputError
 from ragjax.generation import generate_tokens
+from ragjax.generation.onnx.network import Network
 from ragjax.interchange import load
 from ragjax.interchange.formats import export
 from ragjax.interchange.onnx import export_onnx, in_onnxruntime, is_onnx, load_onnx
 from ragjax.model import Model
+from ragjax.quantizing import quantize
 
 
 @pytest.fixture(scope="module")
@@ -102,6 +106,14 @@ def test_nothing_is_overwritten_and_nothing_half_written_is_left(folder, tmp_pat
     with pytest.raises(InputError, match="float32, int8, int8_128, int4, found 'int2'"):
         export_onnx(tiny_byte_model, tmp_path / "m", dtype="int2")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_of_a_quantized_model_the_floats_are_written(tiny_byte_model):
+    small = quantize(tiny_byte_model, Quantize()).model
+    there = in_onnxruntime(small, threads=1)
+    found = Network(there, batch=1, room=8).read([[1, 2, 3]])
+    np.testing.assert_allclose(found, small.in_floats()(np.array([[1, 2, 3]]))[:, -1], atol=1e-4)
+    assert [entry["did"] for entry in there.history[-2:]] == ["dequantize", "export"]
 
 
 def test_without_the_packages_the_way_to_install_them_is_told(folder, tmp_path, tiny_byte_model, monkeypatch):

@@ -132,14 +132,14 @@ def _gguf(model: Model, out: Path, dtype: str) -> Exported:
 
 
 def _stablehlo(model: Model, out: Path, dtype: str) -> Exported:
-    path = export_stablehlo(model.in_floats(), out, dtype=dtype)
+    path = export_stablehlo(model, out, dtype=dtype)
     size = sum(file.stat().st_size for file in path.iterdir())
     use = f"with JAX alone, by the lines in {out / 'README.md'}"
     return Exported(path, size, f"a StableHLO program for {', '.join(PLATFORMS)}, weights {dtype}", use)
 
 
 def _onnx(model: Model, out: Path, dtype: str) -> Exported:
-    path = export_onnx(model.in_floats(), out, dtype=dtype)
+    path = export_onnx(model, out, dtype=dtype)
     size = sum(file.stat().st_size for file in path.iterdir())
     use = f"ragjax generate {quote(str(out))} --prompt 'Once upon a time'; or without ragjax: README.md there"
     return Exported(path, size, f"an ONNX graph for onnxruntime, weights {dtype}", use)

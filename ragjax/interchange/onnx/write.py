@@ -85,7 +85,7 @@ def export_onnx(model: Model, folder: str | Path, *, dtype: str = "float32") -> 
     then round their other factor to 8 bits too. The rest is float32.
 
     Args:
-      model: the model.
+      model: the model; of a quantized one, the floats that its integers stand for.
       folder: where to; must not exist.
       dtype: type of the weights, of `PRECISIONS`.
 
@@ -98,6 +98,7 @@ def export_onnx(model: Model, folder: str | Path, *, dtype: str = "float32") -> 
     """
     if dtype not in PRECISIONS:
         raise InputError(f"dtype of an ONNX model must be one of {', '.join(PRECISIONS)}, found {dtype!r}.")
+    model = model.in_floats()
     config, precision = model.config, PRECISIONS[dtype]
     check_params(model.params, config)
     if model.tokenizer is not None:

@@ -10,18 +10,28 @@ import jax.numpy as jnp
 import onnx
 import pytest
 
+from ragjax.config import Quantize
 from ragjax.errors import InputError
 from ragjax.generation import generate_tokens
 from ragjax.interchange import load
 from ragjax.interchange.formats import export
 from ragjax.interchange.onnx import export_onnx, in_onnxruntime, is_onnx, load_onnx
 from ragjax.model import Model
+from ragjax.quantizing import quantize
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory, tiny_byte_model):
     model = replace(tiny_byte_model, history=({"did": "prune"},))
     return export_onnx(model, tmp_path_factory.mktemp("onnx") / "int8", dtype="int8")
+
+
+def test_a_quantized_model_is_written_as_the_floats_its_integers_stand_for(tiny_byte_model, tmp_path):
+    small = quantize(tiny_byte_model, Quantize(tables="int8")).model
+    folders = export_onnx(small, tmp_path / "small"), export_onnx(small.in_floats(), tmp_path / "floats")
+    ours, floats = ((folder / "model.onnx.data").read_bytes() for folder in folders)
+    assert ours == floats
+    assert [each["did"] for each in load_onnx(folders[0]).history[-2:]] == ["dequantize", "export"]
 
 
 def test_the_graph_is_sound_and_says_what_it_is(folder):

@@ -132,7 +132,7 @@ def _gguf(model: Model, out: Path, dtype: str) -> Exported:
 
 
 def _stablehlo(model: Model, out: Path, dtype: str) -> Exported:
-    path = export_stablehlo(model.in_floats(), out, dtype=dtype)
+    path = export_stablehlo(model, out, dtype=dtype)
     size = sum(file.stat().st_size for file in path.iterdir())
     use = f"with JAX alone, by the lines in {out / 'README.md'}"
     return Exported(path, size, f"a StableHLO program for {', '.join(PLATFORMS)}, weights {dtype}", use)

@@ -112,7 +112,7 @@ def read_quantized(
             f"{folder / FILE}: {_FORMAT} of version {_VERSION} was expected, found {stated[0]} of "
             f"{stated[1]}."
         )
-    about = json.loads(file.metadata["quantized"])
+    about = _about(file, folder / FILE)
     expected = _expected(about, file, config)
     found = {name: (tuple(stated["shape"]), stated["dtype"]) for name, stated in file.header.items()}
     problems = [f"{name}: missing" for name in expected if name not in found]
@@ -125,16 +125,18 @@ def read_quantized(
     if problems:
         raise InputError(f"{folder / FILE} does not fit config.json:\n{listing(problems)}")
 
-    def made(name: str) -> Any:
+    def made(name: str, *, part: bool = False) -> Any:
         values = file.read(name)
         if values.dtype.kind not in "iu" and not is_finite(values):
             bad.append(name)
+        elif part and name.endswith("/input_scale") and not (values > 0).all():
+            bad.append(f"{name}, which must be above 0")
         shape = values.shape
         if name.removesuffix("/codes").removesuffix("/scale") in _TABLES:
             shape = (config.padded_vocab_size, *shape[1:])
-        keeps = values.dtype if "/" in name and name.rsplit("/", 1)[1] in _PARTS else dtype
         split = None if mesh is None else NamedSharding(mesh, partition(name, shape, mesh))
-        assembly = Assembly(shape, keeps, split)
+        # Norms have a scale too, which is no part of a quantized parameter.
+        assembly = Assembly(shape, values.dtype if part else dtype, split)
         assembly.write(values)
         return assembly.finish()
 
@@ -144,7 +146,7 @@ def read_quantized(
         if name not in about:
             flat[name] = made(name)
             continue
-        parts = {part: made(f"{name}/{part}") for part in _PARTS if f"{name}/{part}" in expected}
+        parts = {part: made(f"{name}/{part}", part=True) for part in _PARTS if f"{name}/{part}" in expected}
         if "table" in about[name]:
             flat[name] = QuantizedTable(**parts)
         else:
@@ -153,6 +155,20 @@ def read_quantized(
     if bad:
         raise InputError(f"Weights must be finite, these hold NaN or infinity:\n{listing(bad)}")
     return unflatten_dict(flat, sep="/")
+
+
+def _about(file: WeightFile, path: Path) -> dict[str, Any]:
+    """What the file says of its quantized parameters, by name."""
+    try:
+        about = json.loads(file.metadata["quantized"])
+    except (KeyError, ValueError):
+        about = None
+    if not isinstance(about, dict):
+        raise InputError(
+            f"{path}: its header must say what is quantized, as an object in JSON, found "
+            f"{file.metadata.get('quantized')!r:.80}: copy or download it again."
+        )
+    return about
 
 
 def _expected(
@@ -171,11 +187,17 @@ def _expected(
         if fields == {"table": True} and name in _TABLES:
             expected |= {f"{name}/codes": (shape, ("I8",)), f"{name}/scale": (shape[:1], ("F16",))}
             continue
+        if not name.endswith("/kernel"):
+            raise InputError(
+                f"Quantized weights: {name} is said to be {fields!r}; only kernels are quantized so."
+            )
         scheme, (*layers, inputs, outputs) = _scheme(name, fields), shape
         if scheme.group and inputs % scheme.group:
             raise InputError(
                 f"Quantized weights: groups of {scheme.group} do not divide {name}, {list(shape)}."
             )
+        if scheme.bits == 4 and inputs % 2:
+            raise InputError(f"Quantized weights: {name} of 4 bits has {inputs} inputs, an odd number.")
         groups = (*layers, scheme.groups(inputs), outputs)
         packed = (*layers, inputs // 2, outputs), ("U8",)
         expected[f"{name}/codes"] = packed if scheme.bits == 4 else (shape, ("I8",))
@@ -188,9 +210,16 @@ def _expected(
 
 
 def _scheme(name: str, fields: Any) -> Scheme:
+    scheme: Scheme | None
     try:
-        return Scheme(**fields)
+        scheme = Scheme(**fields)
     except TypeError:
-        raise InputError(
-            f"Quantized weights: {name} must name a scheme's fields, found {fields!r}."
-        ) from None
+        scheme = None
+    # 32.0 and True equal integers, and are none where shapes are made of them.
+    if scheme is None or not all(
+        type(value) is (bool if field == "symmetric" else int)
+        for field, value in asdict(scheme).items()
+        if (field, value) != ("activations", None)
+    ):
+        raise InputError(f"Quantized weights: {name} must name a scheme's fields, found {fields!r}.")
+    return scheme

@@ -79,7 +79,7 @@ def export_stablehlo(
     README.md beside it says how to run it with JAX alone.
 
     Args:
-      model: the model.
+      model: the model; of a quantized one, the floats that its integers stand for.
       folder: where to; must not exist.
       platforms: what the program runs on, of `PLATFORMS`.
       dtype: type of the weights and of the arithmetic: "float32" or "bfloat16".
@@ -91,8 +91,9 @@ def export_stablehlo(
       InputError: the folder exists or cannot be written, a platform or type is not known, the weights are
         not those of the config, or the package flatbuffers is not installed.
     """
-    config = model.config
     _check_request(platforms, dtype)
+    model = model.in_floats()
+    config = model.config
     check_params(model.params, config)
     if model.tokenizer is not None:
         check_vocabulary(model.tokenizer, config.vocab_size)

@@ -123,7 +123,9 @@ def _names(model: Model, config: Quantize, scheme: Scheme) -> tuple[str, ...]:
     ]
     inputs = {name: leaf.shape[-2] for name, leaf in chosen.items()}
     each = scheme.group or 1
-    problems += [
+    if problems:
+        raise InputError(f"The model cannot be quantized so:\n{listing(problems)}")
+    problems = [
         f"{name}: {n} inputs do not divide into groups of {each}" for name, n in inputs.items() if n % each
     ]
     if scheme.bits == 4 and not scheme.group:

@@ -64,6 +64,8 @@ def quantize_to_folder(
     scheme_of(config)
     for uri in filter(None, (config.calibration, data)):
         parse_uri(uri)
+    if max_tokens is not None and max_tokens < 1:
+        raise InputError(f"--max-tokens must be at least 1, found {max_tokens}.")
     keep_compiled_programs()
     mesh = working_mesh(devices)
     model = load(source, mesh=mesh)

@@ -16,7 +16,9 @@ from ragjax.interchange.formats import export
 from ragjax.interchange.quantized import FILE
 from ragjax.interchange.size import stored_bytes
 from ragjax.model import Model
-from ragjax.models.stand_ins import has_stand_ins
+from ragjax.models.decoder import init_params
+from ragjax.models.decoder_config import DecoderConfig
+from ragjax.models.stand_ins import has_stand_ins, is_stand_in, named_leaves
 from ragjax.parallel.mesh import make_mesh
 from ragjax.quantizing import quantize
 
@@ -134,6 +136,20 @@ def test_bytes_and_zeros_are_those_of_what_is_stored(tiny_model, tmp_path):
             lambda tensors, about: tensors["final_norm/scale"].fill(np.inf),
             "(?s)must be finite.*final_norm/scale",
         ),
+        (
+            lambda tensors, about: tensors["layers/mlp/down/kernel/input_scale"].fill(0),
+            "down/kernel/input_scale, which must be above 0",
+        ),
+        (
+            lambda tensors, about: about["layers/mlp/up/kernel"].update(group=16.0),
+            "must name a scheme's fields, found .*16.0",
+        ),
+        (lambda tensors, about: about.update({"layers/mlp/up/bias": {}}), "mlp/up/bias.*only kernels"),
+        (lambda tensors, about: about.update({"final_norm/scale": {}}), "final_norm/scale.*only kernels"),
+        (
+            lambda tensors, about: about.update({"embedding/positions": {}}),
+            "embedding/positions.*only kernels",
+        ),
     ],
 )
 def test_a_file_that_does_not_fit_is_refused_by_name(folder, change, said):
@@ -145,6 +161,34 @@ def test_a_file_that_does_not_fit_is_refused_by_name(folder, change, said):
     save_file(tensors, folder / FILE, metadata={**metadata, "quantized": json.dumps(about)})
     with pytest.raises(InputError, match=said):
         load(folder)
+
+
+@pytest.mark.parametrize("said", [{}, {"quantized": "{"}, {"quantized": "[1]"}])
+def test_a_header_that_does_not_tell_what_is_quantized_is_refused(folder, said):
+    metadata = {"format": "ragjax-quantized", "version": "1", **said}
+    save_file(load_file(folder / FILE), folder / FILE, metadata=metadata)
+    with pytest.raises(InputError, match="its header must say what is quantized"):
+        load(folder)
+
+
+def test_an_odd_number_of_inputs_is_not_packed(tmp_path):
+    config = DecoderConfig(vocab_size=300, positions=8, width=15, layers=1, heads=3, mlp_width=16)
+    folder = save(quantize(Model(config, init_params(config, 0)), Quantize()).model, tmp_path / "odd")
+    tensors = load_file(folder / FILE)
+    about = {"layers/mlp/up/kernel": {"bits": 4}}
+    metadata = {"format": "ragjax-quantized", "version": "1", "quantized": json.dumps(about)}
+    save_file(tensors, folder / FILE, metadata=metadata)
+    with pytest.raises(InputError, match="mlp/up/kernel of 4 bits has 15 inputs"):
+        load(folder)
+
+
+@pytest.mark.parametrize("stored", ["float32", "bfloat16"])
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_what_is_not_quantized_has_the_type_that_is_asked_for(small, tmp_path, stored, dtype):
+    back = load(save(small, tmp_path / "small", dtype=stored), dtype=dtype)
+    floats = {name: leaf.dtype for name, leaf in named_leaves(back.params) if not is_stand_in(leaf)}
+    assert "layers/mlp_norm/scale" in floats
+    assert floats == dict.fromkeys(floats, jnp.dtype(dtype))
 
 
 def test_a_later_version_is_refused(folder):

@@ -8,16 +8,19 @@ from dataclasses import replace
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax.traverse_util import flatten_dict
 from jax import export
 from safetensors.flax import load_file
 
 from ragjax.cli import main
+from ragjax.config import Quantize
 from ragjax.errors import InputError
 from ragjax.interchange import save, stablehlo
 from ragjax.interchange.stablehlo import export_stablehlo, load_stablehlo
 from ragjax.model import Model
 from ragjax.models.decoder import init_params
 from ragjax.models.decoder_config import DecoderConfig, Rotary, RotaryScaling
+from ragjax.quantizing import quantize
 
 TINY = DecoderConfig(
     vocab_size=130, positions=40, width=32, layers=3, heads=4, mlp_width=24, initializer_range=0.3
@@ -197,3 +200,12 @@ def test_the_command_writes_it_and_says_how_to_run_it(tiny_byte_model, tmp_path,
     tokens = some_tokens(tiny_byte_model.config, (1, 9))
     expected = tiny_byte_model(tokens)
     np.testing.assert_allclose(load_stablehlo(tmp_path / "out")(tokens), expected, atol=1e-5)
+
+
+def test_a_quantized_model_is_written_as_the_floats_its_integers_stand_for(tmp_path):
+    small = quantize(random_model(TINY), Quantize(tables="int8")).model
+    folder = export_stablehlo(small, tmp_path / "out", platforms=("cpu",))
+    written = load_file(folder / "params.safetensors")
+    floats = flatten_dict(small.in_floats().params, sep="/")
+    assert written.keys() == floats.keys()
+    assert all((written[name] == floats[name]).all() for name in floats)

@@ -46,6 +46,14 @@ def test_json_has_the_figures_and_floats_can_be_had(line, capsys):
     assert np.mean(found["errors"]["layers/mlp/up/kernel"]) < 0.01
 
 
+def test_no_tokens_to_measure_are_refused_before_the_work(line, refused):
+    given, out = line
+    assert "--max-tokens must be at least 1, found 0" in refused(
+        *given, "--data", "builtin:python", "--max-tokens", "0"
+    )
+    assert not out.exists()
+
+
 def test_a_place_that_is_taken_is_refused_before_the_model_is_read(line, refused):
     given, out = line
     out.mkdir()

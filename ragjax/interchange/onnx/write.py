@@ -86,7 +86,7 @@ def export_onnx(model: Model, folder: str | Path, *, dtype: str = "float32") -> 
     that are written, or rounded again.
 
     Args:
-      model: the model.
+      model: the model; of a quantized one, the floats that its integers stand for.
       folder: where to; must not exist.
       dtype: type of the weights, of `PRECISIONS`.
 

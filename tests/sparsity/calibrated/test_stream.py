@@ -17,7 +17,7 @@ from ragjax.models.rotary import angles, rotate
 from ragjax.models.run import apply, run_decoder
 from ragjax.parallel.mesh import make_mesh
 from ragjax.parallel.rules import place
-from ragjax.sparsity.calibrated import stream
+from ragjax.sparsity.calibrated import changed_block
 from ragjax.sparsity.calibrated.calibration import Calibration
 from ragjax.sparsity.calibrated.methods import How, prune_block
 from ragjax.sparsity.calibrated.stream import dense_norms, prune_blocks
@@ -171,7 +171,7 @@ def test_masks_on_a_mesh_are_those_of_one_device(method, kind, of_kind):
 def test_all_blocks_are_pruned_by_one_program_whatever_their_budgets():
     params = init_params(GPT2, seed=1)
     asked = {name: np.linspace(0.1, 0.9, 3) for name in everywhere(params, 0)}
-    programs = (prune_block, stream.gather, stream.next_hidden)
+    programs = (prune_block, changed_block.gather, changed_block.next_hidden)
     before = [program._cache_size() for program in programs]
     how = How("tensor", m=77)
     pruned, _ = prune_blocks(GPT2, params, Calibration(TOKENS[:, :2]), asked, method="wanda", how=how)

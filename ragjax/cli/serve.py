@@ -73,9 +73,10 @@ def _checked_key(options: Serve) -> str | None:
     key = os.environ.get(_KEY_VARIABLE)
     if options.api_key_file is not None:
         try:
-            key = options.api_key_file.read_text(encoding="utf-8").strip()
+            key = options.api_key_file.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
             problems.append(f"--api-key-file {options.api_key_file} cannot be read as text: {error}")
+    key = None if key is None else key.strip()
     if key is not None and (len(key) < _SHORTEST_KEY or not key.isascii() or not key.isprintable()):
         problems.append(
             f"the key must have at least {_SHORTEST_KEY} printable ASCII characters: "

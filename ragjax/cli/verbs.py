@@ -55,7 +55,7 @@ VERBS = {
     "bench": Verb("MODEL", "how fast it reads and writes, in turns with others", bench.run),
     "generate": Verb("MODEL", "continue a prompt", generate.run),
     "serve": Verb("MODEL", "answer over HTTP as OpenAI's API does, with a page to try it", serve.run),
-    "export": Verb("MODEL", "write it elsewhere: Hugging Face, bitmask, GGUF, StableHLO", export.run),
+    "export": Verb("MODEL", "write it elsewhere: Hugging Face, bitmask, GGUF, ONNX, StableHLO", export.run),
     "tokenizer": Verb("SOURCE", "train a byte-level BPE tokenizer", tokenizer.run),
     "report": Verb("RUN", "write a run's report.html again", report.run),
     "doctor": Verb("", "what this machine offers, and what is amiss", doctor.run),

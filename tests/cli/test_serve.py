@@ -4,6 +4,9 @@ import socket
 
 import pytest
 
+from ragjax.cli.serve import _checked_key
+from ragjax.config import Serve
+
 
 @pytest.mark.parametrize(
     ("flags", "told"),
@@ -20,10 +23,15 @@ def test_what_cannot_be_served_is_told_at_once(refused, flags, told, monkeypatch
     assert all(each in message for each in told)
 
 
-@pytest.mark.parametrize("key", ["short", "not ascii äöüäöüäöü"])
+@pytest.mark.parametrize("key", ["short", "short           ", "not ascii äöüäöüäöü"])
 def test_a_weak_key_is_refused(refused, monkeypatch, key):
     monkeypatch.setenv("RAGJAX_API_KEY", key)
     assert "at least 16 printable" in refused("serve", "no-such-model")
+
+
+def test_spaces_around_a_key_are_not_of_it(monkeypatch):
+    monkeypatch.setenv("RAGJAX_API_KEY", " 0123456789abcdef\n")
+    assert _checked_key(Serve()) == "0123456789abcdef"
 
 
 def test_a_port_that_is_taken_is_told(refused):

@@ -18,12 +18,10 @@ from __future__ import annotations
 import argparse
 import json
 import resource
-import subprocess
-import sys
 import time
 from pathlib import Path
 
-from result_lines import read
+from result_lines import fill, read
 
 METHODS = ("magnitude", "wanda", "ria", "sparsegpt", "alps")
 SETTINGS = ("50%", "60%", "70%", "2:4", "4:8")
@@ -46,15 +44,7 @@ def main() -> None:
         if c["method"] in (*options.methods, "dense") and c["setting"] in (*options.settings, "0%")
     ]
     missing = [c for c in chosen if c not in map(cell, read(out))]
-    for number, wanted in enumerate(missing, 1):
-        command = [sys.executable, __file__, *sys.argv[1:], "--cell", json.dumps(wanted)]
-        told = subprocess.run(command, capture_output=True, text=True)
-        if told.returncode:
-            print(f"{wanted}: failed\n{told.stderr}", file=sys.stderr)
-            continue
-        with out.open("a") as file:
-            file.write(told.stdout.splitlines()[-1] + "\n")
-        print(f"{number}/{len(missing)} {told.stdout.splitlines()[-1]}", flush=True)
+    fill(missing, out)
     show(read(out))
 
 

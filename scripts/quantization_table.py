@@ -19,13 +19,11 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
 
-from result_lines import read
+from result_lines import fill, read
 
 CELLS = (
     ("fp32", "none"),
@@ -61,15 +59,7 @@ def main() -> None:
     ]
     there = [(line["scheme"], line["method"]) for line in read(out)]
     missing = [wanted for wanted in chosen if wanted not in there]
-    for number, wanted in enumerate(missing, 1):
-        command = [sys.executable, __file__, *sys.argv[1:], "--cell", json.dumps(wanted)]
-        told = subprocess.run(command, capture_output=True, text=True)
-        if told.returncode:
-            print(f"{wanted}: failed\n{told.stderr}", file=sys.stderr)
-            continue
-        with out.open("a") as file:
-            file.write(told.stdout.splitlines()[-1] + "\n")
-        print(f"{number}/{len(missing)} {told.stdout.splitlines()[-1]}", flush=True)
+    fill(missing, out)
     show(read(out))
 
 

@@ -16,11 +16,9 @@ from __future__ import annotations
 
 import argparse
 import json
-import subprocess
-import sys
 from pathlib import Path
 
-from result_lines import read
+from result_lines import fill, read
 
 PARTS = ("neurons", "heads", "width", "layers")
 IMPORTANCE = ("activation", "taylor", "magnitude", "random")
@@ -47,15 +45,7 @@ def main() -> None:
     ]
     cells.append({"part": "all", "importance": "agreement", "compensate": False})
     missing = [each for each in cells if each not in map(cell, read(out))]
-    for number, wanted in enumerate(missing, 1):
-        command = [sys.executable, __file__, *sys.argv[1:], "--cell", json.dumps(wanted)]
-        told = subprocess.run(command, capture_output=True, text=True)
-        if told.returncode:
-            print(f"{wanted}: failed\n{told.stderr}", file=sys.stderr)
-            continue
-        with out.open("a") as file:
-            file.write(told.stdout.splitlines()[-1] + "\n")
-        print(f"{number}/{len(missing)} {told.stdout.splitlines()[-1]}", flush=True)
+    fill(missing, out)
     show(read(out))
 
 

@@ -11,9 +11,8 @@ from jaxtyping import Int
 
 from ragjax.benchmark.bandwidth import Reader
 from ragjax.config import Bench, Decoding
-from ragjax.generation.onnx import OnnxWriter
+from ragjax.generation.continuation import writer_for
 from ragjax.generation.request import request
-from ragjax.generation.writer import ModelWriter, Writer
 from ragjax.model import Model
 from ragjax.onnx_model import OnnxModel
 
@@ -89,7 +88,7 @@ def _take_turn(
     options = Decoding(max_new_tokens=new_tokens, stop_at_eos=False)
     asked = request(model, prompts.tolist(), options, None)
     began = clock()
-    writer: Writer = OnnxWriter(model, asked) if isinstance(model, OnnxModel) else ModelWriter(model, asked)
+    writer = writer_for(model, asked)
     writer.write(1)
     first = clock()
     writer.write(new_tokens)

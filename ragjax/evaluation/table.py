@@ -24,6 +24,20 @@ _ROWS: tuple[tuple[str, Callable[[Figures], str]], ...] = (
 )
 
 
+def before_and_after() -> Table:
+    """A table of what a model was and is, still without rows: name, before, after, ratio."""
+    table = Table(box=None, pad_edge=False)
+    for heading in ("", "before", "after", "ratio"):
+        table.add_column(heading, justify="right" if heading else "left")
+    return table
+
+
+def add_stored(table: Table, stored: tuple[int, int]) -> None:
+    """Adds bytes of weights on disk to a table of `before_and_after`."""
+    old, new = stored
+    table.add_row("weights on disk, MB", f"{old / 1e6:,.1f}", f"{new / 1e6:,.1f}", f"{new / old:.3f}")
+
+
 def print_figures(figures: Mapping[str, Figures], console: Console | None = None) -> None:
     """Prints the figures of models side by side.
 

@@ -93,7 +93,7 @@ def continuations(
     if decided.beams > 1 and isinstance(model, Model):
         return _beams(model, asked, on_text)
     transcripts = _transcripts(model, asked)
-    writer = _writer(model, draft, asked)
+    writer = writer_for(model, asked, draft=draft)
     (*_, log_probs) = _look(writer, transcripts, asked, on_text)
     told = [_told(transcript, log_probs, row) for row, transcript in enumerate(transcripts)]
     if not isinstance(writer, DraftedWriter):
@@ -193,7 +193,7 @@ def stream(
 
     def pieces() -> Iterator[str]:
         fresh: list[str] = []
-        writer, transcripts = _writer(model, draft, asked), _transcripts(model, asked)
+        writer, transcripts = writer_for(model, asked, draft=draft), _transcripts(model, asked)
         looks = _look(writer, transcripts, asked, lambda _, piece: fresh.append(piece))
         for _ in looks:
             yield from fresh
@@ -221,7 +221,14 @@ def _asked(
     return asked
 
 
-def _writer(model: Model | OnnxModel, draft: Model | None, asked: Request) -> Writer:
+def writer_for(model: Model | OnnxModel, asked: Request, *, draft: Model | None = None) -> Writer:
+    """What writes from the prompts of a request, which it has read when it is there.
+
+    Args:
+      model: in JAX or in onnxruntime.
+      asked: the prompts and how they go on.
+      draft: a model that proposes tokens to one in JAX; none: the model alone.
+    """
     if isinstance(model, OnnxModel):
         return OnnxWriter(model, asked)
     return ModelWriter(model, asked) if draft is None else DraftedWriter(model, draft, asked)

@@ -11,11 +11,12 @@ from rich.console import Console
 from rich.table import Table
 
 from ragjax.config import Mesh, Quantize
-from ragjax.data.corpus import open_corpus
 from ragjax.data.uri import parse_uri
 from ragjax.duration import duration
 from ragjax.errors import InputError
 from ragjax.evaluation import evaluate
+from ragjax.evaluation.readable import check_readable
+from ragjax.evaluation.table import add_stored, before_and_after
 from ragjax.interchange.folder import load, save
 from ragjax.interchange.formats import check_request
 from ragjax.interchange.size import stored_bytes
@@ -73,9 +74,7 @@ def quantize_to_folder(
     console.print(f"[bold]quantize[/bold] {source}: {config.scheme}, {config.method}")
     if data is not None:
         # What cannot be measured is told before the work, not after it.
-        if model.tokenizer is None:
-            raise InputError(f"--data {data} cannot be read: the model has no tokenizer.")
-        open_corpus(data, None, model.tokenizer)
+        check_readable(data, model)
     made = quantize(model, config, mesh=mesh, progress=lambda line: console.print(f"  {line}"))
     save(made.model if format == "quantized" else made.model.in_floats(), out)
     perplexities = None
@@ -118,11 +117,8 @@ def print_comparison(compared: Comparison, source: str, out: str | Path) -> None
       out: the folder that was written.
     """
     console, report = Console(highlight=False, soft_wrap=True), compared.report
-    table = Table(box=None, pad_edge=False)
-    for heading in ("", "before", "after", "ratio"):
-        table.add_column(heading, justify="right" if heading else "left")
-    old, new = compared.stored
-    table.add_row("weights on disk, MB", f"{old / 1e6:,.1f}", f"{new / 1e6:,.1f}", f"{new / old:.3f}")
+    table = before_and_after()
+    add_stored(table, compared.stored)
     table.add_row("bits of a quantized weight", "", f"{report.bits:.2f}", "")
     if compared.perplexity is not None:
         before, after = compared.perplexity

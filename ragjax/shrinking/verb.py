@@ -10,15 +10,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from rich.console import Console
-from rich.table import Table
 
 from ragjax.config import Mesh, Shrink
-from ragjax.data import open_corpus
 from ragjax.data.uri import parse_uri
 from ragjax.duration import duration, time_left
-from ragjax.errors import InputError
 from ragjax.evaluation.figures import evaluate
+from ragjax.evaluation.readable import check_readable
 from ragjax.evaluation.speed import forward_speed
+from ragjax.evaluation.table import add_stored, before_and_after
 from ragjax.interchange.folder import load, save
 from ragjax.interchange.formats import check_request
 from ragjax.interchange.size import stored_bytes
@@ -80,9 +79,7 @@ def shrink_to_folder(
     console.print(f"[bold]shrink[/bold] {source}: {parameter_count(model.config):,} parameters")
     if data is not None:
         # What cannot be measured is told before the work, not after it.
-        if model.tokenizer is None:
-            raise InputError(f"--data {data} cannot be read: the model has no tokenizer.")
-        open_corpus(data, None, model.tokenizer)
+        check_readable(data, model)
     made = shrink(model, config, mesh=mesh, progress=_Lines(console).say)
     written = as_written(made.model)
     save(written, out)
@@ -183,15 +180,12 @@ def print_comparison(compared: Comparison, source: str, out: str | Path) -> None
       out: the folder that was written.
     """
     console, report = Console(highlight=False, soft_wrap=True), compared.report
-    table = Table(box=None, pad_edge=False)
-    for heading in ("", "before", "after", "ratio"):
-        table.add_column(heading, justify="right" if heading else "left")
+    table = before_and_after()
     before, after = (_figures(shape, report.length) for shape in (report.before, report.after))
     for name, title in _TITLES.items():
         old, new = before[name], after[name]
         table.add_row(title, f"{old:,.0f}", f"{new:,.0f}", f"{new / old:.3f}")
-    old, new = compared.stored
-    table.add_row("weights on disk, MB", f"{old / 1e6:,.1f}", f"{new / 1e6:,.1f}", f"{new / old:.3f}")
+    add_stored(table, compared.stored)
     table.add_row(f"seconds to read {report.length} tokens", "", "", f"{compared.latency:.3f}")
     if compared.perplexity is not None:
         old, new = compared.perplexity

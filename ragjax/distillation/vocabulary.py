@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from ragjax.distillation.known import Drawn, Likeliest, binned, likeliest
 from ragjax.distillation.losses import LOSSES, LOWEST, MIXING, Mixing, Pair, centred, log_probs
@@ -174,7 +174,7 @@ def _in_rows(plan: _Plan, student: Head, teachers: tuple[Teacher, ...], targets,
 def _over_chunks(
     plan: _Plan, step: Callable, carry: Any, tokens: _Tokens
 ) -> tuple[Any, dict[str, jax.Array]]:
-    """Scans over equal chunks. The last one starts where it is whole; what it sees again has weight 0.
+    """Scans over equal chunks. The last one starts where it is whole; what it sees again counts nothing.
 
     XLA's CPU backend reduces along rows slowly where a leading axis is 1, and copies a factor of a product
     of more than two axes, so that the shards' tokens are one axis in a chunk.
@@ -189,10 +189,24 @@ def _over_chunks(
         there, first = jax.lax.optimization_barrier((tokens, first))
         chunk = jax.tree.map(lambda x: _slice(x, first, length), there)
         new = first + jnp.arange(length) >= number * length
-        chunk = chunk._replace(weights=chunk.weights * new)
+        chunk = _without(chunk, new)
         return step(carry, first, jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), chunk))
 
     return jax.lax.scan(at, carry, jnp.arange(parts))
+
+
+def _without(chunk: _Tokens, new: Bool[Array, " chunk"]) -> _Tokens:
+    """A chunk in which tokens that another one had count nothing.
+
+    Their hidden states are 0 by a product, which XLA's TPU compiler, unlike a mere cut, does not take apart
+    to round those of all tokens ahead of the loop.
+    """
+
+    def product(x):
+        return x * new[:, None].astype(x.dtype) if isinstance(x, jax.Array) else x
+
+    teachers = tuple(map(product, chunk.teachers))
+    return chunk._replace(student=product(chunk.student), teachers=teachers, weights=chunk.weights * new)
 
 
 def _with_tokens(sums: jax.Array, first: jax.Array, gradient: jax.Array) -> jax.Array:

@@ -16,7 +16,7 @@ from ragjax.interchange.folder import save
 from ragjax.interchange.gguf import write_gguf
 from ragjax.interchange.gguf.package import gguf_package
 from ragjax.interchange.gguf.write import DTYPES
-from ragjax.interchange.onnx import export_onnx
+from ragjax.interchange.onnx import write_onnx
 from ragjax.interchange.onnx.package import onnx_package
 from ragjax.interchange.onnx.weights import PRECISIONS
 from ragjax.interchange.size import weight_files
@@ -139,10 +139,13 @@ def _stablehlo(model: Model, out: Path, dtype: str) -> Exported:
 
 
 def _onnx(model: Model, out: Path, dtype: str) -> Exported:
-    path = export_onnx(model, out, dtype=dtype)
-    size = sum(file.stat().st_size for file in path.iterdir())
+    written = write_onnx(model, out, dtype=dtype)
+    size = sum(file.stat().st_size for file in written.path.iterdir())
     use = f"ragjax generate {quote(str(out))} --prompt 'Once upon a time'; or without ragjax: README.md there"
-    return Exported(path, size, f"an ONNX graph for onnxruntime, weights {dtype}", use)
+    what = f"an ONNX graph for onnxruntime, weights {dtype}"
+    if has_stand_ins(model.params):
+        what += f"; of {written.matrices} matrices {written.kept} with the model's own integers and scales"
+    return Exported(written.path, size, what, use)
 
 
 FORMATS: dict[str, Format] = {

@@ -22,8 +22,9 @@ from jaxtyping import Array
 
 from ragjax.interchange.onnx.activations import OPERATORS
 from ragjax.interchange.onnx.graph import CONTRIB, Graph
-from ragjax.interchange.onnx.weights import Precision, product, rows, scores
-from ragjax.models.decoder import Params, output_table
+from ragjax.interchange.onnx.matrix import Matrix, joined, matrix_of, table_of
+from ragjax.interchange.onnx.weights import Precision, keeps, product, rows, scores
+from ragjax.models.decoder import Params
 from ragjax.models.decoder_config import DecoderConfig
 from ragjax.models.rotary import angles
 
@@ -49,23 +50,35 @@ def stored_head(config: DecoderConfig) -> int:
     return config.head_width + -config.head_width % HEAD_MULTIPLE
 
 
-def write_decoder(graph: Graph, params: Params, config: DecoderConfig, precision: Precision) -> None:
+class Kept(NamedTuple):
+    """What became of a quantized model's integers."""
+
+    matrices: int
+    """Products of the graph, with tables of tokens."""
+    kept: int
+    """Those of them that hold the model's own integers and scales."""
+
+
+def write_decoder(graph: Graph, params: Params, config: DecoderConfig, precision: Precision) -> Kept:
     """Writes a decoder and its parameters to a graph.
 
     Args:
       graph: an empty graph.
-      params: the parameters, with stacked layers.
+      params: the parameters, with stacked layers; some may be quantized.
       config: the architecture.
       precision: how matrices are stored; norms, biases and learned positions are float32.
     """
     writer = _Writer(graph, params, config, precision)
     writer.write()
+    return Kept(len(writer.kept), sum(writer.kept.values()))
 
 
 class _Writer:
     def __init__(self, graph: Graph, params: Params, config: DecoderConfig, precision: Precision):
         self._graph, self._params, self._config, self._precision = graph, params, config, precision
         self._head = stored_head(config)
+        self.kept: dict[str, bool] = {}
+        """Of each matrix, by name, whether the model's integers were taken over."""
 
     def write(self) -> None:
         graph, config = self._graph, self._config
@@ -77,8 +90,8 @@ class _Writer:
         hidden = self._final(x, addend)
         hidden = graph.node("GatherND", hidden, places.last, batch_dims=1)
         if config.embedding_width:
-            kernel = _array(self._params["output_projection"]["kernel"])
-            hidden = product(graph, hidden, "output_projection", kernel, None, self._precision)
+            kernel = matrix_of(self._params["output_projection"]["kernel"])
+            hidden = self._product(hidden, "output_projection", kernel, None)
         graph.node("Identity", self._scores(hidden), name="logits")
         graph.output("logits", np.float32, ["batch", config.vocab_size])
         for layer in range(config.layers):
@@ -110,11 +123,12 @@ class _Writer:
     def _embedding(self, tokens: str, positions: str) -> str:
         graph, config = self._graph, self._config
         held = self._params["embedding"]
-        table = _array(held["tokens"])[: config.vocab_size]
+        table = table_of(held["tokens"], config.vocab_size)
+        self.kept["embedding.tokens"] = keeps(table, self._precision.of_tables)
         x = rows(graph, tokens, "embedding.tokens", table, self._precision)
         if config.embedding_width:
-            kernel = _array(held["projection"]["kernel"])
-            x = product(graph, x, "embedding.projection", kernel, None, self._precision)
+            kernel = matrix_of(held["projection"]["kernel"])
+            x = self._product(x, "embedding.projection", kernel, None)
         if config.learned_positions:
             places = graph.constant(
                 "embedding.positions", _array(held["positions"])[config.position_offset :]
@@ -123,8 +137,10 @@ class _Writer:
         return x
 
     def _scores(self, hidden: str) -> str:
-        table = _array(output_table(self._params))[: self._config.vocab_size]
-        name = "embedding.tokens" if self._config.tied else "head"
+        tied, held = self._config.tied, self._params
+        table = table_of(held["embedding"]["tokens"] if tied else held["head"], self._config.vocab_size)
+        name = "embedding.tokens" if tied else "head"
+        self.kept[name] = keeps(table, self._precision.of_tables)
         return scores(self._graph, hidden, name, table, self._precision)
 
     def _block(self, x: str, addend: str, layer: int, places: _Places) -> tuple[str, str]:
@@ -169,11 +185,13 @@ class _Writer:
         graph, config = self._graph, self._config
         held, path = self._params["layers"]["attention"], f"layers.{layer}.attention"
         names = ("query", "key", "value")
-        kernel = np.concatenate([self._by_head(held[name]["kernel"], layer) for name in names], -1)
+        widths = config.head_width, self._head
+        kernel = joined([matrix_of(held[name]["kernel"], layer).padded(*widths) for name in names])
         bias = None
         if config.attention_bias:
-            bias = np.concatenate([self._by_head(held[name]["bias"], layer) for name in names], -1)
-        packed = product(graph, x, f"{path}.query_key_value", kernel, bias, self._precision)
+            biases = [Matrix(_array(held[name]["bias"], layer)[None]).padded(*widths) for name in names]
+            bias = joined(biases).values[0]
+        packed = self._product(x, f"{path}.query_key_value", kernel, bias)
         queries = [packed, "", ""] if config.rotary is None else self._rotated(packed, places)
         past = [f"past_key_values.{layer}.{what}" for what in ("key", "value")]
         for name in past:
@@ -185,18 +203,13 @@ class _Writer:
             domain=CONTRIB, num_heads=config.heads, kv_num_heads=config.key_value_heads,
             scale=config.attention_scales[layer], local_window_size=window or -1,
         )  # fmt: skip
-        out = self._by_head(_array(held["out"]["kernel"], layer).T).T
+        out = matrix_of(held["out"]["kernel"], layer).with_padded_inputs(*widths)
         offset = _array(held["out"]["bias"], layer) if config.attention_out_bias else None
-        return product(graph, mixed, f"{path}.out", out, offset, self._precision)
+        return self._product(mixed, f"{path}.out", out, offset)
 
-    def _by_head(self, values: np.ndarray, layer: int | None = None) -> np.ndarray:
-        """Values whose last axis is that of heads, each filled up with zeros."""
-        values, width = _array(values, layer), self._config.head_width
-        if width == self._head:
-            return values
-        heads = values.reshape(*values.shape[:-1], -1, width)
-        filled = np.pad(heads, [(0, 0)] * (heads.ndim - 1) + [(0, self._head - width)])
-        return filled.reshape(*values.shape[:-1], -1)
+    def _product(self, x: str, name: str, kernel: Matrix, bias: np.ndarray | None) -> str:
+        self.kept[name] = keeps(kernel, self._precision)
+        return product(self._graph, x, name, kernel, bias, self._precision)
 
     def _rotated(self, packed: str, places: _Places) -> list[str]:
         """Queries and keys, turned, and values."""
@@ -219,13 +232,14 @@ class _Writer:
         ] + [value]  # fmt: skip
 
     def _mlp(self, x: str, layer: int) -> str:
-        graph, config, precision = self._graph, self._config, self._precision
+        graph, config = self._graph, self._config
         held, activation = self._params["layers"]["mlp"], OPERATORS[config.activation]
 
         def projected(name: str, x: str) -> str:
             bias = _array(held[name]["bias"], layer) if config.mlp_bias else None
-            kernel = _array(held[name]["kernel"], layer)
-            return product(graph, x, f"layers.{layer}.mlp.{name}", kernel, bias, precision)
+            return self._product(
+                x, f"layers.{layer}.mlp.{name}", matrix_of(held[name]["kernel"], layer), bias
+            )
 
         if config.gated:
             gate = activation(graph, projected("gate", x))

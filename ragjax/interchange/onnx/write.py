@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import closing
 from pathlib import Path
 from string import Template
-from typing import Any
+from typing import Any, NamedTuple
 
 from ragjax.data.tokenizer import save_tokenizer
 from ragjax.errors import InputError
@@ -19,6 +19,7 @@ from ragjax.interchange.onnx.weights import PRECISIONS, Precision
 from ragjax.interchange.record import write_record
 from ragjax.interchange.tokenizer import check_vocabulary
 from ragjax.model import Model
+from ragjax.models.stand_ins import has_stand_ins
 
 GRAPH, DATA = "model.onnx", "model.onnx.data"
 
@@ -75,23 +76,39 @@ print(text)
 """)
 
 
+class OnnxFolder(NamedTuple):
+    """What was written."""
+
+    path: Path
+    matrices: int
+    """Matrices of the graph, with tables of tokens."""
+    kept: int
+    """Those of them that hold a quantized model's own integers and scales."""
+
+
 def export_onnx(model: Model, folder: str | Path, *, dtype: str = "float32") -> Path:
+    """Writes a folder with a graph, as `write_onnx` does, and returns its path."""
+    return write_onnx(model, folder, dtype=dtype).path
+
+
+def write_onnx(model: Model, folder: str | Path, *, dtype: str = "float32") -> OnnxFolder:
     """Writes a folder with a graph that reads prompts and writes on, whole or not at all.
 
     Keys and values are kept in buffers that the caller holds, one row a text, each of its own length. A
     README.md beside the graph says how to run it. With "int8" the matrices of the blocks and the tables
     of tokens have 8 bits, in blocks of 32 inputs with a float32 scale; with "int8_128" in blocks of up to
     128, which is faster and loses more; with "int4" the matrices have 4 bits, and the tables 8. Products
-    then round their other factor to 8 bits too. The rest is float32. Of a quantized model it is the floats
-    that are written, or rounded again.
+    then round their other factor to 8 bits too. The rest is float32. Of a quantized model integers and scales
+    are taken over as they are, where they are symmetric, the type has as many bits and groups of inputs are
+    whole blocks; the rest is the floats that they stand for, or those rounded again.
 
     Args:
-      model: the model; of a quantized one, the floats that its integers stand for.
+      model: the model.
       folder: where to; must not exist.
       dtype: type of the weights, of `PRECISIONS`.
 
     Returns:
-      The folder's path.
+      The folder's path, and what became of a quantized model's integers.
 
     Raises:
       InputError: the folder exists or cannot be written, the type is not known, the weights are not those
@@ -99,8 +116,10 @@ def export_onnx(model: Model, folder: str | Path, *, dtype: str = "float32") -> 
     """
     if dtype not in PRECISIONS:
         raise InputError(f"dtype of an ONNX model must be one of {', '.join(PRECISIONS)}, found {dtype!r}.")
-    model = model.in_floats()
-    config, precision = model.config, PRECISIONS[dtype]
+    precision, quantized = PRECISIONS[dtype], has_stand_ins(model.params)
+    if not precision.block:
+        model = model.in_floats()
+    config = model.config
     check_params(model.params, config)
     if model.tokenizer is not None:
         check_vocabulary(model.tokenizer, config.vocab_size)
@@ -109,7 +128,9 @@ def export_onnx(model: Model, folder: str | Path, *, dtype: str = "float32") -> 
     path = Path(folder).expanduser().resolve()
     with atomic_folder(path) as partial:
         with closing(Graph(partial / DATA)) as graph:
-            write_decoder(graph, model.params, config, precision)
+            matrices, kept = write_decoder(graph, model.params, config, precision)
+            if quantized and precision.block:
+                about |= {"matrices": matrices, "integers_kept": kept}
             graph.save(partial / GRAPH, name="decoder", metadata={k: str(v) for k, v in about.items()})
         write_object(partial / "config.json", {**values, "dtype": "float32"})
         write_record(partial, model.params, (*model.history, {"did": "export", **about}))
@@ -123,7 +144,7 @@ def export_onnx(model: Model, folder: str | Path, *, dtype: str = "float32") -> 
                 vocabulary=config.vocab_size, positions=config.positions, graph=GRAPH, data=DATA,
             )
         )  # fmt: skip
-    return path
+    return OnnxFolder(path, matrices, kept)
 
 
 def _about(dtype: str, precision: Precision) -> dict[str, Any]:

@@ -28,14 +28,6 @@ def folder(tmp_path_factory, tiny_byte_model):
     return export_onnx(model, tmp_path_factory.mktemp("onnx") / "int8", dtype="int8")
 
 
-def test_a_quantized_model_is_written_as_the_floats_its_integers_stand_for(tiny_byte_model, tmp_path):
-    small = quantize(tiny_byte_model, Quantize(tables="int8")).model
-    folders = export_onnx(small, tmp_path / "small"), export_onnx(small.in_floats(), tmp_path / "floats")
-    ours, floats = ((folder / "model.onnx.data").read_bytes() for folder in folders)
-    assert ours == floats
-    assert [each["did"] for each in load_onnx(folders[0]).history[-2:]] == ["dequantize", "export"]
-
-
 def test_the_graph_is_sound_and_says_what_it_is(folder):
     onnx.checker.check_model(folder / "model.onnx", full_check=False)
     graph = onnx.load(folder / "model.onnx", load_external_data=False)

@@ -79,6 +79,10 @@ class _Instruction:
     """Bytes of the larger side."""
 
     @property
+    def operands(self) -> list[str]:
+        return _operands(self.text)
+
+    @property
     def channel(self) -> str | None:
         found = re.search(r"channel_id=(\d+)", self.text)
         return found[1] if found else None
@@ -96,6 +100,9 @@ class _Computation:
     """Bytes of each value."""
     counts: dict[str, int] = field(default_factory=dict)
     """Whole numbers that are constants, by name."""
+    named: dict[str, _Instruction] = field(default_factory=dict)
+    root: _Instruction | None = None
+    """What it returns."""
 
 
 def _parse(text: str) -> tuple[dict[str, _Computation], str]:
@@ -115,7 +122,9 @@ def _parse(text: str) -> tuple[dict[str, _Computation], str]:
             if operation.endswith("-start"):
                 # Its value holds what goes in beside what comes out.
                 size -= given
-            here.instructions.append(_Instruction(operation, rest, max(size, given)))
+            here.named[name] = _Instruction(operation, rest, max(size, given))
+            here.instructions.append(here.named[name])
+            here.root = here.named[name] if line.lstrip().startswith("ROOT") else here.root
     return computations, entry
 
 
@@ -126,7 +135,7 @@ def _run(
     for instruction in computations[name].instructions:
         yield instruction, times, inside_kernel
         if instruction.operation == "while":
-            turns = times * _turns(computations, instruction.text)
+            turns = times * _turns(computations, computations[name], instruction.text)
             body = re.search(rf"body={_NAME}", instruction.text)
             assert body is not None, instruction.text
             yield from _run(computations, body[1], turns, inside_kernel)
@@ -138,20 +147,56 @@ def _run(
             yield from _run(computations, inner, times, kernel)
 
 
-def _turns(computations: dict[str, _Computation], text: str) -> int:
-    """How often a loop turns: as the compiler says, or the bound its counter is compared with."""
+def _turns(computations: dict[str, _Computation], here: _Computation, text: str) -> int:
+    """How often a loop turns: as the compiler says, or until its counter reaches what it is compared with.
+
+    A loop over the parts of a product whose weights go round a ring takes two parts at a turn.
+    """
     if told := re.search(r'"known_trip_count":\{"n":"(\d+)"', text):
         return int(told[1])
-    condition = re.search(rf"condition={_NAME}", text)
+    condition, body = (re.search(rf"{part}={_NAME}", text) for part in ("condition", "body"))
     assert condition is not None, text
+    assert body is not None, text
     test = computations[condition[1]]
     for instruction in test.instructions:
         if instruction.operation == "compare" and "direction=LT" in instruction.text:
-            operands = re.findall(_NAME, instruction.text.split(")")[0])
-            bounds = [test.counts[name] for name in operands if name in test.counts]
-            if len(bounds) == 1:
-                return bounds[0]
+            bounds = [test.counts[name] for name in instruction.operands if name in test.counts]
+            counters = [name for name in instruction.operands if name not in test.counts]
+            if len(bounds) == 1 and len(counters) == 1:
+                index = _index(test.named.get(counters[0]))
+                first = _start(here, text, index)
+                return max(0, -(-(bounds[0] - first) // _step(computations[body[1]], index)))
     return 1
+
+
+def _start(here: _Computation, text: str, index: int | None) -> int:
+    """What a loop's counter begins with, where it is a constant; else 0."""
+    given = here.named.get(_operands(text)[0])
+    if given is None or given.operation != "tuple" or index is None:
+        return 0
+    return here.counts.get(given.operands[index], 0)
+
+
+def _step(body: _Computation, index: int | None) -> int:
+    """What a loop's body adds to its counter, where that is to be seen; else 1."""
+    if index is None or body.root is None or body.root.operation != "tuple":
+        return 1
+    after = body.named.get(body.root.operands[index])
+    if after is None or after.operation != "add":
+        return 1
+    return next((body.counts[name] for name in after.operands if body.counts.get(name)), 1)
+
+
+def _index(element: _Instruction | None) -> int | None:
+    """Which part of a tuple an instruction takes."""
+    if element is None or element.operation != "get-tuple-element":
+        return None
+    found = re.search(r"index=(\d+)", element.text)
+    return int(found[1]) if found else None
+
+
+def _operands(text: str) -> list[str]:
+    return re.findall(_NAME, text.split(")")[0])
 
 
 def _bytes(shape: str) -> int:

@@ -1,6 +1,7 @@
 # ruff: noqa: E501
 import jax
 import jax.numpy as jnp
+import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
 from ragjax.config import Mesh
@@ -63,6 +64,46 @@ def test_a_loop_counts_as_often_as_it_turns_and_a_split_collective_once():
         "all-reduce": Collective(1, 4 * 8 * 4),
     }
     assert found.cycles == 12 * (100 + 20) + 5
+
+
+RING = """\
+HloModule jit_step
+
+%body (s: (f32[100], u32[])) -> (f32[100], u32[]) {
+  %two = u32[]{:T(128)} constant(2)
+  %s = (f32[100]{0:T(128)}, u32[]{:T(128)}) parameter(0)
+  %x = f32[100]{0:T(128)} get-tuple-element(%s), index=0
+  %i = u32[]{:T(128)} get-tuple-element(%s), index=1
+  %next = u32[]{:T(128)} add(%i, %two)
+  %collective-permute-start.1 = (f32[100]{0}, f32[100]{0}) collective-permute-start(%x), channel_id=1
+  %collective-permute-done.1 = f32[100]{0} collective-permute-done(%collective-permute-start.1)
+  %collective-permute-start.2 = (f32[100]{0}, f32[100]{0}) collective-permute-start(%x), channel_id=2
+  %collective-permute-done.2 = f32[100]{0} collective-permute-done(%collective-permute-start.2)
+  ROOT %out = (f32[100]{0:T(128)}, u32[]{:T(128)}) tuple(%collective-permute-done.2, %next)
+}
+
+%condition (s.1: (f32[100], u32[])) -> pred[] {
+  %bound = u32[]{:T(128)} constant(8)
+  %s.1 = (f32[100]{0:T(128)}, u32[]{:T(128)}) parameter(0)
+  %j = u32[]{:T(128)} get-tuple-element(%s.1), index=1
+  ROOT %lt = pred[]{:T(512)} compare(%j, %bound), direction=LT
+}
+
+ENTRY %main (q: f32[100]) -> f32[100] {
+  %q = f32[100]{0} parameter(0)
+  %first = u32[]{:T(128)} constant(0)
+  %t = (f32[100]{0:T(128)}, u32[]{:T(128)}) tuple(%q, %first)
+  %while.1 = (f32[100]{0}, u32[]{:T(128)}) while(%t), condition=%condition, body=%body
+  ROOT %r = f32[100]{0} get-tuple-element(%while.1), index=0
+}
+"""
+
+
+@pytest.mark.parametrize(("first", "step", "turns"), [(0, 2, 4), (0, 1, 8), (1, 1, 7), (1, 2, 4), (9, 1, 0)])
+def test_a_loop_that_counts_by_more_than_one_turns_less_often(first, step, turns):
+    text = RING.replace("constant(0)", f"constant({first})").replace("constant(2)", f"constant({step})")
+    times = 2 * turns
+    assert read_traffic(text).collectives["collective-permute"] == Collective(times, times * 400)
 
 
 def test_what_xla_compiles_for_the_cpu_is_read_too():

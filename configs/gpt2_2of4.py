@@ -8,8 +8,8 @@ leave the sparsity to the zeros that are there:
     ragjax compress configs/gpt2_2of4.py --student.model gpt2-wanda
         --sparsity.pattern tensor --sparsity.target 0
 
-A chip holds 10.02 GB of 16: 0.50 of the teacher, 2.08 of the student's parameters, gradients, moments and
-masks, 7.45 of activations and the rest. The models take 1.14 GFLOP a token (jax 0.10.2, libtpu 0.0.42):
+A chip holds 10.01 GB of 16: 0.50 of the teacher, 2.08 of the student's parameters, gradients, moments and
+masks, 7.44 of activations and the rest. The models take 1.14 GFLOP a token (jax 0.10.2, libtpu 0.0.42):
 
     ragjax plan configs/gpt2_2of4.py --topology v5e:2x4
 

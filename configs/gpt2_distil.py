@@ -8,7 +8,7 @@ Needs the text prepared once, about 18 GB, without TensorFlow:
     tfds build wiki40b/en --file_format=array_record
 
 and a host with one or more accelerators of 16 GB or more, such as a v5e-8; a batch is split over all of
-them. Each holds 6.09 GB: 0.50 of the teacher, 1.31 of the student's parameters, gradients and moments, 4.28
+them. Each holds 6.14 GB: 0.50 of the teacher, 1.31 of the student's parameters, gradients and moments, 4.33
 of activations and the rest; the models take 0.83 GFLOP a token (jax 0.10.2, libtpu 0.0.42):
 
     ragjax plan configs/gpt2_distil.py --topology v5e:2x4

@@ -17,8 +17,8 @@ Instead of those responses a student may learn from the teacher's own:
     ragjax generate TEACHER --dataset written.jsonl --prompts jsonl:dolly.jsonl#prompt,completion
     ragjax compress configs/gpt2_xl_to_base.py --data.train jsonl:written.jsonl#prompt,completion,ended
 
-A chip holds 2.37 GB of 16: 0.39 of the teacher, 0.13 of the student's parameters, gradients and moments,
-1.85 of activations and the rest. The models take 4.07 GFLOP a token (jax 0.10.2, libtpu 0.0.42):
+A chip holds 3.03 GB of 16: 0.39 of the teacher, 0.13 of the student's parameters, gradients and moments,
+2.51 of activations and the rest. The models take 4.07 GFLOP a token (jax 0.10.2, libtpu 0.0.42):
 
     ragjax plan configs/gpt2_xl_to_base.py --topology v5e:4x4
 
@@ -36,7 +36,6 @@ config = Compress(
     train=Train(
         steps=5000,
         batch_size=64,
-        accumulate=2,
         learning_rate=5e-4,
         warmup=100,
         weight_decay=0.01,

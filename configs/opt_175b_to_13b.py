@@ -7,7 +7,7 @@ split over all chips, over four one way (`mesh.tensor`) and over sixteen the oth
 
 A chip holds 27.06 GB of 95: 10.95 of the teacher, 3.24 of the student's parameters, gradients and moments,
 12.86 of activations and the rest. The models take 441 GFLOP a token, 96 % of what the program does, and by
-the compiler's estimate its kernels 11.7 s a step, 34 % of the chips' peak, collectives apart (jax 0.10.2,
+the compiler's estimate its kernels 8.14 s a step, 48 % of the chips' peak, collectives apart (jax 0.10.2,
 libtpu 0.0.42):
 
     ragjax plan configs/opt_175b_to_13b.py --topology v5p:4x4x4

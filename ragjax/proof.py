@@ -108,6 +108,7 @@ def prove(
                 "ragjax": versions()["ragjax"],
                 "seed": config.seed,
                 "data": {"train": config.data.train, "validation": config.data.validation},
+                "sequence_length": length,
                 "device": {
                     "kind": jax.devices()[0].platform,
                     "name": processor_name()

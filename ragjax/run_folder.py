@@ -101,11 +101,11 @@ def check_same_run(folder: RunFolder, config: Run) -> None:
         )
 
 
-def versions() -> dict[str, str]:
-    """Python's version and those of the packages a result depends on."""
+def versions(*others: str) -> dict[str, str]:
+    """Python's version and those of the packages a result depends on, and of others where it does."""
     names = ("ragjax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "transformers", "tokenizers")
     found = {"python": platform.python_version()}
-    for name in names:
+    for name in (*names, *others):
         try:
             found[name] = metadata.version(name)
         except metadata.PackageNotFoundError:

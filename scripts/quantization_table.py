@@ -12,6 +12,13 @@ Calibration text is the training side of `builtin:python`; held-out texts are it
 whatever --text names, such as 'text:shakespeare/*.txt'. int4 has a scale for each 32 inputs, int4/64 for each
 64. Seconds are those of quantizing alone; `cpu` are seconds of all cores together, which other work on the
 machine changes little.
+
+Speed is a matter of the scheme and of what runs it, not of the method. `--speed` measures it by itself, on a
+machine that does nothing else: all schemes, rounded to the nearest, take turns in one process, in JAX and as
+the graphs that onnxruntime runs of them, whose tables of tokens have 8 bits. Its lines go to the same file,
+where the last ones count, and into the table:
+
+    python scripts/quantization_table.py --model ~/.cache/ragjax/smollm2 --out FILE --speed
 """
 
 from __future__ import annotations
@@ -43,6 +50,11 @@ CELLS = (
     ("int4/64", "awq"),
 )
 """Schemes, with their group where it is another than theirs, and methods."""
+GRAPHS = {
+    "fp32": ("float32",), "int8": ("int8", "int8_128"), "int8_activations": ("int8",), "int4": ("int4",),
+    "int4/64": ("int4",),
+}  # fmt: skip
+"""Types of `ragjax export --format onnx` that hold a scheme's integers, or what comes nearest to them."""
 
 
 def main() -> None:
@@ -52,12 +64,18 @@ def main() -> None:
         return
     out = Path(options.out)
     out.parent.mkdir(parents=True, exist_ok=True)
+    if options.speed:
+        lines = speeds(options)
+        with out.open("a") as file:
+            file.writelines(json.dumps(line) + "\n" for line in lines)
+        show(read(out))
+        return
     chosen = [
         (scheme, method)
         for scheme, method in CELLS
         if scheme in options.schemes and method.split()[0] in (*options.methods, "none")
     ]
-    there = [(line["scheme"], line["method"]) for line in read(out)]
+    there = [(line["scheme"], line["method"]) for line in read(out) if "method" in line]
     missing = [wanted for wanted in chosen if wanted not in there]
     fill(missing, out)
     show(read(out))
@@ -79,6 +97,11 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--max-tokens", type=int, default=8192, help="tokens scored of each held-out text")
     parser.add_argument("--schemes", nargs="+", default=schemes, choices=schemes)
     parser.add_argument("--methods", nargs="+", default=methods, choices=methods)
+    parser.add_argument(
+        "--speed", action="store_true", help="measure decoded tokens a second, and nothing else"
+    )
+    parser.add_argument("--rounds", type=int, default=5, help="turns of each that are timed (default 5)")
+    parser.add_argument("--new-tokens", type=int, default=64, help="tokens written in a turn (default 64)")
     parser.add_argument("--cell", help=argparse.SUPPRESS)
     return parser.parse_args()
 
@@ -100,11 +123,9 @@ def measured(options: argparse.Namespace, scheme: str, method: str) -> dict:
     result: dict = {"scheme": scheme, "method": method}
     made = None
     if method != "none":
-        name, _, group = scheme.partition("/")
         config = Quantize(
-            scheme=name, method=method.split()[0], order="--order" in method,
-            group=int(group) if group else None, samples=options.samples,
-            sequence_length=options.sequence_length,
+            **scheme_fields(scheme), method=method.split()[0], order="--order" in method,
+            samples=options.samples, sequence_length=options.sequence_length,
         )  # fmt: skip
         began, cpu = time.monotonic(), time.process_time()
         made = ragjax.quantize(model, config)
@@ -131,19 +152,83 @@ def measured(options: argparse.Namespace, scheme: str, method: str) -> dict:
     return result
 
 
+def scheme_fields(scheme: str) -> dict:
+    """Fields of `Quantize` for a scheme, with its group if it has one."""
+    name, _, group = scheme.partition("/")
+    return {"scheme": name, "group": int(group) if group else None}
+
+
+def speeds(options: argparse.Namespace) -> list[dict]:
+    """Decoded tokens a second at batch 1 of each scheme in each engine, in turns."""
+    import jax.numpy as jnp
+
+    import ragjax
+    from ragjax.benchmark import bench
+    from ragjax.config import Bench, Quantize
+    from ragjax.interchange.onnx import export_onnx, load_onnx
+    from ragjax.parallel.compile_cache import keep_compiled_programs
+
+    keep_compiled_programs()
+    whole, models = ragjax.load(options.model), {}
+    with tempfile.TemporaryDirectory() as folder:
+        for scheme in options.schemes:
+            model = whole
+            if scheme == "bf16":
+                model = ragjax.load(options.model, dtype=jnp.bfloat16)
+            elif scheme != "fp32":
+                model = ragjax.quantize(whole, Quantize(**scheme_fields(scheme))).model
+            models[scheme, "jax", ""] = model
+            for dtype in GRAPHS.get(scheme, ()):
+                path = Path(folder) / f"{scheme.replace('/', '-')}-{dtype}"
+                models[scheme, "onnx", dtype] = load_onnx(export_onnx(model, path, dtype=dtype))
+        told = bench(
+            [(" ".join(key), model) for key, model in models.items()],
+            Bench(batch=(1,), prompt_tokens=16, new_tokens=options.new_tokens, rounds=options.rounds),
+            progress=lambda line: print(line, flush=True),
+        )
+    return [
+        {
+            "scheme": scheme, "engine": engine, "dtype": dtype, "machine": told.machine, "date": told.date,
+            "rounds": options.rounds, "new_tokens": options.new_tokens,
+            "bandwidth_bytes_per_second": told.bandwidth_bytes_per_second,
+            **{name: getattr(one.batch[1], name) for name in SPEEDS},
+        }
+        for (scheme, engine, dtype), one in zip(models, told.models, strict=True)
+    ]  # fmt: skip
+
+
+SPEEDS = ("decode_tokens_per_second", "decode_ratio", "bytes_per_token", "share_of_bandwidth")
+"""Figures of `ragjax bench` that are kept; ratios are to the first scheme in JAX."""
+
+
+def written(lines: list[dict], scheme: str, engine: str) -> str:
+    """Tokens a second of a scheme in an engine, of each type it has there; the last measurement counts."""
+    found = {
+        line["dtype"]: line["decode_tokens_per_second"]
+        for line in lines
+        if (line["scheme"], line.get("engine")) == (scheme, engine)
+    }
+    parts = [f"{speed:,.1f}{f' ({dtype})' if len(found) > 1 else ''}" for dtype, speed in found.items()]
+    return ", ".join(parts)
+
+
 def show(lines: list[dict]) -> None:
     """A Markdown table."""
-    texts = [name for name in (lines or [{}])[0] if name.startswith("perplexity ")]
-    titles = ["", *texts, "MB stored", "seconds", "of all cores"]
+    cells = [line for line in lines if "method" in line]
+    texts = [name for name in (cells or [{}])[0] if name.startswith("perplexity ")]
+    titles = ["", *texts, "MB stored", "tokens/s, JAX", "tokens/s, ONNX", "seconds", "of all cores"]
     print(f"\n| {' | '.join(titles)} |\n|---|{'--:|' * (len(titles) - 1)}")
-    by_cell = {(line["scheme"], line["method"]): line for line in lines}
-    for scheme, method in CELLS:
-        line = by_cell.get((scheme, method))
-        if line:
-            name = scheme if method == "none" else f"{scheme}, {method}"
-            cells = [f"{line[text]:,.2f}" for text in texts] + [f"{line['stored_bytes'] / 1e6:,.1f}"]
-            cells += [f"{line[part]:.0f} s" if part in line else "" for part in ("seconds", "cpu")]
-            print(f"| {name} | {' | '.join(cells)} |")
+    by_cell = {(line["scheme"], line["method"]): line for line in cells}
+    without = {line["scheme"] for line in lines} - {scheme for scheme, _ in by_cell}
+    shown = [cell for cell in CELLS if cell in by_cell] + [(scheme, "none") for scheme in sorted(without)]
+    for scheme, method in shown:
+        line = by_cell.get((scheme, method), {})
+        name = scheme if method == "none" else f"{scheme}, {method}"
+        row = [f"{line[text]:,.2f}" if line else "" for text in texts]
+        row.append(f"{line['stored_bytes'] / 1e6:,.1f}" if line else "")
+        row += [written(lines, scheme, engine) for engine in ("jax", "onnx")]
+        row += [f"{line[part]:.0f} s" if part in line else "" for part in ("seconds", "cpu")]
+        print(f"| {name} | {' | '.join(row)} |")
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
 from statistics import median
 from typing import Literal
 
@@ -13,12 +14,12 @@ from ragjax.benchmark.bandwidth import Reader
 from ragjax.benchmark.figures import figures
 from ragjax.benchmark.report import Measured, Report
 from ragjax.benchmark.turns import Round, take_turns
-from ragjax.benchmark.weights import weight_bytes
+from ragjax.benchmark.weights import weight_bytes, weight_type
 from ragjax.config import Bench
 from ragjax.errors import InputError, listing
 from ragjax.model import Model
 from ragjax.onnx_model import OnnxModel
-from ragjax.run_folder import processor_name
+from ragjax.run_folder import processor_name, versions
 
 
 def bench(
@@ -52,13 +53,15 @@ def bench(
         weights = weight_bytes(model)
         by_batch = {batch: figures(rounds, number, batch, weights, options) for batch in options.batch}
         engine: Literal["jax", "onnx"] = "onnx" if isinstance(model, OnnxModel) else "jax"
-        measured.append(Measured(name, engine, model.parameters, by_batch))
+        measured.append(Measured(name, engine, weight_type(model), model.parameters, by_batch))
     device = jax.devices()[0]
     return Report(
         machine=f"{processor_name()}, {os.cpu_count()} cores; JAX on {device.platform}: {device.device_kind}",
         bandwidth_bytes_per_second=median(each.bandwidth for each in rounds),
         options=options,
         models=tuple(measured),
+        date=datetime.now(UTC).isoformat(timespec="seconds"),
+        versions=versions("onnxruntime") if any(one.engine == "onnx" for one in measured) else versions(),
     )
 
 

@@ -19,6 +19,8 @@ class Measured:
 
     model: str
     engine: Literal["jax", "onnx"]
+    weights: str
+    """Type in which its matrices lie in memory."""
     parameters: int
     batch: dict[int, Figures]
     """By the number of prompts at once."""
@@ -34,6 +36,10 @@ class Report:
     options: Bench
     models: tuple[Measured, ...]
     """The first is what the others are compared with."""
+    date: str
+    """When, in UTC, as ISO 8601 has it."""
+    versions: dict[str, str]
+    """Of Python and the packages that were measured."""
 
 
 def print_report(report: Report) -> None:
@@ -46,6 +52,8 @@ def print_report(report: Report) -> None:
     for batch in options.batch:
         table = Table(box=None, pad_edge=False)
         table.add_column(f"batch {batch}", overflow="fold")
+        table.add_column("engine")
+        table.add_column("in")
         for heading in (
             "first\ntoken ms", "prefill\ntokens/s", "times", "decode\ntokens/s", "times",
             "weights\nMB/token", "of band-\nwidth",
@@ -54,8 +62,7 @@ def print_report(report: Report) -> None:
         for one in report.models:
             told = one.batch[batch]
             table.add_row(
-                f"{one.model} (onnx)" if one.engine == "onnx" else one.model,
-                f"{told.first_token_seconds * 1e3:,.1f}",
+                one.model, one.engine, one.weights, f"{told.first_token_seconds * 1e3:,.1f}",
                 f"{told.prefill_tokens_per_second:,.0f}", f"{told.prefill_ratio:.2f}",
                 f"{told.decode_tokens_per_second:,.1f}", f"{told.decode_ratio:.2f}",
                 f"{told.bytes_per_token / 1e6:,.2f}", f"{told.share_of_bandwidth:.0%}",

@@ -1,8 +1,8 @@
-"""Bytes of a model's weights that it reads to write a token."""
+"""In what types a model's weights lie in memory, and bytes of them that it reads to write a token."""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 
@@ -13,6 +13,7 @@ from ragjax.model import Model
 from ragjax.models.decoder_config import DecoderConfig
 from ragjax.models.stand_ins import named_leaves
 from ragjax.onnx_model import OnnxModel
+from ragjax.quantization.quantized import Quantized
 
 _FLOAT = 4
 
@@ -36,8 +37,7 @@ def weight_bytes(model: Model | OnnxModel) -> WeightBytes:
     Keys and values come on top, as many as a text is long.
     """
     if isinstance(model, OnnxModel):
-        stored = model.session.get_modelmeta().custom_metadata_map["dtype"]
-        return _of_graph(model.config, PRECISIONS[stored])
+        return _of_graph(model.config, PRECISIONS[weight_type(model)])
     shared = own = 0
     for name, leaf in named_leaves(model.params):
         size = sum(part.nbytes for part in jax.tree.leaves(leaf))
@@ -46,6 +46,28 @@ def weight_bytes(model: Model | OnnxModel) -> WeightBytes:
         else:
             shared += size
     return WeightBytes(shared, own)
+
+
+def weight_type(model: Model | OnnxModel) -> str:
+    """The type in which the matrices of a model's blocks lie in memory.
+
+    Returns:
+      A type of `ragjax export --format onnx`; or a scheme of `ragjax quantize` or a type of JAX, and all of
+      them where matrices differ.
+    """
+    if isinstance(model, OnnxModel):
+        return model.session.get_modelmeta().custom_metadata_map["dtype"]
+    kernels = [
+        leaf for name, leaf in named_leaves(model.params)
+        if name.startswith("layers/") and name.endswith("/kernel")
+    ]  # fmt: skip
+    return " and ".join(sorted({_type_of(kernel) for kernel in kernels}))
+
+
+def _type_of(kernel: Any) -> str:
+    if not isinstance(kernel, Quantized):
+        return kernel.dtype.name
+    return f"int{kernel.scheme.bits}{'_activations' if kernel.scheme.activations else ''}"
 
 
 def _is_looked_up(name: str, config: DecoderConfig) -> bool:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 _FLOAT32_BYTES = 4
-_LONGEST_DEFAULT = 2048
+LONGEST_DEFAULT = 2048
 """Attention over all positions of a model made for 100,000 would take hours and most of a machine."""
 
 
@@ -172,7 +172,7 @@ def _weight_bytes(model: Model, parameters: int) -> int:
 
 def default_length(*models: Model) -> int:
     """Tokens at once with which models are compared where nobody says: their positions, 2048 at most."""
-    return min(_LONGEST_DEFAULT, *(model.config.positions for model in models))
+    return min(LONGEST_DEFAULT, *(model.config.positions for model in models))
 
 
 def _text_size(

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from ragjax.report.frame import PLOT_HEIGHT, Words, axes, framed, percentage
 from ragjax.report.markup import Markup, escaped, joined, tag
@@ -18,7 +19,7 @@ from ragjax.report.words import trimmed
 Point = tuple[float, float | None]
 """x and y; y is None where the value was not finite."""
 LABEL_GAP = 38
-"""Pixels between the labels of a scatter chart."""
+"""Pixels between the labels of a scatter chart, where there is room for them."""
 MOST_POINTS = 400
 """Points drawn of one line; of more, the extremes of each stretch stay."""
 
@@ -137,6 +138,7 @@ def scatter(
     x_words: Words,
     y_words: Words,
     better: str,
+    edge: Sequence[tuple[float, float]] = (),
     note: object = None,
 ) -> Markup:
     """Labelled points; x begins at 0, y is logarithmic where its values span more than fivefold.
@@ -149,12 +151,14 @@ def scatter(
       x_words: writes a value of x.
       y_words: writes a value of y.
       better: corner in which the best point would lie: "bottom left" or "bottom right".
+      edge: x and y of points that a line joins, in the order of x.
       note: sentence below the chart.
     """
     x = scale_of([mark.x for mark in marks], from_zero=True)
     y = _roomy(scale_of([mark.y for mark in marks], log_beyond=5))
     heights = [(1 - y.fraction(mark.y)) * PLOT_HEIGHT for mark in marks]
-    labels = spread(heights, LABEL_GAP, 10, PLOT_HEIGHT - 26)
+    gap = min(LABEL_GAP, (PLOT_HEIGHT - 36) / max(1, len(marks) - 1))
+    labels = spread(heights, gap, 10, PLOT_HEIGHT - 26)
     drawn = []
     for mark, height, label in zip(marks, heights, labels, strict=True):
         side = -1 if x.fraction(mark.x) > 0.6 else 1
@@ -176,7 +180,7 @@ def scatter(
             )
         )
     spoken = f"better is {better}; " + "; ".join(f"{mark.label}: {mark.note}" for mark in marks)
-    inner = joined([axes(x, y, x_words, y_words), *drawn])
+    inner = joined([axes(x, y, x_words, y_words), *_edge(edge, x, y), *drawn])
     y_title = f"{y_title} (logarithmic)" if y.log else y_title
     arrow = "↙" if better == "bottom left" else "↘"
     corner = tag("p", f"{arrow} best is {better}", class_="corner")
@@ -255,6 +259,15 @@ def _line(line: Series, x: Scale, y: Scale) -> Markup:
     return tag("path", d="".join(commands), class_=f"line {line.key}", vector_effect="non-scaling-stroke")
 
 
+def _edge(points: Sequence[tuple[float, float]], x: Scale, y: Scale) -> list[Markup]:
+    """Straight lines from point to point."""
+    places = [(percentage(x.fraction(a)), percentage(1 - y.fraction(b))) for a, b in points]
+    return [
+        tag("line", x1=left, y1=top, x2=right, y2=bottom, class_="edge")
+        for (left, top), (right, bottom) in pairwise(places)
+    ]
+
+
 def _markers(line: Series, x: Scale, y: Scale, words: Words) -> Markup:
     """Values for the read-out; dots where the points are few, crosses where a value was not finite."""
     points = thinned(line.points)
@@ -282,6 +295,7 @@ _SHAPES = {
     "student": tag("circle", r=7),
     "control": tag("path", d="M0-8 8 6H-8Z"),
     "scratch": tag("path", d="M0-8 8 0 0 8-8 0Z"),
+    "other": tag("path", d="M-2.5-7h5v4.5H7v5H2.5V7h-5V2.5H-7v-5h4.5Z"),
 }
 
 

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from ragjax.report.charts import Point, Series
-from ragjax.report.read import Run, finite
+from ragjax.report.numbers import finite
+from ragjax.report.read import Run
 
 SETTLED = 0.2
 """Share of each stage after which its losses set the range of the axis."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 
 from ragjax.report.markup import Markup, tag
-from ragjax.report.read import finite
+from ragjax.report.numbers import finite
 from ragjax.report.words import NONE, SPACE
 
 

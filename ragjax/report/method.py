@@ -8,7 +8,8 @@ from typing import Any
 
 from ragjax.report import charts, tables
 from ragjax.report.markup import Markup, tag
-from ragjax.report.read import Run, finite
+from ragjax.report.numbers import finite
+from ragjax.report.read import Run
 from ragjax.report.sections import section
 from ragjax.report.words import decimal, duration, grouped, percent
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ragjax.report import method, pruning, sections
+from ragjax.report import frontier, method, pruning, sections
 from ragjax.report.document import document, write_document
 from ragjax.report.read import Run, read_run
 from ragjax.report.verdict import headline
@@ -18,7 +18,7 @@ def write_report(run: Path, destination: Path | None = None) -> Path:
 
     Args:
       run: folder of a run, with `summary.json` and where written `metrics.jsonl`, `config.json`,
-        `masks.json`, `samples.json`; or what `ragjax prune` or `ragjax sensitivity` wrote.
+        `masks.json`, `samples.json`, `bench.json`; or what `ragjax prune` or `ragjax sensitivity` wrote.
       destination: file to write; none: `report.html` in the folder.
 
     Returns:
@@ -42,6 +42,7 @@ def page(run: Run) -> str:
         parts={
             "models": ("Figures", sections.compared(run)),
             "trade": ("Trade-off", sections.trade(run)),
+            "frontier": ("Frontier", frontier.frontier(run)),
             "learning": ("Learning", sections.learned(run)),
             "zeros": ("Zeros", sections.zeros(run)),
             "samples": ("Samples", sections.samples(run)),

@@ -15,8 +15,8 @@ from ragjax.report import charts
 from ragjax.report.document import document
 from ragjax.report.heat import heat, short
 from ragjax.report.markup import Markup, joined, tag
+from ragjax.report.numbers import finite
 from ragjax.report.picture import picture
-from ragjax.report.read import finite
 from ragjax.report.sections import section
 from ragjax.report.words import compact, decimal, duration, in_bytes, percent, precise, times
 

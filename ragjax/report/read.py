@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ragjax.errors import InputError, listing
+from ragjax.report.bench import Bench, read_bench
+from ragjax.report.numbers import finite
 
 MODELS = ("teacher", "student", "control", "scratch")
 """The models of a run, in the order in which they are shown."""
@@ -44,6 +45,8 @@ class Run:
     config: dict[str, Any]
     masks: list[Zeros]
     samples: list[dict[str, str]]
+    bench: Bench | None
+    """How fast models write, where it was measured."""
     unreadable: tuple[str, ...]
     """Files that are there and could not be read in full."""
 
@@ -53,7 +56,7 @@ def read_run(folder: Path) -> Run:
 
     Args:
       folder: holds `summary.json`, and where they were written `metrics.jsonl`, `config.json`,
-        `masks.json` and `samples.json`.
+        `masks.json`, `samples.json` and `bench.json`.
 
     Raises:
       InputError: `summary.json` is missing, or does not describe a teacher and a student.
@@ -65,27 +68,20 @@ def read_run(folder: Path) -> Run:
     samples = _optional(folder / "samples.json", list, unreadable)
     metrics = _metrics(folder / "metrics.jsonl", unreadable)
     shown = [name for name in MODELS if isinstance(summary.get(name), dict)]
+    models = {name: _figures(summary[name]) for name in shown}
+    bench = read_bench(folder, models, unreadable)
     return Run(
         folder=folder,
         summary=summary,
-        models={name: _figures(summary[name]) for name in shown},
+        models=models,
         rounds={name: _numbers(summary[name].get("tokens_per_second_rounds")) for name in shown},
         metrics=metrics,
         config=config,
         masks=_zeros(masks.get("student")),
         samples=_samples(samples),
+        bench=bench,
         unreadable=tuple(unreadable),
     )
-
-
-def finite(value: object) -> float | None:
-    """`value` where it is a finite number, else None."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return None
-    try:
-        return value if math.isfinite(value) else None
-    except OverflowError:
-        return None
 
 
 def _summary(folder: Path) -> dict[str, Any]:

@@ -74,7 +74,7 @@ def comparison(run: Run) -> Markup:
             head = tag("tr", tag("th", group, colspan=len(names) + 1, scope="rowgroup"), class_="group")
             groups.append(tag("tbody", head, *shown))
     heads = [tag("th", tag("span", name.capitalize(), class_=f"key {name}"), scope="col") for name in names]
-    return _scrolling(
+    return scrolling(
         tag(
             "table",
             tag("caption", tag("span", "Figures of each model, and the change against the teacher")),
@@ -154,7 +154,7 @@ def heat_map(zeros: list[Zeros]) -> Markup:
     ]
     rows.append(row("All", [[e for e in zeros if e.layer == c] for c in columns], zeros, "total"))
     heads = [tag("th", "no layer" if c is None else c, scope="col") for c in columns]
-    return _scrolling(
+    return scrolling(
         tag(
             "table",
             tag("caption", tag("span", "Share of zeros in percent, by matrix and layer of the student")),
@@ -194,7 +194,7 @@ def stages(run: Run) -> Markup:
         name = tag("th", tag("span", stage.capitalize(), class_=f"key {stage}"), scope="row")
         rows.append(tag("tr", name, *(tag("td", words(totals[key])) for _, key, words in columns)))
     heads = [tag("th", title, scope="col") for title, _, _ in columns]
-    return _scrolling(
+    return scrolling(
         tag(
             "table",
             tag("caption", tag("span", "A step is skipped where its gradient is not finite")),
@@ -236,6 +236,6 @@ def _setting(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
-def _scrolling(table: Markup, name: str) -> Markup:
+def scrolling(table: Markup, name: str) -> Markup:
     """A table that scrolls by itself where the page is too narrow, also by keyboard."""
     return tag("div", table, class_="scroll", role="region", aria_label=name, tabindex=0)

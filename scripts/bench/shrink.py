@@ -52,24 +52,30 @@ def parse() -> argparse.Namespace:
     return parser.parse_args()
 
 
+def gpt2(layers: int = 12):
+    """A model of GPT-2 124M's geometry, with random weights."""
+    from ragjax.model import Model
+    from ragjax.models.decoder import init_params
+    from ragjax.models.decoder_config import DecoderConfig
+
+    config = DecoderConfig(
+        vocab_size=VOCAB, positions=1024, width=768, layers=layers, heads=12, mlp_width=3072
+    )
+    return Model(config, init_params(config, seed=0))
+
+
 def compare(options: argparse.Namespace) -> dict:
     """Both models in turns."""
     import jax
 
     from ragjax.config import Shrink
     from ragjax.evaluation.speed import forward_speed
-    from ragjax.model import Model
-    from ragjax.models.decoder import init_params
-    from ragjax.models.decoder_config import DecoderConfig
     from ragjax.parallel.compile_cache import keep_compiled_programs
     from ragjax.shrinking import as_written, shrink
     from ragjax.sparsity.shrink import flops_per_token, parameter_count, sizes_of
 
     keep_compiled_programs()
-    config = DecoderConfig(
-        vocab_size=VOCAB, positions=1024, width=768, layers=options.layers, heads=12, mlp_width=3072
-    )
-    whole = Model(config, init_params(config, seed=0))
+    whole = gpt2(options.layers)
     shares = {name: getattr(options, name) for name in ("params", "flops", "latency")}
     if not any(shares.values()):
         shares["params"] = 0.5

@@ -60,12 +60,15 @@ def test_the_fastest_is_named_with_what_runs_it(capsys):
     def figures(speed):
         return {1: Figures(0.5, 16.0, speed, 2e6, 0.25, 1.0, speed / 10)}
 
-    models = (Measured("a", "jax", 1, figures(10.0)), Measured("my b", "onnx", 1, figures(30.0)))
-    print_report(Report("a machine", 8e9, Bench(batch=(1,)), models))
+    models = (
+        Measured("a", "jax", "float32", 1, figures(10.0)),
+        Measured("my b", "onnx", "int8", 1, figures(30.0)),
+    )
+    print_report(Report("a machine", 8e9, Bench(batch=(1,)), models, "2026-11-02", {}))
     told = capsys.readouterr().out
     assert "ragjax generate 'my b' --engine onnx --prompt" in told
     [row] = [line.split() for line in told.split("\n") if line.startswith("my b")]
-    assert row == ["my", "b", "(onnx)", "500.0", "16", "1.00", "30.0", "3.00", "2.00", "25%"]
+    assert row == ["my", "b", "onnx", "int8", "500.0", "16", "1.00", "30.0", "3.00", "2.00", "25%"]
 
 
 def test_what_cannot_be_measured_is_told_at_once(refused):
@@ -74,3 +77,9 @@ def test_what_cannot_be_measured_is_told_at_once(refused):
         assert name in told
     assert "each once, found 2 2" in refused("bench", "none", "--batch", "2", "2")
     assert "threads are those of onnxruntime" in refused("bench", "none", "--threads", "2")
+
+
+def test_all_models_that_are_not_there_are_named_before_one_is_read(folder, tmp_path, refused):
+    told = refused("bench", folder, "--against", tmp_path / "one", folder, tmp_path / "other")
+    assert str(tmp_path / "one") in told
+    assert str(tmp_path / "other") in told

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from ragjax.seen_files import look
+
 STEP_TOKENS = 2048
 
 
@@ -119,6 +121,42 @@ def example_samples() -> list[dict]:
     ]
 
 
+def example_speed(times: float, bytes_: float) -> dict:
+    """Figures of a model that is so many times as fast as one of 20 tokens/s."""
+    return {
+        str(batch): {
+            "first_token_seconds": 0.5 / times, "prefill_tokens_per_second": 256 * times * batch,
+            "decode_tokens_per_second": 20.0 * times * batch, "bytes_per_token": bytes_ / batch,
+            "share_of_bandwidth": 0.5, "prefill_ratio": times, "decode_ratio": times,
+        }
+        for batch in (1, 8)
+    }  # fmt: skip
+
+
+def example_bench(folder: Path) -> dict:
+    """As `ragjax bench` keeps it: the models of a run folder, and a third one beside that folder."""
+    models = []
+    for role, name, times, perplexity in (
+        ("teacher", folder / "teacher", 1.0, None), ("student", folder / "student", 2.0, None),
+        (None, folder.parent / "small", 4.0, 33.0),
+    ):  # fmt: skip
+        seen = look([name / "model.safetensors"])
+        models.append(
+            {
+                "model": str(name), "engine": "jax" if role else "onnx",
+                "weights": "float32" if role else "int8", "parameters": 10,
+                "batch": example_speed(times, 8e6 / times), "role": role, "folder": str(name),
+                "files": seen, "stored_bytes": 8e6 / times, "perplexity": perplexity, "why": None,
+            }
+        )  # fmt: skip
+    return {
+        "format": 1, "machine": "a machine", "bandwidth_bytes_per_second": 8e9,
+        "options": {"batch": [1, 8], "prompt_tokens": 128, "new_tokens": 64, "rounds": 5},
+        "models": models, "date": "2026-11-02T10:00:00+00:00", "versions": {},
+        "student_perplexity": 31.5,
+    }  # fmt: skip
+
+
 def write(folder: Path, **files: object) -> Path:
     """Writes each given file; `metrics` as JSON lines, None not at all."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -156,5 +194,18 @@ def make_run(tmp_path, summary, metrics, config) -> Callable[..., Path]:
             "samples": example_samples(),
         }  # fmt: skip
         return write(tmp_path / "run", **(files | changes))
+
+    return make
+
+
+@pytest.fixture
+def make_bench() -> Callable[[Path], Path]:
+    """Adds the figures of a bench to a run folder, with files of the models it is of."""
+
+    def make(run: Path) -> Path:
+        for folder in (run / "teacher", run / "student", run.parent / "small"):
+            folder.mkdir()
+            (folder / "model.safetensors").write_bytes(folder.name.encode())
+        return write(run, bench=example_bench(run))
 
     return make

@@ -88,3 +88,21 @@ def test_bars_are_as_long_as_their_values():
 def test_a_chart_tells_a_screen_reader_what_it_shows():
     chart = line_chart(Series("student", "Student", [(0, 3.0), (1, None), (100, 1.5)]))
     assert 'role="img" aria-label="T. Student: from 3 to 1.5."' in chart
+
+
+def test_a_line_joins_the_points_of_the_edge():
+    words = {"x_words": "{:g}".format, "y_words": "{:g}".format, "title": "T", "x_title": "x", "y_title": "y"}
+    marks = [Mark("teacher", "A", "a", 20, 30), Mark("student", "B", "b", 5, 50)]
+    chart = charts.scatter(marks, better="bottom left", edge=[(5, 50), (20, 30)], **words)
+    # As the marks: x over 0 to 20, y over 27 to 50.
+    assert '<line x1="25.00%" y1="0.00%" x2="100.00%" y2="86.96%" class="edge">' in chart
+
+
+def test_many_labels_stay_in_the_plot():
+    marks = [Mark("student", f"m{i}", "", 10, 30 + i / 100) for i in range(9)]
+    chart = scatter(*marks)
+    marked = re.findall(r'<svg x="[^"]*" y="([\d.]+)%".*?<text x="-?16" y="(-?[\d.]+)"', chart)
+    places = [float(y) / 100 * PLOT_HEIGHT + float(shift) for y, shift in marked]
+    assert len(places) == 9
+    assert min(places) >= 0
+    assert max(places) <= PLOT_HEIGHT

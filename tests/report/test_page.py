@@ -65,6 +65,13 @@ def test_the_page_is_well_formed_and_its_links_lead_somewhere(make_run):
     assert page.tags.count("table") == page.tags.count("caption")
 
 
+def test_measured_speed_has_a_section_of_its_own(make_run, make_bench):
+    page = Page(written(make_bench(make_run())))
+    assert "frontier" in page.ids
+    assert ("a", "href", "#frontier") in page.attributes
+    assert page.tags.count("table") == page.tags.count("caption")
+
+
 def test_nothing_is_loaded_from_elsewhere(make_run):
     text = written(make_run())
     page = Page(text)

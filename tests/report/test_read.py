@@ -3,7 +3,8 @@ import json
 import pytest
 
 from ragjax.errors import InputError
-from ragjax.report.read import finite, read_run
+from ragjax.report.numbers import finite
+from ragjax.report.read import read_run
 
 
 def test_a_missing_summary_says_what_to_do(make_run):

@@ -12,6 +12,7 @@ import jax
 
 from ragjax.benchmark.bandwidth import Reader
 from ragjax.benchmark.figures import figures
+from ragjax.benchmark.memory import bytes_of_texts, free_memory
 from ragjax.benchmark.report import Measured, Report
 from ragjax.benchmark.turns import Round, take_turns
 from ragjax.benchmark.weights import weight_bytes, weight_type
@@ -39,7 +40,7 @@ def bench(
       progress: called with a line after each round.
 
     Raises:
-      InputError: there is no model, or some have too few positions; names them all.
+      InputError: there is no model, or some have too few positions or too little memory; names them all.
     """
     options = options or Bench()
     _check(models, options)
@@ -55,8 +56,9 @@ def bench(
         engine: Literal["jax", "onnx"] = "onnx" if isinstance(model, OnnxModel) else "jax"
         measured.append(Measured(name, engine, weight_type(model), model.parameters, by_batch))
     device = jax.devices()[0]
+    kind = "cpu" if device.platform == "cpu" else f"{device.platform}: {device.device_kind}"
     return Report(
-        machine=f"{processor_name()}, {os.cpu_count()} cores; JAX on {device.platform}: {device.device_kind}",
+        machine=f"{processor_name()}, {os.cpu_count()} cores; JAX on {kind}",
         bandwidth_bytes_per_second=median(each.bandwidth for each in rounds),
         options=options,
         models=tuple(measured),
@@ -87,4 +89,16 @@ def _check(models: Sequence[tuple[str, Model | OnnxModel]], options: Bench) -> N
         raise InputError(
             f"prompt_tokens {options.prompt_tokens} and new_tokens {options.new_tokens} make {asked}, which "
             f"not every model can hold; ask for fewer:\n{listing(short)}"
+        )
+    batch, large = max(options.batch), []
+    for name, model in models:
+        needed, free = bytes_of_texts(model, batch, asked), free_memory(model)
+        if free is not None and needed > free:
+            large.append(
+                f"{name} needs {needed / 1e9:,.1f} GB for them, of {free / 1e9:,.1f} GB that are free"
+            )
+    if large:
+        raise InputError(
+            f"{batch} texts at once do not fit into memory; ask for a smaller batch or fewer tokens:\n"
+            f"{listing(large)}"
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from shlex import quote
 from typing import Literal
@@ -43,7 +44,7 @@ class Report:
 
 
 def print_report(report: Report) -> None:
-    """Prints a table for each batch, what was measured, and what to do next.
+    """Prints a table for each batch, what was measured and how, and what to do next.
 
     Args:
       report: as from `bench`.
@@ -52,8 +53,6 @@ def print_report(report: Report) -> None:
     for batch in options.batch:
         table = Table(box=None, pad_edge=False)
         table.add_column(f"batch {batch}", overflow="fold")
-        table.add_column("engine")
-        table.add_column("in")
         for heading in (
             "first\ntoken ms", "prefill\ntokens/s", "times", "decode\ntokens/s", "times",
             "weights\nMB/token", "of band-\nwidth",
@@ -62,13 +61,16 @@ def print_report(report: Report) -> None:
         for one in report.models:
             told = one.batch[batch]
             table.add_row(
-                one.model, one.engine, one.weights, f"{told.first_token_seconds * 1e3:,.1f}",
+                f"{one.model} (onnx)" if one.engine == "onnx" else one.model,
+                f"{told.first_token_seconds * 1e3:,.1f}",
                 f"{told.prefill_tokens_per_second:,.0f}", f"{told.prefill_ratio:.2f}",
                 f"{told.decode_tokens_per_second:,.1f}", f"{told.decode_ratio:.2f}",
                 f"{told.bytes_per_token / 1e6:,.2f}", f"{told.share_of_bandwidth:.0%}",
             )  # fmt: skip
         console.print(table)
         console.print()
+    console.print(_what(report.models))
+    console.print()
     first = report.models[0]
     console.print(
         f"{options.prompt_tokens} random tokens a prompt, {options.new_tokens} new ones, greedy; medians of "
@@ -76,6 +78,18 @@ def print_report(report: Report) -> None:
         f"{report.machine}; memory is read at {report.bandwidth_bytes_per_second / 1e9:.1f} GB/s."
     )
     console.print(_next(report))
+
+
+def _what(models: Sequence[Measured]) -> Table:
+    """What each model is."""
+    table = Table(box=None, pad_edge=False)
+    table.add_column("measured", overflow="fold")
+    for heading in ("run by", "weights in memory"):
+        table.add_column(heading)
+    table.add_column("parameters", justify="right")
+    for one in models:
+        table.add_row(one.model, one.engine, one.weights, f"{one.parameters:,}")
+    return table
 
 
 def _next(report: Report) -> str:

@@ -106,14 +106,15 @@ def _chart(
 ) -> Markup | None:
     if len(points) < _FEWEST:
         return None
+    joined = sorted(set(edge))
     marks = [
         charts.Mark(_key(model), _title(model), f"{decimal(y)} · {x_words(x)}", x, y)
         for model, x, y in points
     ]
     return charts.scatter(
         marks, title=title, x_title=x_title, y_title="↑ perplexity, lower is better", x_words=x_words,
-        y_words=lambda value: f"{value:g}", better=better, edge=sorted(set(edge)),
-        note="The line joins those that no other beats in both.",
+        y_words=lambda value: f"{value:g}", better=better, edge=joined,
+        note="The line joins those that no other beats in both." if len(joined) > 1 else None,
     )  # fmt: skip
 
 

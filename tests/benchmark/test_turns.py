@@ -5,8 +5,9 @@ from dataclasses import replace
 
 import pytest
 
-from ragjax.benchmark import bench, turns
+from ragjax.benchmark import bench, measure, turns
 from ragjax.benchmark.bandwidth import Reader
+from ragjax.benchmark.memory import free_memory
 from ragjax.benchmark.turns import Round, Turn, take_turns
 from ragjax.config import Bench
 from ragjax.errors import InputError
@@ -83,3 +84,21 @@ def test_a_report_has_figures_of_every_model_and_batch(pair, reader):
 def test_all_models_without_room_are_named(tiny_model, tiny_byte_model):
     with pytest.raises(InputError, match=r"(?s)60 and new_tokens 5 make 65.*small has 64.*other has 64"):
         bench([("small", tiny_model), ("other", tiny_byte_model)], Bench(prompt_tokens=60, new_tokens=5))
+
+
+def test_a_batch_that_memory_cannot_hold_is_refused_before_it_is_tried(tiny_byte_model, monkeypatch):
+    # Two layers, keys and values of width 32 for 12 tokens, and 257 scores, of 4 bytes each.
+    texts = 1000 * (12 * 2 * 2 * 32 + 257) * 4
+    options = Bench(batch=(1, 1000), prompt_tokens=8, new_tokens=4)
+    monkeypatch.setattr(measure, "free_memory", lambda model: texts - 1)
+    with pytest.raises(InputError, match=r"(?s)1000 texts at once.*smaller batch.*one needs.*other needs"):
+        bench([("one", tiny_byte_model), ("other", tiny_byte_model)], options)
+    monkeypatch.setattr(measure, "free_memory", lambda model: texts)
+    monkeypatch.setattr(measure, "take_turns", lambda *given, **named: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        bench([("one", tiny_byte_model)], options, reader=object())
+
+
+def test_free_memory_is_what_the_system_says(tiny_byte_model):
+    free = free_memory(tiny_byte_model)
+    assert free is None or 0 < free < 1 << 50

@@ -3,7 +3,7 @@
 import onnx
 import pytest
 
-from ragjax.benchmark.weights import weight_bytes
+from ragjax.benchmark.weights import weight_bytes, weight_type
 from ragjax.config import Quantize
 from ragjax.interchange.onnx import export_onnx, load_onnx
 from ragjax.model import Model
@@ -65,4 +65,14 @@ def test_small_integers_count_as_what_they_take(tiny_model):
 def test_a_graph_reads_what_its_file_holds(kind, dtype, of_kind, tmp_path):
     config = of_kind(kind)
     folder = export_onnx(Model(config, init_params(config, 0)), tmp_path / "m", dtype=dtype)
-    assert weight_bytes(load_onnx(folder, threads=1)) == in_graph(folder, config)
+    opened = load_onnx(folder, threads=1)
+    assert weight_bytes(opened) == in_graph(folder, config)
+    assert weight_type(opened) == dtype
+
+
+def test_models_say_in_what_type_their_weights_lie(tiny_model):
+    assert weight_type(tiny_model) == "float32"
+    for scheme in ("int8", "int4", "int8_activations"):
+        assert weight_type(quantize(tiny_model, Quantize(scheme=scheme)).model) == scheme
+    some = Quantize(scheme="int8", quantizable=("layers/mlp/*/kernel",))
+    assert weight_type(quantize(tiny_model, some).model) == "float32 and int8"

@@ -67,8 +67,9 @@ def test_the_fastest_is_named_with_what_runs_it(capsys):
     print_report(Report("a machine", 8e9, Bench(batch=(1,)), models, "2026-11-02", {}))
     told = capsys.readouterr().out
     assert "ragjax generate 'my b' --engine onnx --prompt" in told
-    [row] = [line.split() for line in told.split("\n") if line.startswith("my b")]
-    assert row == ["my", "b", "onnx", "int8", "500.0", "16", "1.00", "30.0", "3.00", "2.00", "25%"]
+    row, what = [line.split() for line in told.split("\n") if line.startswith("my b")]
+    assert what == ["my", "b", "onnx", "int8", "1"]
+    assert row == ["my", "b", "(onnx)", "500.0", "16", "1.00", "30.0", "3.00", "2.00", "25%"]
 
 
 def test_what_cannot_be_measured_is_told_at_once(refused):
@@ -83,3 +84,19 @@ def test_all_models_that_are_not_there_are_named_before_one_is_read(folder, tmp_
     told = refused("bench", folder, "--against", tmp_path / "one", folder, tmp_path / "other")
     assert str(tmp_path / "one") in told
     assert str(tmp_path / "other") in told
+
+
+def test_a_comparison_of_a_run_s_models_is_kept_in_its_folder(folder, tmp_path, tiny_byte_model, capsys):
+    run = tmp_path / "a run"
+    for name in ("teacher", "student"):
+        ragjax.save(tiny_byte_model, run / name)
+    (run / "summary.json").write_text(json.dumps({"teacher": {}, "student": {"perplexity": 9.0}}))
+    main(["bench", str(run), *ASKED])
+    assert not (run / "bench.json").exists()
+    capsys.readouterr()
+    main(["bench", str(run), "--against", str(run / "teacher"), *ASKED])
+    assert f"ragjax report '{run}' draws it" in capsys.readouterr().out
+    kept = json.loads((run / "bench.json").read_text())
+    assert [model["role"] for model in kept["models"]] == ["student", "teacher"]
+    main(["report", str(run)])
+    assert "What writing costs" in (run / "report.html").read_text()

@@ -126,6 +126,7 @@ def test_the_run_folder_holds_all_it_promises(run):
         assert summary[name].keys() >= FIGURES
         assert all(np.isfinite(summary[name][key]) for key in FIGURES)
     assert summary["student"]["speed_vs_teacher"] > 0
+    assert summary["sequence_length"] == 96
     assert summary["seconds"].keys() == {"teacher", "student", "control", "scratch", "evaluate"}
 
 

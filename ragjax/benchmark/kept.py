@@ -55,7 +55,7 @@ def keep(
     the perplexity on the run's held-out text, if it is one that compares.
 
     Args:
-      run: the run folder, with `summary.json`.
+      run: the run folder, with `summary.json`; at least one of the models lies in it.
       report: as from `bench`.
       models: those of the report, in its order.
       progress: called with a line before perplexity is measured.
@@ -64,13 +64,15 @@ def keep(
       The file.
     """
     summary, text = run.read_json("summary.json") or {}, None
+    places = [_place(measured.model) for measured in report.models]
+    own = next(model for model, place in zip(models, places, strict=True) if place.parent == run.path)
     told: list[dict[str, Any]] = []
-    for measured, model in zip(report.models, models, strict=True):
-        role = _role(measured.model, run)
-        entry = {**asdict(measured), "role": role, **_stored(measured.model), "perplexity": None, "why": None}
+    for measured, model, place in zip(report.models, models, places, strict=True):
+        role = _role(measured.model, place, run)
+        entry = {**asdict(measured), "role": role, **_stored(place), "perplexity": None, "why": None}
         if role is None:
             try:
-                text = text or _text_of(run, summary, report, models)
+                text = text or _text_of(run, summary, own)
                 entry["why"] = why_not(model, text)
             except InputError as error:
                 entry["why"] = str(error)
@@ -83,16 +85,9 @@ def keep(
     return run.path / FILE
 
 
-def _text_of(
-    run: RunFolder, summary: dict[str, Any], report: Report, models: Sequence[Model | OnnxModel]
-) -> HeldOut:
+def _text_of(run: RunFolder, summary: dict[str, Any], own: Model | OnnxModel) -> HeldOut:
     config, _ = read_config(run.config)
     assert isinstance(config, Compress)
-    own = next(
-        model
-        for measured, model in zip(report.models, models, strict=True)
-        if _place(measured.model).parent == run.path
-    )
     return held_out(config, summary, own)
 
 
@@ -102,9 +97,8 @@ def _place(name: str) -> Path:
     return found.resolve()
 
 
-def _role(name: str, run: RunFolder) -> str | None:
+def _role(name: str, place: Path, run: RunFolder) -> str | None:
     """Which of a run's models it is."""
-    place = _place(name)
     if place.parent == run.path and place.name in _ROLES:
         return place.name
     teacher = (run.read_json("config.json") or {}).get("teacher", {}).get("model")
@@ -114,8 +108,7 @@ def _role(name: str, run: RunFolder) -> str | None:
     return "teacher" if name == teacher or (is_there and place == _place(teacher)) else None
 
 
-def _stored(name: str) -> dict[str, Any]:
-    place = _place(name)
+def _stored(place: Path) -> dict[str, Any]:
     files = [place / GRAPH, place / DATA] if is_onnx(place) else weight_files(place)
     seen = look(files)
     folder = place if place.is_dir() else place.parent

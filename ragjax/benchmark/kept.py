@@ -18,11 +18,10 @@ from ragjax.interchange.resolve import resolve
 from ragjax.interchange.size import weight_files
 from ragjax.model import Model
 from ragjax.onnx_model import OnnxModel
+from ragjax.report.bench import FILE, FORMAT
+from ragjax.report.read import MODELS
 from ragjax.run_folder import RunFolder
 from ragjax.seen_files import look
-
-FILE, FORMAT = "bench.json", 1
-_ROLES = ("teacher", "student", "control", "scratch")
 
 
 def run_of(names: Sequence[str]) -> RunFolder | None:
@@ -36,7 +35,7 @@ def run_of(names: Sequence[str]) -> RunFolder | None:
     """
     for name in names:
         place = _place(name)
-        if place.name in _ROLES and (place.parent / "summary.json").is_file():
+        if place.name in MODELS and (place.parent / "summary.json").is_file():
             return RunFolder(place.parent)
     return None
 
@@ -99,7 +98,7 @@ def _place(name: str) -> Path:
 
 def _role(name: str, place: Path, run: RunFolder) -> str | None:
     """Which of a run's models it is."""
-    if place.parent == run.path and place.name in _ROLES:
+    if place.parent == run.path and place.name in MODELS:
         return place.name
     teacher = (run.read_json("config.json") or {}).get("teacher", {}).get("model")
     if teacher is None:

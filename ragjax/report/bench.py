@@ -110,7 +110,7 @@ def _bench(folder: Path, value: dict[str, Any], models: Mapping[str, Mapping[str
         options=dict(value["options"]),
         first=names[0],
         models=tuple(shown),
-        left_out=tuple(left_out),
+        left_out=tuple(dict.fromkeys(left_out)),
     )
 
 

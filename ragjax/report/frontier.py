@@ -24,7 +24,7 @@ def frontier(run: Run) -> Markup | None:
     if bench is None:
         return None
     if not bench.models:
-        said = "What was measured is of other models than are here now: measure again with ragjax bench."
+        said = "What was measured is of other models than are here now."
         return section("frontier", "What writing costs", said, _left_out(bench))
     batches = sorted({batch for model in bench.models for batch in model.batch})
     charted = [*(_speed_chart(bench, batch) for batch in batches[:1]), _size_chart(bench)]
@@ -187,7 +187,8 @@ def _head(model: Benched) -> Markup:
 def _left_out(bench: Bench) -> Markup | None:
     if not bench.left_out:
         return None
-    return tag("p", f"Left out: {' '.join(bench.left_out)}", class_="note")
+    said = f"Left out: {' '.join(bench.left_out)} To have them back, measure again with ragjax bench."
+    return tag("p", said, class_="note")
 
 
 def _key(model: Benched) -> str:

@@ -10,6 +10,7 @@ from ragjax.benchmark import Measured, Report, keep, run_of
 from ragjax.benchmark.figures import Figures
 from ragjax.benchmark.quality import held_out, perplexity_on, why_not
 from ragjax.config import Bench, Compress, Data, Evaluate, to_dict
+from ragjax.data import train_tokenizer
 from ragjax.errors import InputError
 from ragjax.evaluation import evaluate
 from ragjax.interchange.onnx import export_onnx, in_onnxruntime, load_onnx
@@ -66,6 +67,8 @@ def test_what_does_not_compare_says_why(text, tiny_byte_model, tiny_model):
     assert "no tokenizer" in why_not(tiny_model, text)
     short = replace(tiny_byte_model, config=replace(tiny_byte_model.config, positions=16))
     assert "24 tokens" in why_not(short, text)
+    learned = train_tokenizer([TEXT], vocab_size=257)
+    assert "not the run's" in why_not(replace(tiny_byte_model, tokenizer=learned), text)
 
 
 def test_the_run_is_that_of_the_first_model_in_one(run, tmp_path, tiny_byte_model):

@@ -65,6 +65,6 @@ def test_figures_of_other_models_are_said_to_be_so(make_run, make_bench):
     run = read_run(make_bench(make_run()))
     run = replace(run, bench=replace(run.bench, models=(), left_out=("Student: gone.",)))
     section = frontier(run)
-    assert "measure again" in section
-    assert "Left out: Student: gone." in section
+    assert "of other models" in section
+    assert "Left out: Student: gone. To have them back, measure again" in section
     assert "<table" not in section

@@ -1,5 +1,6 @@
 import base64
 import hashlib
+import json
 import re
 import subprocess
 import sys
@@ -111,6 +112,20 @@ def test_hostile_text_stays_text(make_run, summary, config, metrics):
     assert not [key for _, key, _ in page.attributes if key.startswith("on")]
     shown = HOSTILE.replace("\x00", "\ufffd").replace("\ud800", "\ufffd")
     assert page.text.count(shown) >= 12
+
+
+def test_hostile_figures_of_speed_stay_text(make_run, make_bench):
+    run = make_bench(make_run())
+    value = json.loads((run / "bench.json").read_text())
+    value |= {"machine": HOSTILE, "options": {HOSTILE: HOSTILE}}
+    value["models"][2] |= {key: HOSTILE for key in ("model", "weights", "engine", "why", "folder")}
+    value["models"][2]["perplexity"] = None
+    (run / "bench.json").write_text(json.dumps(value))
+    page = Page(written(run))
+    assert "img" not in page.tags
+    assert page.tags.count("script") == page.tags.count("style") == 1
+    shown = HOSTILE.replace("\x00", "\ufffd").replace("\ud800", "\ufffd")
+    assert page.text.count(shown) >= 4
 
 
 @pytest.mark.parametrize(

@@ -41,6 +41,13 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--prompt-tokens", type=int, default=8, help="tokens of a prompt (default 8)")
     parser.add_argument("--new-tokens", type=int, default=48, help="tokens written (default 48)")
     parser.add_argument("--params", type=float, default=0.5, help="share of the parameters (default 0.5)")
+    parser.add_argument(
+        "--what", nargs="+", choices=("neurons", "heads", "width", "layers"), default=(),
+        help="what shrinks (default: neurons, heads and width)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--multiple", type=int, default=64, help="neurons and width are multiples (default 64)"
+    )
     parser.add_argument("--layers", type=int, default=12, help="transformer blocks (default 12)")
     parser.add_argument("--rounds", type=int, default=5, help="turns that are timed (default 5)")
     parser.add_argument("--json", action="store_true", help="print the result as one line")
@@ -60,7 +67,11 @@ def compare(options: argparse.Namespace) -> dict:
 
     keep_compiled_programs()
     whole = gpt2(options.layers)
-    made = shrink(whole, Shrink(params=options.params, importance="magnitude", compensate=False))
+    asked = Shrink(
+        params=options.params, what=tuple(options.what), multiple=options.multiple, importance="magnitude",
+        compensate=False,
+    )  # fmt: skip
+    made = shrink(whole, asked)
     sizes = {"whole": whole, "halved": as_written(made.model)}
     wanted = Bench(
         batch=tuple(options.batch), prompt_tokens=options.prompt_tokens, new_tokens=options.new_tokens,
@@ -97,8 +108,8 @@ def compare(options: argparse.Namespace) -> dict:
         size: sizes_of(model.config)._asdict() | {"parameters": model.parameters}
         for size, model in sizes.items()
     }
-    asked = {"new_tokens": options.new_tokens, "rounds": options.rounds, "machine": machine()}
-    return {"batch": found, **asked, **shapes}
+    measured = {"new_tokens": options.new_tokens, "rounds": options.rounds, "machine": machine()}
+    return {"batch": found, **measured, **shapes}
 
 
 def table(result: dict) -> str:

@@ -59,7 +59,19 @@ def check_draft(model: Model, draft: Model, asked: Request) -> None:
     Raises:
       InputError: names all that does not fit.
     """
-    problems, options = [], asked.options
+    options = asked.options
+    problems = draft_problems(model, draft, max(map(len, asked.prompts)) + options.max_new_tokens)
+    if options.beams > 1:
+        problems.append("beams are not drafted: set beams to 1")
+    if problems:
+        raise InputError(f"This draft cannot be used:\n{listing(problems)}")
+    if asked.mesh is not None:
+        check_divisible(draft.config, asked.mesh, batch_size=len(asked.prompts) + asked.fillers)
+
+
+def draft_problems(model: Model, draft: Model, longest: int) -> list[str]:
+    """What keeps a draft from speaking for the model in texts of up to `longest` tokens."""
+    problems = []
     if model.config.vocab_size != draft.config.vocab_size:
         problems.append(
             f"the model has {model.config.vocab_size} tokens, the draft {draft.config.vocab_size}: "
@@ -67,17 +79,11 @@ def check_draft(model: Model, draft: Model, asked: Request) -> None:
         )
     elif model.tokenizer and draft.tokenizer and model.tokenizer.get_vocab() != draft.tokenizer.get_vocab():
         problems.append("their tokenizers give the same ids to other tokens: take one of the same vocabulary")
-    longest = max(map(len, asked.prompts)) + options.max_new_tokens
     if longest > draft.config.positions:
         problems.append(
             f"the text may have {longest} tokens, the draft has {draft.config.positions} positions"
         )
-    if options.beams > 1:
-        problems.append("beams are not drafted: set beams to 1")
-    if problems:
-        raise InputError(f"This draft cannot be used:\n{listing(problems)}")
-    if asked.mesh is not None:
-        check_divisible(draft.config, asked.mesh, batch_size=len(asked.prompts) + asked.fillers)
+    return problems
 
 
 def draft_lengths(options: Decoding) -> tuple[int, ...]:
@@ -131,12 +137,21 @@ class DraftedWriter:
     def speculation(self) -> Speculation:
         """How the draft did so far."""
         tally, counts = to_host((self._state.tally, self._state.written))
-        alone = self._timed[0]
+        alone = self._alone()
         steps = int(counts[: len(self._asked.prompts)].max()) - 1
         return Speculation(
-            int(tally.rounds), int(tally.drafted), int(tally.accepted), self._seconds,
-            median(alone) * steps if alone else None,
+            int(tally.rounds), int(tally.drafted.sum()), int(tally.accepted.sum()), self._seconds,
+            None if alone is None else alone * steps,
         )  # fmt: skip
+
+    def _alone(self) -> float | None:
+        """Seconds the model takes for a token by itself, by the rounds without a draft."""
+        alone, longest = self._timed[0], self._timed[len(self._menu) - 1]
+        if not alone:
+            return None
+        # A draw asks the draft once even so, for what a drafted token adds at most.
+        asks = median(longest) - median(alone) if self._asked.options.temperature else 0.0
+        return max(median(alone) - max(asks, 0.0) / self._menu[-1], 0.0)
 
     def _run(self, count: int, *, rounds: int, fixed: int) -> float:
         """Runs the loop once, and returns the seconds it took."""

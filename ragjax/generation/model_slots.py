@@ -11,25 +11,17 @@ import jax.numpy as jnp
 import numpy as np
 
 from ragjax.config import CacheDtype, Decoding
-from ragjax.errors import InputError
+from ragjax.errors import InputError, listing
 from ragjax.generation import log_probs
-from ragjax.generation.decoding import unstack
+from ragjax.generation.drafted import draft_problems
 from ragjax.generation.log_probs import LogProbs
 from ragjax.generation.prompts import align, bucket
-from ragjax.generation.seats import (
-    ENDS,
-    MOST_TOKENS,
-    begin,
-    empty_seats,
-    settings_for,
-    sit_down,
-    stand_up,
-    write_on,
-)
+from ragjax.generation.seats import MOST_TOKENS, settings_for
 from ragjax.generation.slots import MOST_ALTERNATIVES, Stepped
+from ragjax.generation.tables import Alone, Drafted, Table
 from ragjax.model import Model
 from ragjax.parallel.hosts import to_host
-from ragjax.parallel.rules import check_divisible, place
+from ragjax.parallel.rules import check_divisible
 
 
 class ModelSlots:
@@ -44,6 +36,8 @@ class ModelSlots:
         self,
         model: Model,
         *,
+        draft: Model | None = None,
+        draft_tokens: int = 4,
         count: int = 4,
         room: int | None = None,
         cache_dtype: CacheDtype = "float32",
@@ -53,13 +47,17 @@ class ModelSlots:
 
         Args:
           model: a model.
+          draft: a faster one of the same vocabulary, which proposes tokens that `model` then reads at once;
+            none: the model alone.
+          draft_tokens: tokens it proposes at once, at most.
           count: slots.
           room: tokens a slot holds; none: as many as the model has positions.
           cache_dtype: type in which keys and values are kept.
           mesh: devices over which parameters, slots and heads are split; none: one device.
 
         Raises:
-          InputError: more room than the model has positions, or a model that does not fit the mesh.
+          InputError: more room than the model has positions, a draft that cannot speak for the model, or
+            models that do not fit the mesh.
         """
         config = model.config
         self.count, self.room = count, room or config.positions
@@ -67,21 +65,28 @@ class ModelSlots:
             raise InputError(
                 f"A slot cannot hold {room} tokens: the model has {config.positions} positions. Ask for less."
             )
+        problems = [] if draft is None else draft_problems(model, draft, self.room)
+        if problems:
+            raise InputError(f"This draft cannot be used:\n{listing(problems)}")
         if mesh is not None:
-            check_divisible(config, mesh, batch_size=count)
+            for each in (model, draft):
+                if each is not None:
+                    check_divisible(each.config, mesh, batch_size=count)
         self._model, self._mesh = model, mesh
         self._alternatives = min(MOST_ALTERNATIVES, config.vocab_size)
         self._fresh: dict[int, tuple[jax.Array, LogProbs | None]] = {}
         self._telling: set[int] = set()
+        self._drawn: set[int] = set()
+        size: dict[str, Any] = {"count": count, "room": self.room, "dtype": jnp.dtype(cache_dtype), "mesh": mesh}
         with self._on_mesh():
-            self._params = model.params if mesh is None else place(model.params, mesh)
-            self._layers = unstack(self._params, config=config)
-            self._seats = empty_seats(
-                config=config, count=count, room=self.room, ends=ENDS, dtype=jnp.dtype(cache_dtype)
+            self._table: Table = (
+                Alone(model, **size)
+                if draft is None
+                else Drafted(model, draft, draft_tokens=draft_tokens, **size)
             )
 
     def warm(self) -> None:
-        """Compiles all programs by running each of them once."""
+        """Compiles all programs by running each of them once, and times rounds with a draft."""
         for length in self._lengths():
             limit = min(2, self.room - length)
             for told in (None, 0):
@@ -90,40 +95,44 @@ class ModelSlots:
                 self.step()
                 self.leave(0)
 
+        def sit(drawn: bool) -> None:
+            options = Decoding(max_new_tokens=self.room - 1, stop_at_eos=False, temperature=float(drawn))
+            self.join(0, [0], options)
+
+        with self._on_mesh():
+            self._table.measure(sit)
+        self.leave(0)
+
     def join(self, slot: int, prompt: Sequence[int], options: Decoding, row: int = 0) -> None:
         """Reads a prompt into a free slot; its first token comes with the next step."""
-        tokens, padding = align([prompt], positions=self.room)
+        aligned = align([prompt], positions=self.room)
         settings = settings_for(self._model, options, row)
         if options.log_probs is not None:
             self._telling.add(slot)
+        if options.temperature:
+            self._drawn.add(slot)
+        told = None if options.log_probs is None else self._alternatives
         with self._on_mesh():
-            where = jnp.int32(slot)
-            self._seats, scores = sit_down(
-                self._params, self._seats, where, tokens, padding, config=self._model.config
+            self._fresh[slot] = self._table.sit(
+                jnp.int32(slot), aligned, options.max_new_tokens, settings, told
             )
-            self._seats, token, told = begin(
-                self._seats, where, scores, jnp.int32(options.max_new_tokens), settings,
-                alternatives=None if options.log_probs is None else self._alternatives,
-            )  # fmt: skip
-        self._fresh[slot] = token, told
 
     def step(self, most: int = 1) -> Stepped:
         """Hands out the first tokens of those that came since the last step, else writes on in all slots."""
         if self._fresh:
             return self._first_tokens()
+        told = self._alternatives if self._telling else None
         with self._on_mesh():
-            self._seats, tokens, told = write_on(
-                self._params, self._layers, self._seats, jnp.int32(min(most, MOST_TOKENS)),
-                config=self._model.config, alternatives=self._alternatives if self._telling else None,
-            )  # fmt: skip
-        return Stepped(*to_host((tokens, told)))
+            fresh = self._table.write(min(most, MOST_TOKENS), told, drawn=bool(self._drawn))
+        return Stepped(*to_host(fresh))
 
     def leave(self, slot: int) -> None:
         """Frees a slot, whether it has ended or not."""
         self._fresh.pop(slot, None)
         self._telling.discard(slot)
+        self._drawn.discard(slot)
         with self._on_mesh():
-            self._seats = self._seats._replace(left=stand_up(self._seats.left, jnp.int32(slot)))
+            self._table.stand(jnp.int32(slot))
 
     def _first_tokens(self) -> Stepped:
         tokens = np.full((self.count, 1), -1, np.int32)

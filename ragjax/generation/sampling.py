@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Bool, Float, Int, Key
 
 from ragjax.generation.filters import Filters, filtered
 
@@ -94,6 +94,17 @@ def sequence_keys(key: Key[Array, "*batch"], batch: int, step: Int[Array, "*batc
     """
     own = key if key.ndim else keys_of(key, jnp.arange(batch))
     return jax.vmap(jax.random.fold_in)(own, jnp.broadcast_to(step, (batch,)))
+
+
+def are_ends(tokens: Int[Array, "batch *new"], eos: Int[Array, "*batch ends"]) -> Bool[Array, "batch *new"]:
+    """Which tokens end their sequence.
+
+    Args:
+      tokens: of each sequence.
+      eos: token ids that end all sequences, or those that end each; -1 matches none.
+    """
+    own = eos if eos.ndim == 1 else eos.reshape(len(eos), *(1,) * (tokens.ndim - 1), -1)
+    return (tokens[..., None] == own).any(-1)
 
 
 def keys_of(key: Key[Array, ""], rows: Int[Array, " batch"]) -> Key[Array, " batch"]:

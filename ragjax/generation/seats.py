@@ -21,7 +21,7 @@ from ragjax.generation.filters import Filters, penalized
 from ragjax.generation.log_probs import LogProbs
 from ragjax.generation.prompts import Described
 from ragjax.generation.request import ends_of
-from ragjax.generation.sampling import keys_of, next_token, sequence_keys
+from ragjax.generation.sampling import are_ends, keys_of, next_token, sequence_keys
 from ragjax.models.buffers import put
 from ragjax.models.decoder import KeyValues, Params
 from ragjax.models.decoder_config import DecoderConfig
@@ -98,12 +98,17 @@ def empty_seats(*, config: DecoderConfig, count: int, room: int, ends: int, dtyp
       ends: token ids that may end a sequence.
       dtype: type in which keys and values are kept.
     """
+    cache = empty_cache(config, count, room, dtype)
+    return seats_alone(count, ends, config.vocab_size)._replace(cache=cache)
+
+
+def empty_cache(config: DecoderConfig, count: int, room: int, dtype: Any) -> tuple[KeyValues, ...]:
+    """Of each layer room for the keys and values of so many sequences and tokens."""
     shape = (count, config.key_value_heads, room, config.head_width)
-    cache = tuple(
+    return tuple(
         jax.tree.map(pin_heads, KeyValues(empty_buffer(shape, dtype), empty_buffer(shape, dtype)))
         for _ in range(config.layers)
     )
-    return seats_alone(count, ends, config.vocab_size)._replace(cache=cache)
 
 
 def seats_alone(count: int, ends: int, vocab_size: int) -> Seats:
@@ -136,22 +141,33 @@ def sit_down(
       padding: places before it.
       config: the architecture.
     """
-    dtype = seats.cache[0].key.dtype
-    scores, stacked = read(params, prompt, padding, config=config, dtype=dtype)
-
-    def placed(layer: int, held: jax.Array, fresh: jax.Array) -> jax.Array:
-        at_front = jnp.roll(fresh[layer], -padding[0], axis=2)
-        return pin_heads(jax.lax.dynamic_update_slice(held, at_front, (slot, 0, 0, 0)))
-
-    cache = tuple(
-        jax.tree.map(partial(placed, layer), held, stacked) for layer, held in enumerate(seats.cache)
-    )
+    scores, cache = seated(params, seats.cache, slot, prompt, padding, config)
     seen = tokens_of(prompt, padding, config.vocab_size)
     return seats._replace(
         cache=cache,
         place=seats.place.at[slot].set(prompt.shape[1] - padding[0]),
         seen=seats.seen.at[slot].set(seen[0]),
     ), scores
+
+
+def seated(
+    params: Params,
+    cache: tuple[KeyValues, ...],
+    slot: Int[Array, ""],
+    prompt: Int[Array, "1 length"],
+    padding: Int[Array, " 1"],
+    config: DecoderConfig,
+) -> tuple[Float[Array, "1 vocab"], tuple[KeyValues, ...]]:
+    """Scores of the token after a prompt, and the caches with its keys from place 0 of a slot on."""
+    scores, stacked = read(params, prompt, padding, config=config, dtype=cache[0].key.dtype)
+
+    def placed(layer: int, held: jax.Array, fresh: jax.Array) -> jax.Array:
+        at_front = jnp.roll(fresh[layer], -padding[0], axis=2)
+        return pin_heads(jax.lax.dynamic_update_slice(held, at_front, (slot, 0, 0, 0)))
+
+    return scores, tuple(
+        jax.tree.map(partial(placed, layer), held, stacked) for layer, held in enumerate(cache)
+    )
 
 
 @partial(jax.jit, static_argnames="alternatives", donate_argnames="seats")
@@ -174,8 +190,8 @@ def begin(
       settings: of one sequence, with a first axis of 1.
       alternatives: tell the log-probs of the token, and of so many likeliest; none: tell none.
     """
-    token = _chosen(scores, seats.seen[slot][None], jnp.zeros(1, jnp.int32), settings)
-    left = jnp.where(_ends(token, settings)[0], 0, limit - 1)
+    token = chosen(scores, seats.seen[slot][None], jnp.zeros(1, jnp.int32), settings)
+    left = jnp.where(are_ends(token, settings.eos)[0], 0, limit - 1)
     record = log_probs.empty(1, 1, alternatives)
     return (
         seats._replace(
@@ -244,8 +260,8 @@ def advanced(
     seats: Seats, scores: Float[Array, "slots vocab"], live: Bool[Array, " slots"]
 ) -> tuple[Seats, Int[Array, " slots"]]:
     """The seats with one more token of each live sequence, and what was chosen for all."""
-    token = _chosen(scores, seats.seen, seats.written, seats.settings)
-    left = jnp.where(_ends(token, seats.settings), 0, seats.left - 1)
+    token = chosen(scores, seats.seen, seats.written, seats.settings)
+    left = jnp.where(are_ends(token, seats.settings.eos), 0, seats.left - 1)
     return Seats(
         seats.cache,
         seats.place + live,
@@ -263,16 +279,13 @@ def stand_up(left: Int[Array, " slots"], slot: Int[Array, ""]) -> Int[Array, " s
     return left.at[slot].set(0)
 
 
-def _chosen(
+def chosen(
     scores: Float[Array, "batch vocab"],
     seen: Bool[Array, "batch vocab"],
     written: Int[Array, " batch"],
     settings: Settings,
 ) -> Int[Array, " batch"]:
+    """The token of each sequence that follows so many new ones."""
     assert settings.penalty is not None
     keys = sequence_keys(settings.key, len(written), written)
     return next_token(penalized(scores, seen, settings.penalty), keys, settings.temperature, settings.filters)
-
-
-def _ends(token: Int[Array, " batch"], settings: Settings) -> Bool[Array, " batch"]:
-    return (token[:, None] == settings.eos).any(-1)

@@ -6,13 +6,24 @@ from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Array, Int
 
 from ragjax.config import Decoding
 from ragjax.generation.log_probs import LogProbs
 
 MOST_ALTERNATIVES = 20
 """Likeliest tokens that can be told in place of each token: OpenAI's chat tells as many."""
+
+
+class Drafts(NamedTuple):
+    """How the drafts of a step did."""
+
+    passes: Int[Array, " slots"]
+    """Passes of the model over a draft, in each slot that had not ended."""
+    drafted: Int[Array, " slots"]
+    """Tokens that were drafted."""
+    accepted: Int[Array, " slots"]
+    """Those of them that the model kept."""
 
 
 class Stepped(NamedTuple):
@@ -22,13 +33,16 @@ class Stepped(NamedTuple):
     """New tokens of each slot from the first column on; -1 where it has no more."""
     log_probs: LogProbs | None
     """Of the tokens, as [slots, new]; none where no request in a slot asks for them."""
+    drafts: Drafts | None = None
+    """None where the model writes alone."""
 
 
 class Slots(Protocol):
     """A batch of fixed size in which each place serves one request at a time.
 
-    The tokens of a request are those that `continuations` writes of it alone: the same ones greedily, and
-    drawn the same ones by the same seed and row, whatever the other slots do. One thread uses it.
+    The tokens of a request are those that `continuations` writes of it alone, with the same draft if there
+    is one: the same ones greedily, and drawn the same ones by the same seed and row, whatever the other
+    slots do. One thread uses it.
     """
 
     count: int
@@ -58,7 +72,8 @@ class Slots(Protocol):
         nothing, until it is left.
 
         Args:
-          most: tokens each slot writes at most, at least 1; it may write fewer, and at first writes one.
+          most: tokens each slot writes at most, at least 1; it may write fewer, and at first writes one. With
+            a draft, which may be kept whole, it may write a few more.
         """
 
     def leave(self, slot: int) -> None:

@@ -1,10 +1,8 @@
 """Speculative decoding on the device: a small model drafts, the model itself reads the draft at once.
 
-The draft is kept as far as the model agrees, and the model's own choice follows it: greedy, the tokens are
-the model's own; drawn, they come from its distribution, by the rejection rule of Leviathan et al.,
-https://arxiv.org/abs/2211.17192, and Chen et al., https://arxiv.org/abs/2302.01318. Sequences of a batch
-keep different parts of their drafts, so that each has its own place in the caches; what was not kept is
-overwritten by what comes next.
+The draft is kept as far as the model agrees, and the model's own choice follows it, by the rule of
+`ragjax.generation.acceptance`. Sequences of a batch keep different parts of their drafts, so that each has
+its own place in the caches; what was not kept is overwritten by what comes next.
 """
 
 from __future__ import annotations
@@ -17,11 +15,12 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from ragjax.generation import log_probs
+from ragjax.generation.acceptance import judged, place_keys
 from ragjax.generation.decoding import Settings, extend, fill, scored, tokens_of
 from ragjax.generation.draft_length import best_length, likely
 from ragjax.generation.filters import penalized
 from ragjax.generation.log_probs import LogProbs
-from ragjax.generation.sampling import drawn, likeliest, next_token, sequence_keys, warped
+from ragjax.generation.sampling import are_ends, next_token, sequence_keys
 from ragjax.models.buffers import put, take
 from ragjax.models.decoder import KeyValues, Params
 from ragjax.models.decoder_config import DecoderConfig
@@ -55,12 +54,14 @@ class Tally(NamedTuple):
     """What became of the drafts."""
 
     rounds: Int[Array, ""]
-    drafted: Int[Array, ""]
-    """Tokens that were drafted, over all sequences that had not ended."""
-    accepted: Int[Array, ""]
+    passes: Int[Array, " batch"]
+    """Rounds of each sequence before it had ended."""
+    drafted: Int[Array, " batch"]
+    """Tokens that were drafted in them."""
+    accepted: Int[Array, " batch"]
     """Those of them that were kept."""
     hits: Float[Array, ""]
-    """Of late: accepted tokens, older ones counting less."""
+    """Of late: tokens the model agreed with, older ones counting less."""
     misses: Float[Array, ""]
     """Of late: drafts of which a token was refused."""
 
@@ -74,8 +75,10 @@ class Drafting(NamedTuple):
     """Caches of the draft."""
     padding: Int[Array, " batch"]
     """Places before each prompt."""
+    begins: Int[Array, " batch"]
+    """Place of the first new token."""
     text: Int[Array, "batch room"]
-    """The last token of the prompt, then the new ones, valid up to `written`."""
+    """New tokens from index 1 on, valid up to `written`."""
     written: Int[Array, " batch"]
     """New tokens of each sequence."""
     behind: Int[Array, " batch"]
@@ -94,8 +97,8 @@ class _Proposal(NamedTuple):
 
     text: Int[Array, "batch room"]
     """With the proposed tokens behind the last one."""
-    scores: Float[Array, "batch most vocab"]
-    """Logits of what each was drawn from."""
+    scores: Float[Array, "batch places vocab"]
+    """Logits of what each was chosen by."""
     cache: tuple[KeyValues, ...]
 
 
@@ -142,13 +145,14 @@ def begin(
         model=cache,
         draft=own,
         padding=padding,
-        text=text.at[:, 0].set(prompts[:, -1]).at[:, 1].set(first),
+        begins=jnp.full(batch, prompts.shape[1], jnp.int32),
+        text=text.at[:, 1].set(first),
         written=jnp.ones(batch, jnp.int32),
         behind=jnp.zeros(batch, jnp.int32),
-        done=jnp.isin(first, settings.eos),
+        done=are_ends(first, settings.eos),
         seen=seen.at[jnp.arange(batch), first].set(True),
         log_probs=log_probs.noted(record, scores[:, None], first[:, None], jnp.int32(0)),
-        tally=Tally(jnp.int32(0), jnp.int32(0), jnp.int32(0), jnp.float32(0), jnp.float32(0)),
+        tally=no_tally(batch),
     )
 
 
@@ -186,140 +190,115 @@ def speculate(
         return ((state.written < count) & ~state.done).any() & (state.tally.rounds < end)
 
     def step(state: Drafting) -> Drafting:
-        adapted = best_length(menu, pace.costs, likely(state.tally.hits, state.tally.misses))
-        choice = jnp.where(pace.fixed < 0, adapted, pace.fixed)
-        return _round(model, draft, state, choice, limit, settings, configs, menu)
+        return one_round(model, draft, state, limit, pace, settings, configs=configs, menu=menu)
 
     return jax.lax.while_loop(going, step, state)
 
 
-def _round(model, draft, state, choice, limit, settings, configs, menu):
-    """The state after one draft was made and judged."""
+def one_round(
+    model: Network,
+    draft: Network,
+    state: Drafting,
+    limit: Int[Array, "*batch"],
+    pace: Pace,
+    settings: Settings,
+    *,
+    configs: Configs,
+    menu: tuple[int, ...],
+    least: int = 0,
+) -> Drafting:
+    """The state after one draft was made and judged.
+
+    Args:
+      model: decides.
+      draft: proposes.
+      state: what there is.
+      limit: most new tokens of a sequence: one number for all, or one for each.
+      pace: how far a draft goes.
+      settings: how tokens are chosen, with a penalty of repetition; one value each, or one a sequence.
+      configs: both architectures.
+      menu: lengths of drafts.
+      least: tokens the draft reads at least, so that it never stays behind and what it would have
+        proposed is known; 0: a draft of no tokens costs nothing.
+    """
     most, batch = max(menu), len(state.written)
+    adapted = best_length(menu, pace.costs, likely(state.tally.hits, state.tally.misses))
+    choice = jnp.where(pace.fixed < 0, adapted, pace.fixed)
     length = jnp.asarray(menu, jnp.int32)[choice]
-    # No two rounds of a sequence begin at the same count.
-    keys = jax.vmap(lambda key: jax.random.split(key, 3))(sequence_keys(settings.key, batch, state.written))
-    proposal = _propose(draft, state, length, keys[:, 0], settings, configs.draft, most)
-    window = take(proposal.text, state.written, most + 1)
+    live = ~state.done
+    drawing = jnp.broadcast_to(settings.temperature > 0, (batch,)) & live
+    proposed = jnp.where(drawing.any(), length + 1, jnp.maximum(length, least))
+    keys = place_keys(settings.key, state.written, most + 1)
+    proposal = _propose(draft, state, proposed, keys.draft, settings, configs.draft)
+    window = take(proposal.text, state.written, most + 2)
+    read, tokens = window[:, :-1], window[:, 1:]
 
     def verify(size: int):
         hidden, cache = extend(
-            model.params, model.layers, state.model, window[:, : size + 1], state.padding, _place(state),
+            model.params, model.layers, state.model, read[:, : size + 1], state.padding, _place(state),
             config=configs.model,
         )  # fmt: skip
         scores = scored(model.params, hidden, configs.model)
         return jnp.pad(scores, ((0, 0), (0, most - size), (0, 0))), cache
 
     scores, cache = jax.lax.switch(choice, [partial(verify, size) for size in menu])
-    adjusted = penalized(scores, _seen_along(state.seen, window, settings.penalty), settings.penalty)
-    kept, after = _judge(adjusted, proposal.scores, window[:, 1:], length, keys[:, 1], keys[:, 2], settings)
+    adjusted = penalized(scores, _seen_along(state.seen, read, settings.penalty), settings.penalty)
+    agreed, after = judged(adjusted, proposal.scores, tokens, proposed, length, keys, drawing, settings)
+    kept = jnp.minimum(agreed, length)
 
-    # What the window becomes: the drafted tokens that are kept, then the model's own.
     index = jnp.arange(most + 1)
-    new = jnp.where(index < kept[:, None], jnp.roll(window, -1, axis=1), after[:, None])
-    ends = jnp.isin(new, settings.eos) & (index <= kept[:, None])
+    new = jnp.where(index < kept[:, None], tokens, after[:, None])
+    ends = are_ends(new, settings.eos) & (index <= kept[:, None])
     gained = jnp.where(ends.any(-1), ends.argmax(-1), kept) + 1
-    count = jnp.where(state.done, state.written, jnp.minimum(state.written + gained, limit))
-    valid = (index < gained[:, None]) & ~state.done[:, None]
-    seen = state.seen.at[jnp.arange(batch)[:, None], new].max(valid)
-
-    read = jnp.where(length > 0, 0, state.behind + 1)
-    live = ~state.done
+    count = jnp.where(live, jnp.minimum(state.written + gained, limit), state.written)
+    valid = (index < gained[:, None]) & live[:, None]
+    unread = jnp.where(proposed > 0, jnp.maximum(kept + 1 - proposed, 0), state.behind + 1)
     return Drafting(
         model=cache,
         draft=proposal.cache,
         padding=state.padding,
-        text=put(state.text, jnp.where(live[:, None], new, window), state.written + live),
+        begins=state.begins,
+        text=put(state.text, jnp.where(live[:, None], new, read), state.written + live),
         written=count,
-        behind=jnp.where(live, jnp.where((length > 0) & (kept == length), 1, read), 0),
+        behind=jnp.where(live, unread, 0),
         done=state.done | ends.any(-1) | (count >= limit),
-        seen=seen,
+        seen=state.seen.at[jnp.arange(batch)[:, None], new].max(valid),
         log_probs=log_probs.noted(state.log_probs, scores, new, state.written),
-        tally=_counted(state.tally, length, jnp.where(live, kept, 0), live),
+        tally=_counted(state.tally, length, proposed, agreed, live),
     )
 
 
-def _propose(draft, state, length, keys, settings, config, most) -> _Proposal:
-    """Reads what the draft has not read, and drafts `length` tokens."""
-    batch, vocab = len(state.written), config.vocab_size
+def _propose(draft, state, proposed, keys, settings, config) -> _Proposal:
+    """Reads what the draft has not read, and proposes so many tokens."""
+    (batch, places), vocab = keys.shape, config.vocab_size
     rows = jnp.arange(batch)
 
     def step(carry):
         i, proposal, seen = carry
-        token = take(proposal.text, state.written + i, 1)
+        # Who is behind less than others reads its own over and over until they are as far.
+        ahead = jnp.maximum(i, -state.behind)
+        token = take(proposal.text, state.written + ahead, 1)
         hidden, cache = extend(
-            draft.params, draft.layers, proposal.cache, token, state.padding, _place(state) + i, config=config
-        )
+            draft.params, draft.layers, proposal.cache, token, state.padding, _place(state) + ahead,
+            config=config,
+        )  # fmt: skip
         scores = penalized(scored(draft.params, hidden[:, 0], config), seen, settings.penalty)
-        each = jax.vmap(jax.random.fold_in)(keys, jnp.full(batch, i))
-        chosen = next_token(scores, each, settings.temperature, settings.filters)
+        chosen = next_token(scores, keys[:, jnp.maximum(i, 0)], settings.temperature, settings.filters)
         # While it catches up, the next token is there.
-        following = take(proposal.text, state.written + i + 1, 1)[:, 0]
+        following = take(proposal.text, state.written + ahead + 1, 1)[:, 0]
         chosen = jnp.where(i < 0, following, chosen)
-        text = put(proposal.text, chosen[:, None], state.written + i + 1)
+        text = put(proposal.text, chosen[:, None], state.written + ahead + 1)
         kept = put(proposal.scores, scores[:, None], jnp.maximum(i, 0))
-        return i + 1, _Proposal(text, kept, cache), seen.at[rows, chosen].set(True)
+        return i + 1, _Proposal(text, kept, cache), seen.at[rows, chosen].max(i >= 0)
 
-    start = _Proposal(state.text, jnp.zeros((batch, most, vocab)), state.draft)
-    begin = jnp.where(length > 0, -state.behind.max(), 0)
-    return jax.lax.while_loop(lambda carry: carry[0] < length, step, (begin, start, state.seen))[1]
-
-
-def _judge(scores, drafts, tokens, length, keys, after_keys, settings):
-    """How many of the drafted tokens are kept, and the model's own that follows them.
-
-    Args:
-      scores: logits of the model at the last token and at each drafted one, [batch, most + 1, vocab].
-      drafts: logits of what each drafted token was chosen by, [batch, most, vocab].
-      tokens: the drafted ones, [batch, most].
-      length: how many there are.
-      keys: random keys of the acceptance.
-      after_keys: random keys of the token that follows.
-      settings: how tokens are chosen.
-    """
-    batch, most = tokens.shape
-    there = jnp.arange(most) < length
-    drawing = jnp.broadcast_to(settings.temperature > 0, (batch,))
-
-    def leading(agreed):
-        return jnp.cumprod(agreed & there, axis=1, dtype=jnp.int32).sum(1)
-
-    def greedy():
-        own = likeliest(scores)
-        kept = leading(own[:, :-1] == tokens)
-        return kept, jnp.take_along_axis(own, kept[:, None], 1)[:, 0]
-
-    def sampled():
-        p = jax.nn.softmax(warped(scores, settings.temperature, settings.filters))
-        q = jax.nn.softmax(warped(drafts, settings.temperature, settings.filters))
-        of_model, of_draft = (
-            jnp.take_along_axis(each[:, :most], tokens[..., None], 2)[..., 0] for each in (p, q)
-        )
-        chance = jax.vmap(lambda key: jax.random.uniform(key, (most,)))(keys)
-        kept = leading(chance * of_draft < of_model)
-        # Behind a draft that is kept whole nothing was refused: the model's own distribution is left.
-        q = jnp.where((kept < length)[:, None], _at(q, jnp.minimum(kept, most - 1)), 0.0)
-        p = _at(p, kept)
-        left = jnp.maximum(p - q, 0.0)
-        # Nothing is left where both are alike but for rounding.
-        left = jnp.where(left.sum(-1, keepdims=True) > 0, left, p)
-        return kept, drawn(jnp.log(left), after_keys)
-
-    def both():
-        return jax.tree.map(partial(jnp.where, drawing), sampled(), greedy())
-
-    return jax.lax.cond(drawing.any(), both, greedy)
-
-
-def _at(rows: jax.Array, index: jax.Array) -> jax.Array:
-    """Of each sequence the row at its index."""
-    return jnp.take_along_axis(rows, index[:, None, None], 1)[:, 0]
+    start = _Proposal(state.text, jnp.zeros((batch, places, vocab)), state.draft)
+    begin = jnp.where(proposed > 0, -state.behind.max(), 0)
+    return jax.lax.while_loop(lambda carry: carry[0] < proposed, step, (begin, start, state.seen))[1]
 
 
 def _place(state: Drafting) -> Int[Array, " batch"]:
     """Where in the caches the last token of each sequence stands."""
-    prompt = state.model[0].length - state.text.shape[1] + 1
-    return prompt + state.written - 1
+    return state.begins + state.written - 1
 
 
 def _seen_along(
@@ -342,14 +321,22 @@ _MEMORY = 0.95
 """What older rounds still count for after one more."""
 
 
-def _counted(tally: Tally, length: jax.Array, kept: jax.Array, live: jax.Array) -> Tally:
-    """The tally after a round that kept as many drafted tokens of each sequence."""
-    refused = (live & (kept < length)).sum()
-    memory = jnp.where(length > 0, _MEMORY, 1.0)
+def no_tally(batch: int) -> Tally:
+    """The tally before the first round."""
+    none, nothing = jnp.zeros(batch, jnp.int32), jnp.float32(0)
+    return Tally(jnp.int32(0), none, none, none, nothing, nothing)
+
+
+def _counted(
+    tally: Tally, length: jax.Array, proposed: jax.Array, agreed: jax.Array, live: jax.Array
+) -> Tally:
+    """The tally after a round in which the model agreed with so many tokens of each sequence."""
+    memory = jnp.where(proposed > 0, _MEMORY, 1.0)
     return Tally(
         tally.rounds + 1,
-        tally.drafted + length * live.sum(dtype=jnp.int32),
-        tally.accepted + kept.sum(dtype=jnp.int32),
-        tally.hits * memory + kept.sum(),
-        tally.misses * memory + refused,
+        tally.passes + live,
+        tally.drafted + length * live,
+        tally.accepted + jnp.minimum(agreed, length) * live,
+        tally.hits * memory + (agreed * live).sum(),
+        tally.misses * memory + (live & (agreed < proposed)).sum(),
     )

@@ -1,0 +1,165 @@
+"""Where the sequences of a batch sit: at a model's own table, or at that of a model and its draft."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from statistics import median
+from typing import Any, NamedTuple, Protocol
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Int
+
+from ragjax.config import Decoding
+from ragjax.generation import drafted_seats, seats
+from ragjax.generation.decoding import Settings, unstack
+from ragjax.generation.draft_length import round_costs
+from ragjax.generation.drafted import draft_lengths
+from ragjax.generation.log_probs import LogProbs
+from ragjax.generation.prompts import Prompts
+from ragjax.generation.seats import ENDS
+from ragjax.generation.slots import Drafts
+from ragjax.generation.speculative import Configs, Network, Pace
+from ragjax.model import Model
+from ragjax.parallel.rules import place
+
+_TRIALS = 3
+"""Rounds that are timed without a draft, and with the longest."""
+
+
+class Fresh(NamedTuple):
+    """What a step wrote, on the device."""
+
+    tokens: Int[Array, "slots new"]
+    log_probs: LogProbs | None
+    drafts: Drafts | None
+
+
+class Table(Protocol):
+    """Seats on the device, and the programs that serve them."""
+
+    def sit(
+        self, slot: Int[Array, ""], prompt: Prompts, limit: int, settings: Settings, told: int | None
+    ) -> tuple[Int[Array, " 1"], LogProbs | None]:
+        """Reads a prompt into a seat: the first token, and its log-probs and so many likeliest."""
+
+    def write(self, most: int, told: int | None, *, drawn: bool) -> Fresh:
+        """Goes on in all seats.
+
+        Args:
+          most: tokens of each at most, but for what a draft adds.
+          told: tell log-probs, and of so many likeliest; none: tell none.
+          drawn: whether one of the sequences is drawn.
+        """
+
+    def stand(self, slot: Int[Array, ""]) -> None:
+        """Frees a seat."""
+
+    def measure(self, sit: Callable[[bool], None]) -> None:
+        """Times what there is to choose between; all programs are compiled.
+
+        Args:
+          sit: seats a text, drawn or not, that is not at its end.
+        """
+
+
+class Alone:
+    """A model writes by itself."""
+
+    def __init__(self, model: Model, *, count: int, room: int, dtype: Any, mesh: jax.sharding.Mesh | None):
+        self._config = model.config
+        self._network = _network(model, mesh)
+        self._seats = seats.empty_seats(config=model.config, count=count, room=room, ends=ENDS, dtype=dtype)
+
+    def sit(
+        self, slot: Int[Array, ""], prompt: Prompts, limit: int, settings: Settings, told: int | None
+    ) -> tuple[Int[Array, " 1"], LogProbs | None]:
+        self._seats, scores = seats.sit_down(
+            self._network.params, self._seats, slot, *prompt, config=self._config
+        )
+        self._seats, *first = seats.begin(
+            self._seats, slot, scores, jnp.int32(limit), settings, alternatives=told
+        )
+        return tuple(first)
+
+    def write(self, most: int, told: int | None, *, drawn: bool) -> Fresh:
+        self._seats, tokens, record = seats.write_on(
+            *self._network, self._seats, jnp.int32(most), config=self._config, alternatives=told
+        )
+        return Fresh(tokens, record, None)
+
+    def stand(self, slot: Int[Array, ""]) -> None:
+        self._seats = self._seats._replace(left=seats.stand_up(self._seats.left, slot))
+
+    def measure(self, sit: Callable[[bool], None]) -> None:
+        pass
+
+
+class Drafted:
+    """A model writes with the help of a draft, whose lengths go by what rounds took when they were timed, and
+    by how often the drafts of all sequences are kept."""
+
+    def __init__(
+        self,
+        model: Model,
+        draft: Model,
+        *,
+        draft_tokens: int,
+        count: int,
+        room: int,
+        dtype: Any,
+        mesh: jax.sharding.Mesh | None,
+    ):
+        self._configs = Configs(model.config, draft.config)
+        self._menu = draft_lengths(Decoding(draft_tokens=draft_tokens))
+        self._networks = _network(model, mesh), _network(draft, mesh)
+        self._seats = drafted_seats.empty_seats(
+            configs=self._configs, count=count, room=room, ends=ENDS, menu=self._menu, dtype=dtype
+        )
+        self._costs = dict.fromkeys((False, True), round_costs(self._menu, 1.0, 2.0))
+
+    def sit(
+        self, slot: Int[Array, ""], prompt: Prompts, limit: int, settings: Settings, told: int | None
+    ) -> tuple[Int[Array, " 1"], LogProbs | None]:
+        params = (network.params for network in self._networks)
+        self._seats, scores = drafted_seats.sit_down(
+            *params, self._seats, slot, *prompt, configs=self._configs
+        )
+        self._seats, *first = drafted_seats.begin(
+            self._seats, slot, scores, jnp.int32(limit), settings, alternatives=told
+        )
+        return tuple(first)
+
+    def write(self, most: int, told: int | None, *, drawn: bool) -> Fresh:
+        return self._written(most, told, drawn=drawn, fixed=-1)
+
+    def stand(self, slot: Int[Array, ""]) -> None:
+        state = self._seats.state
+        self._seats = self._seats._replace(
+            state=state._replace(done=drafted_seats.stand_up(state.done, slot))
+        )
+
+    def measure(self, sit: Callable[[bool], None]) -> None:
+        choices = (0, len(self._menu) - 1)
+        for drawn in self._costs:
+            seconds: dict[int, list[float]] = {choice: [] for choice in choices}
+            for choice in choices * _TRIALS:
+                sit(drawn)
+                jax.block_until_ready(self._seats)
+                begun = time.perf_counter()
+                jax.block_until_ready(self._written(1, None, drawn=drawn, fixed=choice))
+                seconds[choice].append(time.perf_counter() - begun)
+            self._costs[drawn] = round_costs(self._menu, *map(median, seconds.values()))
+
+    def _written(self, most: int, told: int | None, *, drawn: bool, fixed: int) -> Fresh:
+        self._seats, *fresh = drafted_seats.write_on(
+            *self._networks, self._seats, jnp.int32(most), Pace(self._costs[drawn], jnp.int32(fixed)),
+            configs=self._configs, menu=self._menu, alternatives=told,
+        )  # fmt: skip
+        return Fresh(*fresh)
+
+
+def _network(model: Model, mesh: jax.sharding.Mesh | None) -> Network:
+    params = model.params if mesh is None else place(model.params, mesh)
+    return Network(params, unstack(params, config=model.config))

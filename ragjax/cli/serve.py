@@ -18,6 +18,8 @@ from ragjax.config import Decoding, Mesh, Serve
 from ragjax.errors import InputError, listing
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import jax
 
     from ragjax.generation.slots import Slots
@@ -36,8 +38,14 @@ class _ServeCommand:
     model: ModelName
     options: Annotated[Serve, arg(name="")] = field(default_factory=Serve)
     draft: str | None = None
-    """MODEL served beside the first, such as its student: the page runs both on a prompt and compares them.
-    Each answers by its own name."""
+    """MODEL, faster and of the same vocabulary, such as the first one's student: it proposes tokens for the
+    first, whose answers stay its own. It is served beside it as well: each answers by its own name, and the
+    page runs both on a prompt and compares them."""
+    speculate: bool = True
+    """Let DRAFT propose tokens for the first model; else the two are only served beside each other, and may
+    have different vocabularies. In onnxruntime models write alone."""
+    draft_tokens: int = 4
+    """Tokens DRAFT proposes at once, at most; how many pays is measured, and followed as texts go on."""
     mesh: Mesh = field(default_factory=lambda: Mesh(data=1))
     """Devices that share the work; the rest stand by."""
     engine: Engine | None = None
@@ -60,7 +68,7 @@ def run(given: list[str]) -> None:
     service = Service(command.options, key)
     seconds = _fill(service, command, working_mesh(command.mesh))
     _quiet_log()
-    serve(service, bound, lambda: print(_table(service, url_of(bound), seconds), flush=True))
+    serve(service, bound, lambda: print(_table(service, command, url_of(bound), seconds), flush=True))
 
 
 def _checked_key(options: Serve) -> str | None:
@@ -97,31 +105,62 @@ def _fill(service: Service, command: _ServeCommand, mesh: jax.sharding.Mesh | No
     from ragjax.serving import names_of
 
     given, options = [each for each in (command.model, command.draft) if each is not None], command.options
-    asked = Decoding(cache_dtype=options.cache_dtype)
+    asked = Decoding(cache_dtype=options.cache_dtype, draft_tokens=command.draft_tokens)
     models = [
         load_for(command.engine, each, threads=command.threads, options=asked, draft=None, mesh=mesh)
         for each in given
     ]
-    seconds = 0.0
-    for name, model in zip(names_of(given), models, strict=True):
+    for model in models:
         tokenizer_of(model)
-        room = options.room or min(1024, model.config.positions)
-        slots = _slots(model, options, room, mesh)
+    names, drafts, seconds = names_of(given), (_draft_of(models, command), None), 0.0
+    for name, model, draft in zip(names, models, drafts, strict=False):
         begun = time.perf_counter()
+        slots = _slots(model, draft, command, mesh)
         slots.warm()
         seconds += time.perf_counter() - begun
-        service.add(name, model, slots)
+        service.add(name, model, slots, draft=None if draft is None else names[1])
     return seconds
 
 
-def _slots(model: Model | OnnxModel, options: Serve, room: int, mesh: jax.sharding.Mesh | None) -> Slots:
+def _draft_of(models: Sequence[Model | OnnxModel], command: _ServeCommand) -> Model | None:
+    """The model that drafts for the first, if there is one; refuses one that cannot."""
+    from ragjax.generation.drafted import draft_problems
+    from ragjax.model import Model
+
+    if len(models) < 2 or not command.speculate:
+        return None
+    model, draft = models
+    if not (isinstance(model, Model) and isinstance(draft, Model)):
+        return None
+    problems = draft_problems(model, draft, _room(model, draft, command.options))
+    if problems:
+        raise InputError(
+            f"{command.draft} cannot draft for {command.model}:\n{listing(problems)}\n"
+            "--no-speculate serves them beside each other."
+        )
+    return draft
+
+
+def _room(model: Model | OnnxModel, draft: Model | None, options: Serve) -> int:
+    positions = [each.config.positions for each in (model, draft) if each is not None]
+    return options.room or min(1024, *positions)
+
+
+def _slots(
+    model: Model | OnnxModel, draft: Model | None, command: _ServeCommand, mesh: jax.sharding.Mesh | None
+) -> Slots:
     from ragjax.generation.model_slots import ModelSlots
     from ragjax.generation.onnx import OnnxSlots
     from ragjax.onnx_model import OnnxModel
 
+    options = command.options
+    room = _room(model, draft, options)
     if isinstance(model, OnnxModel):
         return OnnxSlots(model, count=options.slots, room=room)
-    return ModelSlots(model, count=options.slots, room=room, cache_dtype=options.cache_dtype, mesh=mesh)
+    return ModelSlots(
+        model, draft=draft, draft_tokens=command.draft_tokens, count=options.slots, room=room,
+        cache_dtype=options.cache_dtype, mesh=mesh,
+    )  # fmt: skip
 
 
 def _quiet_log() -> None:
@@ -129,7 +168,15 @@ def _quiet_log() -> None:
     logging.getLogger("ragjax.serving").setLevel(logging.INFO)
 
 
-def _table(service: Service, url: str, seconds: float) -> str:
+def _drafts(service: Service, command: _ServeCommand) -> str:
+    """Whether the first model reads drafts of the second, and else why not."""
+    first, second = service.models.values()
+    if first.draft:
+        return f"{second.name} proposes up to {command.draft_tokens} tokens at once, {first.name} decides"
+    return "none: " + ("in onnxruntime a model writes alone" if command.speculate else "--no-speculate")
+
+
+def _table(service: Service, command: _ServeCommand, url: str, seconds: float) -> str:
     options = service.limits
     rows = {
         "page": f"{url}/" + (" (asks for the key)" if service.api_key else ""),
@@ -140,6 +187,8 @@ def _table(service: Service, url: str, seconds: float) -> str:
         chats = ", chats" if served.chats else ""
         label = "model" if place == 0 else "beside it"
         rows[label] = f"{served.name}: {served.model.parameters:,} parameters, {room}{chats}"
+    if len(service.models) > 1:
+        rows["drafts"] = _drafts(service, command)
     rows["limits"] = (
         f"{options.queue} texts wait, {options.timeout:g} s a request, {options.max_body:,} bytes"
     )

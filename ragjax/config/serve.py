@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import ipaddress
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import get_args
 
 from ragjax.config.checked import Checked, at_least
 from ragjax.config.decoding import CacheDtype
+
+_NAME = re.compile(r"\[[0-9a-fA-F:.]+\]|[^\s:/\[\]]+")
 
 
 @dataclass(frozen=True)
@@ -28,6 +31,8 @@ class Serve(Checked):
     """Requests of each model that may wait; more are told to come back (429)."""
     timeout: float = 300.0
     """Seconds a request may take, its wait included."""
+    drain: float = 60.0
+    """Seconds that SIGTERM and Ctrl-C let what runs go on; then it is cut off."""
     max_body: int = 1_000_000
     """Bytes of a request's body."""
     allow_host: tuple[str, ...] = ()
@@ -45,6 +50,13 @@ class Serve(Checked):
             found += at_least(self, 4, "room")
         if not 0 < self.timeout < float("inf"):
             found.append(f"timeout must be above 0 seconds, found {self.timeout}")
+        if not 0 <= self.drain < float("inf"):
+            found.append(f"drain must be 0 seconds or more, found {self.drain}")
+        found += [
+            f"allow_host takes names without scheme, port or path, as box.lan or [fd00::1], found {host!r}"
+            for host in self.allow_host
+            if not _NAME.fullmatch(host)
+        ]
         if self.cache_dtype not in get_args(CacheDtype):
             known = ", ".join(get_args(CacheDtype))
             found.append(f"cache_dtype must be one of {known}, found {self.cache_dtype!r}")

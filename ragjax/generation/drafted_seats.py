@@ -175,9 +175,7 @@ def write_on(
     tokens = jnp.where(fresh, take(state.text, before.written + 1, width), -1)
     told = jax.tree.map(lambda record: take(record, before.written, width), state.log_probs)
     now, then = state.tally, before.tally
-    drafts = Drafts(
-        now.passes - then.passes, now.drafted - then.drafted, now.accepted - then.accepted
-    )
+    drafts = Drafts(now.passes - then.passes, now.drafted - then.drafted, now.accepted - then.accepted)
     return seats._replace(state=state._replace(log_probs=None)), tokens, told, drafts
 
 

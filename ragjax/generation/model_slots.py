@@ -18,7 +18,7 @@ from ragjax.generation.log_probs import LogProbs
 from ragjax.generation.prompts import align, bucket
 from ragjax.generation.seats import MOST_TOKENS, settings_for
 from ragjax.generation.slots import MOST_ALTERNATIVES, Stepped
-from ragjax.generation.tables import Alone, Drafted, Table
+from ragjax.generation.tables import Alone, Drafted, Size, Table
 from ragjax.model import Model
 from ragjax.parallel.hosts import to_host
 from ragjax.parallel.rules import check_divisible
@@ -77,12 +77,12 @@ class ModelSlots:
         self._fresh: dict[int, tuple[jax.Array, LogProbs | None]] = {}
         self._telling: set[int] = set()
         self._drawn: set[int] = set()
-        size: dict[str, Any] = {"count": count, "room": self.room, "dtype": jnp.dtype(cache_dtype), "mesh": mesh}
+        size = Size(count, self.room, jnp.dtype(cache_dtype))
         with self._on_mesh():
             self._table: Table = (
-                Alone(model, **size)
+                Alone(model, size, mesh)
                 if draft is None
-                else Drafted(model, draft, draft_tokens=draft_tokens, **size)
+                else Drafted(model, draft, size, mesh, draft_tokens=draft_tokens)
             )
 
     def warm(self) -> None:

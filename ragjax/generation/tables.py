@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from statistics import median
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -26,6 +26,17 @@ from ragjax.parallel.rules import place
 
 _TRIALS = 3
 """Rounds that are timed without a draft, and with the longest."""
+
+
+class Size(NamedTuple):
+    """Of a table."""
+
+    count: int
+    """Seats."""
+    room: int
+    """Tokens each holds."""
+    dtype: jnp.dtype
+    """Type in which keys and values are kept."""
 
 
 class Fresh(NamedTuple):
@@ -67,10 +78,10 @@ class Table(Protocol):
 class Alone:
     """A model writes by itself."""
 
-    def __init__(self, model: Model, *, count: int, room: int, dtype: Any, mesh: jax.sharding.Mesh | None):
+    def __init__(self, model: Model, size: Size, mesh: jax.sharding.Mesh | None):
         self._config = model.config
         self._network = _network(model, mesh)
-        self._seats = seats.empty_seats(config=model.config, count=count, room=room, ends=ENDS, dtype=dtype)
+        self._seats = seats.empty_seats(config=model.config, ends=ENDS, **size._asdict())
 
     def sit(
         self, slot: Int[Array, ""], prompt: Prompts, limit: int, settings: Settings, told: int | None
@@ -101,21 +112,13 @@ class Drafted:
     by how often the drafts of all sequences are kept."""
 
     def __init__(
-        self,
-        model: Model,
-        draft: Model,
-        *,
-        draft_tokens: int,
-        count: int,
-        room: int,
-        dtype: Any,
-        mesh: jax.sharding.Mesh | None,
+        self, model: Model, draft: Model, size: Size, mesh: jax.sharding.Mesh | None, *, draft_tokens: int
     ):
         self._configs = Configs(model.config, draft.config)
         self._menu = draft_lengths(Decoding(draft_tokens=draft_tokens))
         self._networks = _network(model, mesh), _network(draft, mesh)
         self._seats = drafted_seats.empty_seats(
-            configs=self._configs, count=count, room=room, ends=ENDS, menu=self._menu, dtype=dtype
+            configs=self._configs, ends=ENDS, menu=self._menu, **size._asdict()
         )
         self._costs = dict.fromkeys((False, True), round_costs(self._menu, 1.0, 2.0))
 

@@ -13,7 +13,7 @@ from itertools import accumulate
 from typing import Any
 
 from ragjax.generation.transcript import Ended
-from ragjax.serving.job import Piece, Token
+from ragjax.serving.job import Drafted, Piece, Token
 
 FINISH: dict[Ended, str] = {"end_token": "stop", "stop_string": "stop", "length": "length"}
 
@@ -31,6 +31,7 @@ class Written:
     """Where its next token is told to begin."""
     times: tuple[float, float] = (0.0, 0.0)
     """When its first token and its last one were there."""
+    drafted: Drafted = field(default_factory=Drafted)
 
     def __post_init__(self) -> None:
         self.offset = len(self.prompt)
@@ -40,6 +41,7 @@ class Written:
         self.times = (self.times[0] if self.tokens else piece.at, piece.at)
         self.text += piece.text
         self.tokens += piece.tokens
+        self.drafted += piece.drafted
         self.ended = piece.ended
 
 
@@ -53,18 +55,27 @@ class Answer(ABC):
     prefix: str
     """What its id begins with."""
 
-    def __init__(self, model: str, token_text: Callable[[int], str], *, log_probs: bool):
+    def __init__(
+        self,
+        model: str,
+        token_text: Callable[[int], str],
+        token_bytes: Callable[[int], list[int] | None],
+        *,
+        log_probs: bool,
+    ):
         """Tells what a model wrote.
 
         Args:
           model: its name.
           token_text: how a token is told.
+          token_bytes: what it writes.
           log_probs: whether they are told.
         """
         self._shared = {
             "id": f"{self.prefix}-{secrets.token_hex(12)}", "created": int(time.time()), "model": model
         }  # fmt: skip
-        self._token_text, self._log_probs = cache(token_text), log_probs
+        self._token_text, self._token_bytes = cache(token_text), cache(token_bytes)
+        self._log_probs = log_probs
 
     def complete(self, texts: Sequence[Written], figures: dict[str, Any]) -> dict[str, Any]:
         """All texts at once, and their figures."""
@@ -171,8 +182,7 @@ class Chat(Answer):
 
     def _tokens(self, tokens: Sequence[Token], text: Written) -> dict[str, Any]:
         def told(id: int, value: float | None) -> dict[str, Any]:
-            shown = self._token_text(id)
-            return {"token": shown, "logprob": value, "bytes": list(shown.encode())}
+            return {"token": self._token_text(id), "logprob": value, "bytes": self._token_bytes(id)}
 
         content = [
             told(token.id, token.log_prob)
@@ -183,7 +193,7 @@ class Chat(Answer):
 
 
 def figures_of(prompt_tokens: int, texts: Sequence[Written], begun: float) -> dict[str, Any]:
-    """How many tokens were read and written, and how fast.
+    """How many tokens were read and written, how fast, and what became of the drafts, if there were any.
 
     Args:
       prompt_tokens: tokens of all prompts.
@@ -193,6 +203,7 @@ def figures_of(prompt_tokens: int, texts: Sequence[Written], begun: float) -> di
     written = sum(len(text.tokens) for text in texts)
     first = min(text.times[0] for text in texts)
     seconds = max(text.times[1] for text in texts) - first
+    drafted = sum((text.drafted for text in texts), Drafted())
     return {
         "usage": {
             "prompt_tokens": prompt_tokens, "completion_tokens": written,
@@ -201,8 +212,16 @@ def figures_of(prompt_tokens: int, texts: Sequence[Written], begun: float) -> di
         "timing": {
             "first_token_seconds": first - begun,
             "tokens_per_second": (written - 1) / seconds if seconds else None,
+            **(_figures_of_drafts(drafted, written - len(texts)) if drafted.passes else {}),
         },
     }  # fmt: skip
+
+
+def _figures_of_drafts(found: Drafted, written: int) -> dict[str, Any]:
+    return {
+        "acceptance_rate": found.accepted / found.drafted if found.drafted else None,
+        "tokens_per_pass": written / found.passes,
+    }
 
 
 def failure_event(body: dict[str, Any]) -> str:

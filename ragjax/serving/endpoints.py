@@ -89,6 +89,7 @@ def _described(served: Served) -> dict[str, Any]:
     return {
         "id": served.name, "object": "model", "created": served.created, "owned_by": "ragjax",
         "parameters": served.model.parameters, "room": served.slots.room, "chat": served.chats,
+        "draft": served.draft,
     }  # fmt: skip
 
 
@@ -97,6 +98,8 @@ async def _answered(
 ) -> Response:
     """The response to an ask: whole, or as a stream."""
     prepared = await asyncio.to_thread(service.prepare, served, ask)
-    answer = kind(served.name, served.token_text, log_probs=ask.options.log_probs is not None)
+    answer = kind(
+        served.name, served.token_text, served.token_bytes, log_probs=ask.options.log_probs is not None
+    )
     reply = Reply(service, served, ask, prepared, answer)
     return reply.stream() if ask.stream else await reply.whole(request)

@@ -23,6 +23,23 @@ class Token:
 
 
 @dataclass(frozen=True)
+class Drafted:
+    """How the drafts of a text did."""
+
+    passes: int = 0
+    """Passes of the model over a draft."""
+    drafted: int = 0
+    """Tokens that were drafted."""
+    accepted: int = 0
+    """Those of them that the model kept."""
+
+    def __add__(self, other: Drafted) -> Drafted:
+        return Drafted(
+            self.passes + other.passes, self.drafted + other.drafted, self.accepted + other.accepted
+        )
+
+
+@dataclass(frozen=True)
 class Piece:
     """What a step added to a text."""
 
@@ -33,6 +50,8 @@ class Piece:
     ended: Ended | None
     at: float = 0.0
     """When it was there, by `time.monotonic`."""
+    drafted: Drafted = Drafted()
+    """How the drafts of the step did; nothing where the model writes alone."""
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Literal
 
 from ragjax.generation.slots import Slots, Stepped
-from ragjax.serving.job import Dropped, Job, Piece, Token
+from ragjax.serving.job import Drafted, Dropped, Job, Piece, Token
 from ragjax.serving.metrics import Metrics
 from ragjax.serving.refusal import Refusal
 
@@ -157,7 +157,7 @@ class Scheduler:
             piece = _piece(job, stepped, slot, now)
             if not piece.tokens:
                 continue
-            self._measure(job, len(piece.tokens), now)
+            self._measure(job, piece, now)
             if piece.ended:
                 self._leave(slot)
                 self._seconds_a_text += 0.1 * (now - job.begun - self._seconds_a_text)
@@ -168,8 +168,13 @@ class Scheduler:
         self._slots.leave(slot)
         del self._seated[slot]
 
-    def _measure(self, job: Job, count: int, now: float) -> None:
+    def _measure(self, job: Job, piece: Piece, now: float) -> None:
+        count = len(piece.tokens)
         self._metrics.generated_tokens.add(count, model=self._name)
+        if piece.drafted.passes:
+            self._metrics.passes.add(piece.drafted.passes, model=self._name)
+            self._metrics.drafted_tokens.add(piece.drafted.drafted, model=self._name)
+            self._metrics.accepted_tokens.add(piece.drafted.accepted, model=self._name)
         if job.last is None:
             self._metrics.first_token.observe(now - job.asked, model=self._name)
         else:
@@ -185,7 +190,9 @@ def _piece(job: Job, stepped: Stepped, slot: int, now: float) -> Piece:
             break
         text += job.transcript.push(token)
         tokens.append(_token(token, job, stepped, slot, column))
-    return Piece(job.index, text, tokens, job.transcript.ended, now)
+    drafts = stepped.drafts
+    drafted = Drafted() if drafts is None else Drafted(*(int(each[slot]) for each in drafts))
+    return Piece(job.index, text, tokens, job.transcript.ended, now, drafted)
 
 
 def _token(token: int, job: Job, stepped: Stepped, slot: int, column: int) -> Token:

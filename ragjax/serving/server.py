@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import socket
+import time
 from collections.abc import Callable
 from types import FrameType
 
@@ -13,6 +15,7 @@ from ragjax.serving.endpoints import app
 from ragjax.serving.service import Service
 
 _MOST_CONNECTIONS = 512
+_log = logging.getLogger("ragjax.serving")
 
 
 def bind(host: str, port: int) -> socket.socket:
@@ -42,7 +45,8 @@ def url_of(bound: socket.socket) -> str:
 def serve(service: Service, bound: socket.socket, ready: Callable[[], None] = lambda: None) -> None:
     """Answers until SIGTERM or SIGINT; then refuses new requests, and returns when the last one is answered.
 
-    A second signal cuts off what still runs.
+    A second signal cuts off what still runs, and so do the limits' seconds of draining: a client that does
+    not read what it asked for would hold up the end for ever.
 
     Args:
       service: models with their slots.
@@ -66,6 +70,7 @@ class _Draining(uvicorn.Server):
     def __init__(self, config: uvicorn.Config, service: Service, ready: Callable[[], None]):
         super().__init__(config)
         self._service, self._ready = service, ready
+        self._until = float("inf")
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
@@ -77,6 +82,11 @@ class _Draining(uvicorn.Server):
         self._service.draining = True
 
     async def on_tick(self, counter: int) -> bool:
-        if self._service.draining and not self._service.active:
-            self.should_exit = True
+        if self._service.draining:
+            self._until = min(self._until, time.monotonic() + self._service.limits.drain)
+            if not self._service.active:
+                self.should_exit = True
+            elif time.monotonic() >= self._until:
+                _log.warning("cut off: %d requests were not answered in time", self._service.active)
+                self.should_exit = self.force_exit = True
         return await super().on_tick(counter)

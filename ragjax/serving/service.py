@@ -7,10 +7,12 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from itertools import chain, count
 from typing import Any
 
 from ragjax.config import Decoding, Serve
+from ragjax.data.token_bytes import token_bytes
 from ragjax.data.tokenizer import encode_prompts
 from ragjax.errors import InputError, listing
 from ragjax.generation.prompts import complete, tokenizer_of
@@ -34,6 +36,8 @@ class Served:
     model: Model | OnnxModel
     slots: Slots
     scheduler: Scheduler
+    draft: str | None = None
+    """Name of the model whose drafts it reads; none: it writes alone."""
     created: int = field(default_factory=lambda: int(time.time()))
 
     @property
@@ -46,6 +50,17 @@ class Served:
         tokenizer = tokenizer_of(self.model)
         text = str(tokenizer.decode([token], clean_up_tokenization_spaces=False))
         return str(tokenizer.convert_ids_to_tokens(token)) if "\N{REPLACEMENT CHARACTER}" in text else text
+
+    def token_bytes(self, token: int) -> list[int] | None:
+        """What a token writes, which may be a part of a character; none where that is not known."""
+        if self._bytes is not None:
+            return list(self._bytes[token]) if token < len(self._bytes) else None
+        text = str(tokenizer_of(self.model).decode([token], clean_up_tokenization_spaces=False))
+        return None if "\N{REPLACEMENT CHARACTER}" in text else list(text.encode())
+
+    @cached_property
+    def _bytes(self) -> list[bytes] | None:
+        return token_bytes(tokenizer_of(self.model))
 
     def render(self, messages: list[dict[str, str]]) -> str:
         """The prompt that the tokenizer's chat template makes of a conversation.
@@ -102,20 +117,21 @@ class Service:
         self.active = 0
         """Requests that are being answered."""
 
-    def add(self, name: str, model: Model | OnnxModel, slots: Slots) -> None:
+    def add(self, name: str, model: Model | OnnxModel, slots: Slots, *, draft: str | None = None) -> None:
         """Serves a model, the first one to all who name none.
 
         Args:
           name: by which clients ask for it.
           model: with a tokenizer.
           slots: of that model, warm.
+          draft: name of the model that drafts in these slots; none: none does.
 
         Raises:
           InputError: the model has no tokenizer.
         """
         tokenizer_of(model)
         scheduler = Scheduler(name, slots, self.metrics, queue=self.limits.queue)
-        self.models[name] = Served(name, model, slots, scheduler)
+        self.models[name] = Served(name, model, slots, scheduler, draft)
 
     @property
     def status(self) -> str:

@@ -3,8 +3,9 @@ import json
 import numpy as np
 import pytest
 
+from ragjax.data.token_bytes import token_bytes
 from ragjax.data.tokenizer import train_tokenizer
-from ragjax.evaluation.text import count_text, token_bytes
+from ragjax.evaluation.text import count_text
 
 DOCUMENTS = [
     "naïve  words\u00a0and more\n",

@@ -6,6 +6,7 @@ import jax
 import pytest
 
 from ragjax.config import Decoding
+from ragjax.model import Model
 
 GREEDY = Decoding(max_new_tokens=12, stop_at_eos=False)
 DRAWN = replace(GREEDY, temperature=1.3, seed=7)
@@ -34,6 +35,18 @@ def compiled():
     jax.monitoring.register_event_duration_secs_listener(listen)
     yield found
     jax.monitoring.unregister_event_duration_listener(listen)
+
+
+@pytest.fixture(scope="session")
+def shaken():
+    """Makes a model that agrees with another often, and not always."""
+
+    def make(model, by):
+        keys = iter(jax.random.split(jax.random.key(8), 1000))
+        params = jax.tree.map(lambda x: x + by * jax.random.normal(next(keys), x.shape), model.params)
+        return Model(model.config, params)
+
+    return make
 
 
 @pytest.fixture(scope="session")

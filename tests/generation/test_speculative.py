@@ -1,5 +1,5 @@
-import dataclasses
 import itertools
+from dataclasses import replace
 
 import jax
 import numpy as np
@@ -20,7 +20,7 @@ PROMPTS = [[5], [7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17], [200, 3, 299]]
 
 
 def variant(config, seed=1, **changes):
-    config = dataclasses.replace(config, **changes)
+    config = replace(config, **changes)
     return Model(config, init_params(config, seed))
 
 
@@ -29,16 +29,8 @@ def teacher(tiny_config):
     return variant(tiny_config, kv_heads=2, windows=(0, 9), layers=2)
 
 
-def shaken(model, by):
-    """A model that agrees with `model` often, and not always."""
-    keys = iter(jax.random.split(jax.random.key(8), 1000))
-    return Model(
-        model.config, jax.tree.map(lambda x: x + by * jax.random.normal(next(keys), x.shape), model.params)
-    )
-
-
 @pytest.fixture(scope="module")
-def near(teacher):
+def near(teacher, shaken):
     return shaken(teacher, 0.03)
 
 
@@ -73,10 +65,10 @@ def test_sequences_keep_different_parts_of_their_drafts(teacher, near):
 
 
 def test_penalty_and_ends_hold_with_a_draft(teacher, near):
-    options = dataclasses.replace(OPTIONS, repetition_penalty=1.4)
+    options = replace(OPTIONS, repetition_penalty=1.4)
     free = continuations(teacher, PROMPTS, options)
     ends = tuple(int(one.tokens[7]) for one in free)
-    ended = dataclasses.replace(options, stop_tokens=ends)
+    ended = replace(options, stop_tokens=ends)
     assert told(continuations(teacher, PROMPTS, options, draft=near)) == told(free)
     found = told(continuations(teacher, PROMPTS, ended, draft=near))
     assert found == told(continuations(teacher, PROMPTS, ended))
@@ -86,7 +78,7 @@ def test_penalty_and_ends_hold_with_a_draft(teacher, near):
 def test_other_options_compile_nothing(teacher, near, compiled):
     continuations(teacher, PROMPTS, OPTIONS, draft=near)
     compiled.clear()
-    other = dataclasses.replace(
+    other = replace(
         OPTIONS, temperature=0.8, top_k=5, top_p=0.9, min_p=0.01, seed=3, stop_tokens=(5,), max_new_tokens=20
     )
     continuations(teacher, [[9, 8], [7] * 12, [6, 5]], other, draft=near)
@@ -97,7 +89,7 @@ def test_other_options_compile_nothing(teacher, near, compiled):
 def stranger(tiny_byte_model):
     """A draft of other geometry, which knows nothing of the model."""
     drawn = variant(tiny_byte_model.config, seed=3, layers=1, heads=2, mlp_width=20, positions=50)
-    return dataclasses.replace(drawn, tokenizer=tiny_byte_model.tokenizer)
+    return replace(drawn, tokenizer=tiny_byte_model.tokenizer)
 
 
 def test_text_is_streamed_and_cut_as_without_a_draft(tiny_byte_model, stranger):
@@ -105,7 +97,7 @@ def test_text_is_streamed_and_cut_as_without_a_draft(tiny_byte_model, stranger):
     [whole] = generate(tiny_byte_model, ["the"], options)
     # Both kinds of its characters, which change in the middle of it.
     string = next(whole[i : i + 2] for i in range(3, len(whole)) if whole[i] != whole[i + 1])
-    for each in (options, dataclasses.replace(options, stop=(string,))):
+    for each in (options, replace(options, stop=(string,))):
         [text] = generate(tiny_byte_model, ["the"], each)
         pieces = list(stream(tiny_byte_model, "the", each, draft=stranger))
         assert "".join(pieces) == text == generate(tiny_byte_model, ["the"], each, draft=stranger)[0]
@@ -114,7 +106,7 @@ def test_text_is_streamed_and_cut_as_without_a_draft(tiny_byte_model, stranger):
 
 
 @pytest.fixture(scope="module")
-def small():
+def small(shaken):
     """A teacher over four tokens, and a draft whose distribution is another."""
     shape = {"vocab_size": 4, "positions": 16, "width": 16, "layers": 1, "heads": 2, "mlp_width": 16}
     model = variant(DecoderConfig(**shape, initializer_range=0.6), seed=3)
@@ -174,14 +166,16 @@ def test_the_draft_alone_would_fail_that_test(small):
     assert apart > 0.1
 
 
-def test_a_seed_reproduces_where_lengths_are_fixed(small):
+def test_a_seed_reproduces_whatever_lengths_the_drafts_have(small):
+    """Also where it is left alone or taken up again by how long rounds happen to take."""
     teacher, draft = small
     options = Decoding(max_new_tokens=10, temperature=1.0, draft_tokens=2, adapt_draft=False, seed=4)
-    first, again, other = (
+    shorter = replace(options, draft_tokens=1, adapt_draft=True)
+    first, again, stranger = (
         [row.tolist() for row in generate_tokens(teacher, [[1], [2, 3], [0]], each, draft=draft)]
-        for each in (options, options, dataclasses.replace(options, seed=5))
+        for each in (options, shorter, replace(options, seed=5))
     )
-    assert first == again != other
+    assert first == again != stranger
 
 
 def test_a_mesh_changes_nothing(small):

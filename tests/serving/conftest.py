@@ -6,6 +6,8 @@ import json
 from dataclasses import replace
 
 import httpx
+import jax
+import numpy as np
 import pytest
 
 from ragjax.config import Serve
@@ -39,6 +41,14 @@ def student(teacher):
         "{{ m.role[0] }}:{{ m.content }}\n{% endfor %}{% if add_generation_prompt %}a:{% endif %}"
     )
     return writer(replace(teacher, tokenizer=tokenizer), seed=8, layers=1)
+
+
+@pytest.fixture(scope="session")
+def near(teacher):
+    """A model that agrees with the teacher often, and not always."""
+    chance = np.random.default_rng(0)
+    params = jax.tree.map(lambda x: x + 0.02 * chance.normal(size=x.shape).astype(x.dtype), teacher.params)
+    return replace(teacher, params=params)
 
 
 @pytest.fixture(scope="session")

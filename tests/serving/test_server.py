@@ -11,6 +11,7 @@ import time
 import httpx
 import pytest
 
+from ragjax.generation.continuation import continuations
 from ragjax.interchange.folder import save
 
 openai = pytest.importorskip("openai")
@@ -21,12 +22,13 @@ LONG = {"prompt": ["a", "b"] * 6, "n": 64, "max_tokens": 28, "temperature": 0, "
 
 
 @pytest.fixture(scope="module")
-def process(teacher, tmp_path_factory):
-    """A server with two slots, and its address; its programs are those of the tests beside it."""
+def process(teacher, near, tmp_path_factory):
+    """A server of a model and its draft, with two slots, and its address; its programs are those of the tests
+    beside it."""
     folder = tmp_path_factory.mktemp("models")
     (folder / "key").write_text(KEY)
-    command = ["serve", save(teacher, folder / "teacher"), "--port", "0", "--slots", "2", "--room", "32"]
-    command += ["--queue", "1000"]
+    command = ["serve", save(teacher, folder / "teacher"), "--draft", save(near, folder / "near")]
+    command += ["--draft-tokens", "2", "--port", "0", "--slots", "2", "--room", "32", "--queue", "1000"]
     server = subprocess.Popen(
         [sys.executable, "-m", "ragjax", *map(str, command), "--api-key-file", str(folder / "key")],
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
@@ -66,7 +68,8 @@ def wait_for(condition):
 
 def test_the_official_client_is_answered(process):
     client = openai.OpenAI(base_url=f"{process[1]}/v1", api_key=KEY, max_retries=0)
-    assert [model.id for model in client.models.list()] == ["teacher"]
+    assert [model.id for model in client.models.list()] == ["teacher", "near"]
+    assert "drafts     near proposes up to 2 tokens at once, teacher decides\n" in process[2]
     asked = {"model": "teacher", "prompt": "ab", "max_tokens": 8, "temperature": 0}
     whole = client.completions.create(**asked, logprobs=2)
     assert whole.usage.completion_tokens == len(whole.choices[0].logprobs.tokens) == 8
@@ -75,10 +78,22 @@ def test_the_official_client_is_answered(process):
     assert stream[-1].usage == whole.usage
     with pytest.raises(openai.BadRequestError, match="no chat template"):
         client.chat.completions.create(model="teacher", messages=[{"role": "user", "content": "hi"}])
-    with pytest.raises(openai.NotFoundError, match="only teacher"):
+    with pytest.raises(openai.NotFoundError, match="only teacher, near"):
         client.completions.create(**asked | {"model": "another"})
     with pytest.raises(openai.AuthenticationError, match="Send the server's key"):
         openai.OpenAI(base_url=f"{process[1]}/v1", api_key="wrong").models.list()
+
+
+def test_a_model_with_a_draft_writes_its_own_tokens_and_tells_how_it_went(process, client, teacher):
+    [alone] = continuations(teacher, ["ab"], max_new_tokens=12, stop_at_eos=False)
+    asked = {"prompt": "ab", "max_tokens": 12, "temperature": 0, "ignore_eos": True}
+    told, other = (client.post("/v1/completions", json=asked | who).json() for who in ({}, {"model": "near"}))
+    assert told["choices"][0]["text"] == alone.text
+    assert told["timing"]["tokens_per_pass"] > 1
+    assert "tokens_per_pass" not in other["timing"]
+    found = figures(client)
+    assert found['ragjax_accepted_tokens_total{model="teacher"}'] > 0
+    assert found['ragjax_drafted_tokens_total{model="teacher"}'] > 0
 
 
 def test_who_leaves_frees_the_slot(process, client):

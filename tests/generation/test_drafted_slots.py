@@ -1,0 +1,100 @@
+"""Requests that join and leave a batch in which a draft helps write what each writes alone."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from ragjax.errors import InputError
+from ragjax.generation.continuation import continuations
+from ragjax.generation.model_slots import ModelSlots
+
+GREEDY, DRAWN = (0, 2, 5, 6), (1, 3, 4, 7)
+"""Numbers of the requests."""
+ORDER = (6, 1, 0, 7, 4, 3, 5, 2)
+
+
+@pytest.fixture(scope="module")
+def near(tiny_model, shaken):
+    return shaken(tiny_model, 0.02)
+
+
+@pytest.fixture(scope="module")
+def slots(tiny_model, near):
+    made = ModelSlots(tiny_model, draft=near, draft_tokens=2, count=3, room=64)
+    made.warm()
+    return made
+
+
+@pytest.fixture(scope="module")
+def written(slots, served):
+    """Tokens and log-probs of all requests, a few tokens at a time."""
+    return served(slots, ORDER, 5)
+
+
+def test_greedy_tokens_and_their_log_probs_are_the_models_own(tiny_model, asked, written):
+    tokens, told = written
+    for number in GREEDY:
+        prompt, options = asked[number]
+        [alone] = continuations(tiny_model, [prompt], options)
+        assert tokens[number] == alone.tokens.tolist(), number
+        if alone.log_probs is not None:
+            assert told[number] == pytest.approx(alone.log_probs.tolist(), abs=1e-5)
+
+
+def test_draws_are_those_of_the_same_seed_whoever_else_is_there(slots, served, written, compiled):
+    for number in DRAWN:
+        assert served(slots, [number])[0][number] == written[0][number], number
+    assert compiled == []
+
+
+def test_draws_are_those_of_the_model_and_its_draft_alone(tiny_model, near, asked, written):
+    prompt, options = asked[3]
+    [alone] = continuations(tiny_model, [prompt], options, rows=[3], draft=near, draft_tokens=2)
+    assert written[0][3] == alone.tokens.tolist()
+
+
+@pytest.mark.parametrize("cheap", [0, -1])
+def test_lengths_of_drafts_change_nothing(slots, served, written, monkeypatch, cheap):
+    """Neither where no token is drafted, nor where as many as may be are."""
+    costs = np.full(3, 1e6, np.float32)
+    costs[cheap] = 1
+    monkeypatch.setattr(slots._table, "_costs", {False: costs, True: costs})
+    assert served(slots, ORDER)[0] == written[0]
+
+
+def test_it_is_told_how_the_drafts_did(slots, asked):
+    for slot, number in ((0, 0), (2, 1)):
+        slots.join(slot, asked[number][0], replace(asked[number][1], max_new_tokens=40))
+    assert slots.step().drafts is None
+    sums = np.zeros((3, 3), int)
+    while (tokens := slots.step(6)).drafts.passes.any():
+        sums += tokens.drafts
+        going = tokens.drafts.passes > 0
+        assert (tokens.drafts.accepted <= tokens.drafts.drafted).all()
+        # Each pass keeps what it keeps and adds one of its own, but for what the end cuts off.
+        added, cut = (tokens.tokens >= 0).sum(1), tokens.drafts.passes + tokens.drafts.accepted
+        assert ((added <= cut) & (cut - added <= 2))[going].all()
+    passes, drafted, accepted = sums
+    assert (passes[1], drafted[1]) == (0, 0)
+    assert (passes[[0, 2]] < 39).all()
+    assert (accepted[[0, 2]] > 0).all()
+    assert accepted.sum() < drafted.sum()
+    slots.leave(0)
+    slots.leave(2)
+
+
+def test_a_slot_that_is_left_early_serves_the_next_unharmed(slots, asked, served, written):
+    slots.join(0, *asked[4], row=4)
+    slots.join(2, *asked[1], row=1)
+    slots.step()
+    slots.step(4)
+    slots.leave(0)
+    slots.leave(2)
+    assert served(slots, [2, 0])[0][2] == written[0][2]
+    assert (slots.step().tokens == -1).all()
+
+
+def test_a_draft_that_cannot_speak_for_the_model_is_refused(tiny_model, tiny_byte_model):
+    with pytest.raises(InputError, match="300 tokens, the draft 257"):
+        ModelSlots(tiny_model, draft=tiny_byte_model, room=32)

@@ -82,8 +82,8 @@ def judged(
         return agreed, _at(own, jnp.minimum(agreed, length))
 
     def sampled():
-        p = jax.nn.softmax(warped(scores, settings.temperature, settings.filters))
-        q = jax.nn.softmax(warped(drafts, settings.temperature, settings.filters))
+        of_both = jnp.concatenate([scores, drafts], 1)
+        p, q = jnp.split(jax.nn.softmax(warped(of_both, settings.temperature, settings.filters)), 2, 1)
         of_model, of_draft = (jnp.take_along_axis(each, tokens[..., None], 2)[..., 0] for each in (p, q))
         chance = jax.vmap(jax.vmap(jax.random.uniform))(keys.chance)
         agreed = leading(chance * of_draft < of_model)

@@ -7,6 +7,7 @@ import pytest
 
 from ragjax.config import Decoding
 from ragjax.model import Model
+from ragjax.models.decoder import init_params
 
 GREEDY = Decoding(max_new_tokens=12, stop_at_eos=False)
 DRAWN = replace(GREEDY, temperature=1.3, seed=7)
@@ -50,6 +51,19 @@ def shaken():
 
 
 @pytest.fixture(scope="session")
+def teacher(tiny_config):
+    """A model with shared keys and a local window."""
+    config = replace(tiny_config, kv_heads=2, windows=(0, 9), layers=2)
+    return Model(config, init_params(config, 1))
+
+
+@pytest.fixture(scope="session")
+def near(teacher, shaken):
+    """A draft of it that is often right, and not always."""
+    return shaken(teacher, 0.03)
+
+
+@pytest.fixture(scope="session")
 def asked():
     """Prompts of all lengths with options of all kinds."""
     return REQUESTS
@@ -69,11 +83,15 @@ def served():
                     slots.join(slot, *REQUESTS[taken[slot]], row=taken[slot])
             stepped = slots.step(most)
             for slot, number in list(taken.items()):
-                new = [token for token in stepped.tokens[slot].tolist() if token >= 0]
+                options, new = REQUESTS[number][1], []
+                for token in stepped.tokens[slot].tolist():
+                    # The device knows only so many ends, and may go on behind others.
+                    if token < 0 or (new and new[-1] in options.stop_tokens):
+                        break
+                    new.append(token)
                 written[number] += new
                 if stepped.log_probs is not None:
                     told[number] += stepped.log_probs.chosen[slot, : len(new)].tolist()
-                options = REQUESTS[number][1]
                 if (
                     len(written[number]) == options.max_new_tokens
                     or written[number][-1] in options.stop_tokens

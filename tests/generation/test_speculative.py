@@ -24,16 +24,6 @@ def variant(config, seed=1, **changes):
     return Model(config, init_params(config, seed))
 
 
-@pytest.fixture(scope="module")
-def teacher(tiny_config):
-    return variant(tiny_config, kv_heads=2, windows=(0, 9), layers=2)
-
-
-@pytest.fixture(scope="module")
-def near(teacher, shaken):
-    return shaken(teacher, 0.03)
-
-
 OPTIONS = Decoding(max_new_tokens=30, draft_tokens=2, log_probs=2)
 """One program serves all that differ from these by traced values."""
 

@@ -1,12 +1,12 @@
 """Asks a server for a while as many clients do: some leave early, some send nonsense.
 
-    python scripts/soak_serve.py [MODEL] [--requests 500] [--clients 32]
+    python scripts/soak_serve.py [MODEL] [--drafted] [--requests 500] [--clients 32]
 
 Holds what it hears against `ragjax.generation.continuations`: every answer that was finished is the text
 that the model writes of that prompt alone, greedy or drawn by that seed. Nothing else may come than what each
 kind of request is meant to get; a full queue (429) is asked again. The server's memory is told after a fifth
-of the requests and at the end. Without a MODEL it makes a tiny random one. Exits with 1 where something was
-amiss.
+of the requests and at the end. Without a MODEL it makes a tiny random one. With --drafted the model reads
+drafts of itself with noise on its parameters. Exits with 1 where something was amiss.
 """
 
 from __future__ import annotations
@@ -22,11 +22,13 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import httpx
+import jax
+import numpy as np
 import tyro
 
 from ragjax.config import Decoding
@@ -58,12 +60,15 @@ class Found:
     """Bytes after a fifth of the requests, and at the end."""
 
 
-def main(model: str | None = None, requests: int = 500, clients: int = 32, seed: int = 0) -> None:
+def main(
+    model: str | None = None, drafted: bool = False, requests: int = 500, clients: int = 32, seed: int = 0
+) -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = model or str(save(_tiny_model(), Path(folder) / "tiny"))
-        asked = _requests()
-        expected = _alone(load(path), asked)
-        server, address = _start(path)
+        asked, own = _requests(), load(path)
+        draft = _with_noise(own) if drafted else None
+        expected = _alone(own, draft, asked)
+        server, address = _start(path, None if draft is None else str(save(draft, Path(folder) / "draft")))
         try:
             begun = time.perf_counter()
             found = asyncio.run(_soak(address, server.pid, asked, expected, requests, clients, seed))
@@ -91,6 +96,15 @@ def _tiny_model() -> Model:
     return Model(config, init_params(config, 1), tokenizer)
 
 
+def _with_noise(model: Model) -> Model:
+    chance = np.random.default_rng(0)
+
+    def noisy(x: jax.Array) -> jax.Array:
+        return x + 0.1 * x.std() * chance.normal(size=x.shape).astype(x.dtype)
+
+    return replace(model, params=jax.tree.map(noisy, model.params))
+
+
 def _requests() -> list[dict[str, Any]]:
     """What can be asked; of nearly one length, so that few programs make the answers to compare with."""
     settings: list[dict[str, Any]] = [
@@ -105,17 +119,18 @@ def _requests() -> list[dict[str, Any]]:
     ]
 
 
-def _alone(model: Model, asked: list[dict[str, Any]]) -> list[str]:
+def _alone(model: Model, draft: Model | None, asked: list[dict[str, Any]]) -> list[str]:
     told = []
     for each in asked:
         fields = {name: value for name, value in each.items() if name not in ("prompt", "max_tokens")}
         options = Decoding(max_new_tokens=each["max_tokens"], **fields)
-        told.append(continuations(model, [each["prompt"]], options)[0].text or "")
+        told.append(continuations(model, [each["prompt"]], options, draft=draft)[0].text or "")
     return told
 
 
-def _start(path: str) -> tuple[subprocess.Popen[str], str]:
+def _start(path: str, draft: str | None) -> tuple[subprocess.Popen[str], str]:
     flags = ["--port", "0", "--slots", "4", "--room", str(_ROOM), "--queue", "24"]
+    flags += [] if draft is None else ["--draft", draft]
     server = subprocess.Popen(
         [sys.executable, "-m", "ragjax", "serve", path, *flags],
         stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,

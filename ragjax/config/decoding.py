@@ -53,8 +53,7 @@ class Decoding(Checked):
     draft_tokens: int = 4
     """With a draft: tokens it proposes at once, at most."""
     adapt_draft: bool = True
-    """With a draft: propose fewer, or none, where that is faster by what was measured. Then draws depend on
-    the machine's speed, though their distribution does not."""
+    """With a draft: propose fewer, or none, where that is faster by what was measured."""
 
     def _problems(self) -> list[str]:
         found = at_least(self, 1, "max_new_tokens", "beams", "draft_tokens") + at_least(self, 0, "top_k")

@@ -221,6 +221,7 @@ def one_round(
       least: tokens the draft reads at least, so that it never stays behind and what it would have
         proposed is known; 0: a draft of no tokens costs nothing.
     """
+    assert settings.penalty is not None
     most, batch = max(menu), len(state.written)
     adapted = best_length(menu, pace.costs, likely(state.tally.hits, state.tally.misses))
     choice = jnp.where(pace.fixed < 0, adapted, pace.fixed)

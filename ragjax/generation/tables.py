@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from statistics import median
 from typing import NamedTuple, Protocol
 
@@ -28,7 +29,8 @@ _TRIALS = 3
 """Rounds that are timed without a draft, and with the longest."""
 
 
-class Size(NamedTuple):
+@dataclass(frozen=True)
+class Size:
     """Of a table."""
 
     count: int
@@ -81,7 +83,7 @@ class Alone:
     def __init__(self, model: Model, size: Size, mesh: jax.sharding.Mesh | None):
         self._config = model.config
         self._network = _network(model, mesh)
-        self._seats = seats.empty_seats(config=model.config, ends=ENDS, **size._asdict())
+        self._seats = seats.empty_seats(config=model.config, ends=ENDS, **vars(size))
 
     def sit(
         self, slot: Int[Array, ""], prompt: Prompts, limit: int, settings: Settings, told: int | None
@@ -118,7 +120,7 @@ class Drafted:
         self._menu = draft_lengths(Decoding(draft_tokens=draft_tokens))
         self._networks = _network(model, mesh), _network(draft, mesh)
         self._seats = drafted_seats.empty_seats(
-            configs=self._configs, ends=ENDS, menu=self._menu, **size._asdict()
+            configs=self._configs, ends=ENDS, menu=self._menu, **vars(size)
         )
         self._costs = dict.fromkeys((False, True), round_costs(self._menu, 1.0, 2.0))
 

@@ -2,13 +2,15 @@
 
 from dataclasses import replace
 
+import jax
 import numpy as np
 import pytest
 
-from ragjax.config import Decoding
+from ragjax.config import Decoding, Mesh
 from ragjax.errors import InputError
 from ragjax.generation.continuation import continuations
 from ragjax.generation.model_slots import ModelSlots
+from ragjax.parallel.mesh import make_mesh
 
 GREEDY, DRAWN = (0, 2, 6), (1, 3, 4, 7)
 """Numbers of the requests."""
@@ -99,6 +101,14 @@ def test_a_slot_that_is_left_early_serves_the_next_unharmed(slots, asked, served
     slots.leave(2)
     assert served(slots, [2, 0])[0][2] == written[0][2]
     assert (slots.step().tokens == -1).all()
+
+
+@pytest.mark.slow
+def test_slots_may_lie_on_a_mesh(teacher, near, served, written):
+    mesh = make_mesh(Mesh(data=2, tensor=2), jax.devices()[:4])
+    slots = ModelSlots(teacher, draft=near, draft_tokens=2, count=2, room=64, mesh=mesh)
+    order = (0, 1, 3)
+    assert served(slots, order)[0] == {number: written[0][number] for number in order}
 
 
 def test_a_draft_that_cannot_speak_for_the_model_is_refused(teacher, tiny_byte_model):

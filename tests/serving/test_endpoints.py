@@ -133,11 +133,19 @@ def test_a_conversation_goes_through_the_template(ask, events):
     content = choice["logprobs"]["content"]
     assert [each["token"] for each in content] == expected["logprobs"]["tokens"]
     assert [each["logprob"] for each in content] == expected["logprobs"]["token_logprobs"]
+    assert b"".join(bytes(each["bytes"]) for each in content) == expected["text"].encode()
     for each, likeliest in zip(content, expected["logprobs"]["top_logprobs"], strict=True):
         assert {best["token"]: best["logprob"] for best in each["top_logprobs"]} == likeliest
     first, *pieces = events(ask(CHAT, {**body, "stream": True}))
     assert first["choices"][0]["delta"] == {"role": "assistant", "content": ""}
     assert "".join(each["choices"][0]["delta"].get("content", "") for each in pieces) == expected["text"]
+
+
+def test_bytes_of_tokens_are_what_they_write_where_they_are_parts_of_characters(service, teacher):
+    served, text = service.find("student"), "é€ a"
+    tokens = teacher.tokenizer.encode(text)
+    assert len(tokens) == 7
+    assert bytes(byte for token in tokens for byte in served.token_bytes(token)) == text.encode()
 
 
 def test_a_conversation_may_fill_the_room(ask):

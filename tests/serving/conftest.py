@@ -3,6 +3,8 @@
 import asyncio
 import copy
 import json
+import shutil
+import threading
 from dataclasses import replace
 
 import httpx
@@ -13,7 +15,7 @@ import pytest
 from ragjax.config import Serve
 from ragjax.generation.model_slots import ModelSlots
 from ragjax.models.decoder import init_params
-from ragjax.serving import Service, app
+from ragjax.serving import Service, app, bind, serve, url_of
 
 _PRINTED = 94
 """Tokens of the byte tokenizer that are ASCII's printed characters, from the first on."""
@@ -96,3 +98,32 @@ def events():
         return [json.loads(each) for each in told]
 
     return read
+
+
+@pytest.fixture
+def address(service):
+    """The service on a socket, while the test runs."""
+    # Of the same models, since one that was stopped stays so.
+    shared = Service(Serve(port=0))
+    shared.models, shared.metrics, shared.stop = service.models, service.metrics, lambda: None
+    bound, ready = bind("127.0.0.1", 0), threading.Event()
+    thread = threading.Thread(target=serve, args=(shared, bound, ready.set))
+    thread.start()
+    assert ready.wait(10)
+    yield url_of(bound)
+    shared.draining = True
+    thread.join(timeout=20)
+    assert not thread.is_alive()
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """Chromium without a window."""
+    playwright = pytest.importorskip("playwright.sync_api")
+    chromium = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if chromium is None:
+        pytest.skip("there is no Chromium")
+    with playwright.sync_playwright() as started:
+        browser = started.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        yield browser
+        browser.close()

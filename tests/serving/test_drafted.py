@@ -77,3 +77,23 @@ def test_a_stream_ends_with_how_the_drafts_did(ask, events):
 
 def test_who_drafts_is_told(ask):
     assert [each["draft"] for each in ask("/v1/models").json()["data"]] == ["near"]
+
+
+@pytest.mark.slow
+def test_the_page_shows_how_the_drafts_did(address, browser):
+    page = browser.new_page()
+    page.goto(address)
+    page.get_by_label("Prompt", exact=True).fill("ab")
+    page.get_by_label("New tokens").fill("12")
+    page.get_by_role("button", name="Write").click()
+    place = page.get_by_role("region", name="teacher")
+    kept, leap = (
+        place.locator("div", has=page.locator("dt", has_text=label)).locator("dd")
+        for label in ("kept of what near drafts", "tokens a pass")
+    )
+    # Not by a script, which the page's policy forbids.
+    while leap.text_content() == "–":
+        page.wait_for_timeout(50)
+    assert re.fullmatch(r"\d+ %", kept.text_content())
+    assert 1 < float(leap.text_content()) <= 3
+    page.close()

@@ -3,15 +3,11 @@
 import base64
 import hashlib
 import re
-import shutil
-import threading
 import time
 
 import httpx
 import pytest
 
-from ragjax.config import Serve
-from ragjax.serving import Service, bind, serve, url_of
 from ragjax.serving.page import PAGE, POLICY
 
 
@@ -30,35 +26,6 @@ def test_every_field_has_a_label():
     fields = re.findall(r"<(?:input|select|textarea)[^>]*\bid=\"(\w+)\"", PAGE)
     assert len(fields) == 9
     assert sorted(re.findall(r"<label for=\"(\w+)\"", PAGE)) == sorted(fields)
-
-
-@pytest.fixture
-def address(service):
-    """The service on a socket, while the test runs."""
-    # Of the same models, since one that was stopped stays so.
-    shared = Service(Serve(port=0))
-    shared.models, shared.metrics, shared.stop = service.models, service.metrics, lambda: None
-    bound, ready = bind("127.0.0.1", 0), threading.Event()
-    thread = threading.Thread(target=serve, args=(shared, bound, ready.set))
-    thread.start()
-    assert ready.wait(10)
-    yield url_of(bound)
-    shared.draining = True
-    thread.join(timeout=20)
-    assert not thread.is_alive()
-
-
-@pytest.fixture(scope="module")
-def browser():
-    """Chromium without a window."""
-    playwright = pytest.importorskip("playwright.sync_api")
-    chromium = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-    if chromium is None:
-        pytest.skip("there is no Chromium")
-    with playwright.sync_playwright() as started:
-        browser = started.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
-        yield browser
-        browser.close()
 
 
 @pytest.mark.slow

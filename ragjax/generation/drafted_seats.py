@@ -51,7 +51,7 @@ def empty_seats(
     state = Drafting(
         model=empty_cache(configs.model, count, room + spare, dtype),
         draft=empty_cache(configs.draft, count, room + spare, dtype),
-        padding=none, begins=none, text=jnp.zeros((count, room + spare), jnp.int32), written=none,
+        padding=none, begins=none, text=jnp.zeros((count, room + spare), jnp.int32), written=none + 1,
         behind=none, done=jnp.ones(count, bool), seen=alone.seen, log_probs=None, tally=no_tally(count),
     )  # fmt: skip
     return DraftedSeats(state, none, alone.settings)

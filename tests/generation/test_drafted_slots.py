@@ -10,6 +10,7 @@ from ragjax.config import Decoding, Mesh
 from ragjax.errors import InputError
 from ragjax.generation.continuation import continuations
 from ragjax.generation.model_slots import ModelSlots
+from ragjax.models.decoder import init_params
 from ragjax.parallel.mesh import make_mesh
 
 GREEDY, DRAWN = (0, 2, 6), (1, 3, 4, 7)
@@ -90,6 +91,19 @@ def test_it_is_told_how_the_drafts_did(slots, asked):
     assert accepted.sum() < drafted.sum()
     slots.leave(0)
     slots.leave(2)
+
+
+@pytest.mark.parametrize(("seed", "length"), [(1, 2), (9, 0)])
+def test_drafts_are_as_long_as_they_are_kept(teacher, asked, seed, length):
+    """Of the model itself, and of a stranger, whose passes take as long."""
+    slots = ModelSlots(
+        teacher, draft=replace(teacher, params=init_params(teacher.config, seed)), draft_tokens=2, count=3,
+        room=64,
+    )  # fmt: skip
+    for slot, number in ((0, 0), (1, 2)):
+        slots.join(slot, asked[number][0], replace(asked[number][1], max_new_tokens=50))
+    drafts = [slots.step().drafts for _ in range(20)][-5:]
+    assert [(each.drafted / each.passes)[:2].tolist() for each in drafts] == [[length] * 2] * 5
 
 
 def test_a_slot_that_is_left_early_serves_the_next_unharmed(slots, asked, served, written):

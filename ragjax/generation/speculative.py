@@ -234,15 +234,20 @@ def one_round(
     window = take(proposal.text, state.written, most + 2)
     read, tokens = window[:, :-1], window[:, 1:]
 
-    def verify(size: int):
+    def verify(size: int, carry):
+        _, scores, cache = carry
         hidden, cache = extend(
-            model.params, model.layers, state.model, read[:, : size + 1], state.padding, _place(state),
+            model.params, model.layers, cache, read[:, : size + 1], state.padding, _place(state),
             config=configs.model,
         )  # fmt: skip
-        scores = scored(model.params, hidden, configs.model)
-        return jnp.pad(scores, ((0, 0), (0, most - size), (0, 0))), cache
+        return jnp.bool(False), put(scores, scored(model.params, hidden, configs.model), jnp.int32(0)), cache
 
-    scores, cache = jax.lax.switch(choice, [partial(verify, size) for size in menu])
+    scores, cache = jnp.zeros_like(proposal.scores), state.model
+    for i, size in enumerate(menu):
+        # Loops of one turn or none, since the branches of a switch would copy the caches.
+        _, scores, cache = jax.lax.while_loop(
+            lambda carry: carry[0], partial(verify, size), (choice == i, scores, cache)
+        )
     adjusted = penalized(scores, _seen_along(state.seen, read, settings.penalty), settings.penalty)
     agreed, after = judged(adjusted, proposal.scores, tokens, proposed, length, keys, drawing, settings)
     kept = jnp.minimum(agreed, length)

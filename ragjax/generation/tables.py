@@ -19,14 +19,16 @@ from ragjax.generation.draft_length import round_costs
 from ragjax.generation.drafted import draft_lengths
 from ragjax.generation.log_probs import LogProbs
 from ragjax.generation.prompts import Prompts
-from ragjax.generation.seats import ENDS
+from ragjax.generation.seats import ENDS, MOST_TOKENS
 from ragjax.generation.slots import Drafts
 from ragjax.generation.speculative import Configs, Network, Pace
 from ragjax.model import Model
 from ragjax.parallel.rules import place
 
 _TRIALS = 3
-"""Rounds that are timed without a draft, and with the longest."""
+"""Times that rounds are timed without a draft, and with the longest."""
+_SHORT = 0.02
+"""Seconds of a round that is timed together with others."""
 
 
 @dataclass(frozen=True)
@@ -146,16 +148,21 @@ class Drafted:
         )
 
     def measure(self, sit: Callable[[bool], None]) -> None:
-        choices = (0, len(self._menu) - 1)
+        choices, most = (0, len(self._menu) - 1), 1
         for drawn in self._costs:
             seconds: dict[int, list[float]] = {choice: [] for choice in choices}
             for choice in choices * _TRIALS:
                 sit(drawn)
-                jax.block_until_ready(self._seats)
-                begun = time.perf_counter()
-                jax.block_until_ready(self._written(1, None, drawn=drawn, fixed=choice))
-                seconds[choice].append(time.perf_counter() - begun)
+                seconds[choice].append(self._seconds_a_round(most, drawn=drawn, fixed=choice))
+                # Of a small model so many that what it costs to ask is spread thin.
+                most = MOST_TOKENS if min(map(min, filter(None, seconds.values()))) < _SHORT else 1
             self._costs[drawn] = round_costs(self._menu, *map(median, seconds.values()))
+
+    def _seconds_a_round(self, most: int, *, drawn: bool, fixed: int) -> float:
+        jax.block_until_ready(self._seats)
+        begun = time.perf_counter()
+        fresh = jax.block_until_ready(self._written(most, None, drawn=drawn, fixed=fixed))
+        return (time.perf_counter() - begun) / max(1, int(fresh.drafts.passes.max()))
 
     def _written(self, most: int, told: int | None, *, drawn: bool, fixed: int) -> Fresh:
         self._seats, *fresh = drafted_seats.write_on(

@@ -103,7 +103,7 @@ def test_drafts_are_as_long_as_they_are_kept(teacher, asked, seed, length):
     for slot, number in ((0, 0), (1, 2)):
         slots.join(slot, asked[number][0], replace(asked[number][1], max_new_tokens=50))
     drafts = [slots.step().drafts for _ in range(14)][-3:]
-    assert [(each.drafted / each.passes)[:2].tolist() for each in drafts] == [[length] * 2] * 3
+    assert [(each.drafted[:2] / each.passes[:2]).tolist() for each in drafts] == [[length] * 2] * 3
 
 
 def test_a_slot_that_is_left_early_serves_the_next_unharmed(slots, asked, served, written):

@@ -2,10 +2,11 @@
 
 import socket
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 
-from ragjax.cli.serve import _checked_key
+from ragjax.cli.serve import _checked_key, _drafts
 from ragjax.config import Serve
 from ragjax.data import train_tokenizer
 from ragjax.interchange.folder import save
@@ -55,6 +56,20 @@ def test_a_draft_of_another_vocabulary_is_refused_before_anything_is_compiled(
     message = refused("serve", paths[0], "--draft", paths[1], "--port", "0")
     assert f"the model has 257 tokens, the draft {len(tokenizer)}" in message
     assert "--no-speculate serves them beside each other" in message
+
+
+@pytest.mark.parametrize(
+    ("draft", "speculate", "told"),
+    [
+        ("b", True, "b proposes up to 4 tokens at once, a decides"),
+        (None, True, "none: in onnxruntime a model writes alone"),
+        (None, False, "none: --no-speculate"),
+    ],
+)
+def test_whether_it_speculates_is_told_at_the_start(draft, speculate, told):
+    models = {"a": SimpleNamespace(name="a", draft=draft), "b": SimpleNamespace(name="b", draft=None)}
+    command = SimpleNamespace(draft_tokens=4, speculate=speculate)
+    assert _drafts(SimpleNamespace(models=models), command) == told
 
 
 def test_a_port_that_is_taken_is_told(refused):

@@ -14,7 +14,7 @@ config = Compress(
     teacher=Teacher(
         architecture=Architecture(layers=8, width=512, heads=8, positions=256),
         train=Train(
-            steps=500,
+            steps=300,
             batch_size=16,
             learning_rate=1e-3,
             warmup=50,
@@ -27,7 +27,7 @@ config = Compress(
     student=Student(layers=1, control=False),
     data=Data(train="builtin:python", sequence_length=128, vocab_size=2048),
     train=Train(
-        steps=400,
+        steps=250,
         batch_size=16,
         learning_rate=1e-3,
         warmup=20,

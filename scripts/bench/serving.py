@@ -4,8 +4,8 @@
     python scripts/bench/serving.py runs/draft/teacher runs/draft/student
 
 Two servers of MODEL stand beside each other, one that speculates and one that does not. Prompts are the
-beginnings of held-out documents; each server answers each of them alone, greedily, while the other has nothing
-to do. Figures are medians over the answers' own `timing`; the ratio is the median over prompts of
+beginnings of held-out documents; each server answers each of them alone, greedily, while the other has
+nothing to do. Figures are medians over the answers' own `timing`; the ratio is the median over prompts of
 the quotient. The texts must be the same.
 """
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from statistics import median
 from typing import Literal
@@ -21,6 +22,9 @@ from ragjax.errors import InputError, listing
 from ragjax.model import Model
 from ragjax.onnx_model import OnnxModel
 from ragjax.run_folder import processor_name, versions
+
+_PROMPT_TOKENS = 128
+"""Of a prompt, where none were asked for and there is room."""
 
 
 def bench(
@@ -42,7 +46,7 @@ def bench(
     Raises:
       InputError: there is no model, or some have too few positions or too little memory; names them all.
     """
-    options = options or Bench()
+    options = _fitting(models, options or Bench())
     _check(models, options)
     reader, rounds = reader or Reader(), []
     opened = [model for _, model in models]
@@ -74,6 +78,14 @@ def _speeds(of: Round, options: Bench) -> str:
         each = ", ".join(f"{batch * (options.new_tokens - 1) / turn.rest:,.0f}" for turn in turns)
         told.append(f"batch {batch} {each}")
     return f"{'; '.join(told)} tokens/s"
+
+
+def _fitting(models: Sequence[tuple[str, Model | OnnxModel]], options: Bench) -> Bench:
+    """The options with as long prompts as were asked for, or as there is room for."""
+    if options.prompt_tokens or not models:
+        return options
+    room = min(model.config.positions for _, model in models) - options.new_tokens
+    return replace(options, prompt_tokens=max(1, min(_PROMPT_TOKENS, room)))
 
 
 def _check(models: Sequence[tuple[str, Model | OnnxModel]], options: Bench) -> None:

@@ -13,8 +13,8 @@ class Bench(Checked):
 
     batch: tuple[int, ...] = (1, 8)
     """Prompts at once; each number is measured."""
-    prompt_tokens: int = 128
-    """Random tokens that each prompt has."""
+    prompt_tokens: int = 0
+    """Random tokens that each prompt has; 0: 128, or as many as all models have room for."""
     new_tokens: int = 64
     """Tokens that follow it: the first is timed with the prompt, the others by themselves."""
     rounds: int = 5
@@ -23,7 +23,8 @@ class Bench(Checked):
     """Threads of each model that onnxruntime runs; none: as many as there are cores. JAX uses all."""
 
     def _problems(self) -> list[str]:
-        found = at_least(self, 1, "prompt_tokens", "rounds") + at_least(self, 2, "new_tokens")
+        found = at_least(self, 0, "prompt_tokens") + at_least(self, 1, "rounds")
+        found += at_least(self, 2, "new_tokens")
         if not self.batch or min(self.batch) < 1 or len({*self.batch}) < len(self.batch):
             told = " ".join(map(str, self.batch)) or "none"
             found.append(f"batch must be numbers of at least 1, each once, found {told}")

@@ -86,6 +86,17 @@ def test_all_models_without_room_are_named(tiny_model, tiny_byte_model):
         bench([("small", tiny_model), ("other", tiny_byte_model)], Bench(prompt_tokens=60, new_tokens=5))
 
 
+@pytest.mark.parametrize(("new", "prompt"), [(60, 4), (63, 1)])
+def test_prompts_are_as_long_as_there_is_room_for(tiny_byte_model, reader, new, prompt):
+    options = Bench(batch=(1,), new_tokens=new, rounds=1)
+    assert bench([("one", tiny_byte_model)], options, reader=reader).options.prompt_tokens == prompt
+
+
+def test_without_room_for_a_prompt_the_model_is_named(tiny_byte_model):
+    with pytest.raises(InputError, match=r"(?s)1 and new_tokens 64 make 65.*one has 64"):
+        bench([("one", tiny_byte_model)], Bench())
+
+
 def test_a_batch_that_memory_cannot_hold_is_refused_before_it_is_tried(tiny_byte_model, monkeypatch):
     # Two layers, keys and values of width 32 for 12 tokens, and 257 scores, of 4 bytes each.
     texts = 1000 * (12 * 2 * 2 * 32 + 257) * 4

@@ -1,6 +1,8 @@
 """Shared fixtures: tiny models, and eight simulated devices to shard them over."""
 
+import io
 import json
+import math
 import os
 import re
 import tempfile
@@ -82,6 +84,40 @@ def of_kind():
         shape |= {"initializer_range": 0.3, **KINDS[kind], **fields}
         shared = {"kv_heads": shape["heads"] // 2} if kind in ("llama", "qwen2") else {}
         return DecoderConfig(**{**shared, **shape})
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def stop_after():
+    """Stands in for `Interrupts`: asks to stop once it has been asked so many times."""
+    from ragjax.training.interrupts import Interrupts
+
+    class StopAfter(Interrupts):
+        def __init__(self, times=math.inf):
+            super().__init__()
+            self.left = times
+
+        def requested(self):
+            self.left -= 1
+            return self.left <= 0
+
+    return StopAfter
+
+
+@pytest.fixture(scope="session")
+def place_in(stop_after):
+    """The place of a training: a folder, so many devices, a terminal that is kept, and when to stop."""
+    import jax
+    from rich.console import Console
+
+    from ragjax.config import Mesh
+    from ragjax.parallel.mesh import make_mesh
+    from ragjax.training.fit import Place
+
+    def make(folder, *, stop=math.inf, devices=1) -> Place:
+        mesh = make_mesh(Mesh(), jax.devices()[:devices])
+        return Place(mesh, folder, Console(file=io.StringIO(), width=200), stop_after(stop))
 
     return make
 

@@ -47,23 +47,6 @@ FIGURES = {
 }  # fmt: skip
 
 
-class StopAfter:
-    """Asks to stop once it has been asked so many times; stands in for `Interrupts`."""
-
-    def __init__(self, times):
-        self.left = times
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        pass
-
-    def requested(self):
-        self.left -= 1
-        return self.left <= 0
-
-
 def last_of_history(folder):
     return json.loads((folder / "ragjax.json").read_text())["history"][-1]
 
@@ -267,7 +250,7 @@ def test_a_folder_without_a_model_in_it_is_no_finished_stage(tmp_path):
     assert not RunFolder(tmp_path).has_model("student")
 
 
-def test_measuring_differently_trains_nothing_again(run, config, monkeypatch):
+def test_measuring_differently_trains_nothing_again(run, config, monkeypatch, stop_after):
     folder, figures, _ = run
     assert figures["student"].tokens == 600
     trained = (folder / "student" / "model.safetensors").stat().st_mtime_ns
@@ -275,7 +258,7 @@ def test_measuring_differently_trains_nothing_again(run, config, monkeypatch):
     measure = dataclasses.replace(config.evaluate, max_tokens=None, **windows)
     other = dataclasses.replace(config, evaluate=measure)
     # Asked by each of four stages first.
-    monkeypatch.setattr("ragjax.recipe.Interrupts", lambda: StopAfter(6))
+    monkeypatch.setattr("ragjax.recipe.Interrupts", lambda: stop_after(6))
     with pytest.raises(Interrupted, match="Stopped before the student was measured"):
         ragjax.compress(other, folder, console=silent())
     monkeypatch.undo()
@@ -439,7 +422,9 @@ def test_figures_are_measured_again_where_weights_changed_not_where_the_folder_m
     assert figures["student"].sparsity_total == 1.0
 
 
-def test_pretraining_leaves_a_model_any_door_opens(text, tmp_path, monkeypatch, monkeypatch_module):
+def test_pretraining_leaves_a_model_any_door_opens(
+    text, tmp_path, monkeypatch, monkeypatch_module, stop_after
+):
     shape = Architecture(layers=2, width=32, heads=2, positions=32, windows=(0, 8), dropout=0.1)
     still = Train(steps=4, learning_rate=1e-12, **FAST)
     config = Pretrain(
@@ -458,11 +443,11 @@ def test_pretraining_leaves_a_model_any_door_opens(text, tmp_path, monkeypatch, 
     monkeypatch.setattr("ragjax.recipe.train_tokenizer", recorded)
     # Before anything is done, then in the first step, then never.
     for times, said in ((1, "Stopped before model"), (2, "model stopped at step 1")):
-        monkeypatch.setattr("ragjax.recipe.Interrupts", lambda times=times: StopAfter(times))
+        monkeypatch.setattr("ragjax.recipe.Interrupts", lambda times=times: stop_after(times))
         with pytest.raises(Interrupted, match=said):
             ragjax.pretrain(config, tmp_path / "r", console=silent())
     assert read == list(documents(text, "train"))
-    monkeypatch.setattr("ragjax.recipe.Interrupts", lambda: StopAfter(99))
+    monkeypatch.setattr("ragjax.recipe.Interrupts", lambda: stop_after(99))
     ragjax.pretrain(config, tmp_path / "r", console=silent())
     assert read == list(documents(text, "train"))
 

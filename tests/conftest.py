@@ -148,6 +148,30 @@ def refused(ended):
     return run
 
 
+@pytest.fixture(scope="session")
+def random_model():
+    """Makes a model of a config, every parameter of which matters, biases and norms too; compiles nothing.
+
+    Norms are about 1, all else about 0, as far as the config's `initializer_range` unless a spread is given.
+    """
+    import jax
+    import jax.numpy as jnp
+
+    def make(config: DecoderConfig, seed: int = 0, *, spread: float | None = None, tokenizer=None) -> Model:
+        rng = np.random.default_rng(seed)
+
+        def drawn(path, leaf):
+            values = rng.normal(path[-1].key == "scale", spread or config.initializer_range, leaf.shape)
+            if path[-1].key in ("tokens", "head"):
+                values[config.vocab_size :] = 0
+            return jnp.asarray(values, jnp.float32)
+
+        shapes = jax.eval_shape(lambda: init_params(config, 0))
+        return Model(config, jax.tree_util.tree_map_with_path(drawn, shapes), tokenizer)
+
+    return make
+
+
 @pytest.fixture
 def pairs_file(tmp_path):
     """Writes (prompt, completion) pairs as JSON lines, and gives the URI of that source."""
@@ -309,111 +333,6 @@ def randomize():
         return model.eval()
 
     return spread
-
-
-@pytest.fixture(scope="session")
-def check_family(randomize):
-    """Holds a causal model of transformers against the same model in ragjax, which it returns.
-
-    Logits, loss, the gradient of every tensor and greedy continuations are compared, and what is left of
-    the model after it was saved here and opened there again. The model given is randomized first. Names
-    in the file that differ from those in torch are given as `renamed`.
-    """
-    import copy
-
-    import jax
-    import jax.numpy as jnp
-    import torch
-
-    from ragjax.generation.continuation import generate_tokens
-    from ragjax.interchange import load, save
-    from ragjax.interchange.families import family_for
-    from ragjax.interchange.layout import tensor_reader
-    from ragjax.models.decoder import logits
-    from ragjax.models.run import run_decoder
-
-    def check(theirs, folder: Path, renamed: dict[str, str] | None = None) -> Model:
-        randomize(theirs).save_pretrained(folder / "theirs")
-        ours = load(folder / "theirs")
-        length = min(40, ours.config.positions)
-        tokens = np.random.default_rng(0).integers(0, ours.config.vocab_size, (2, length))
-        check_gradients(ours, theirs, tokens, renamed or {})
-        check_round_trip(ours, theirs, folder / "ours")
-        check_continuations(ours, copy.deepcopy(theirs), tokens[0])
-        return ours
-
-    def check_gradients(ours, theirs, tokens, renamed):
-        def loss(params):
-            scores = logits(params, run_decoder(ours.config, params, tokens).hidden, ours.config)
-            chosen = jnp.take_along_axis(jax.nn.log_softmax(scores[:, :-1]), tokens[:, 1:, None], -1)
-            return -chosen.mean()
-
-        theirs.zero_grad()
-        told = theirs(torch.tensor(tokens), labels=torch.tensor(tokens))
-        told.loss.backward()
-        assert np.abs(np.asarray(ours(tokens)) - told.logits.detach().numpy()).max() < 1e-4
-        value, gradients = jax.jit(jax.value_and_grad(loss))(ours.params)
-        assert abs(float(value) - told.loss.item()) < 1e-4 * told.loss.item()
-        read = tensor_reader(gradients, family_for(ours.config).layout(ours.config))
-        expected = {name: parameter.grad.numpy() for name, parameter in theirs.named_parameters()}
-        overall = max(np.abs(gradient).max() for gradient in expected.values())
-        for name, gradient in expected.items():
-            largest = np.abs(gradient).max()
-            # A key's bias shifts all scores of a query alike: its gradient is zero but for rounding.
-            bound = 1e-4 * largest if largest > 1e-6 * overall else 1e-6 * overall
-            assert np.abs(read(renamed.get(name, name)) - gradient).max() < bound, name
-
-    def check_round_trip(ours, theirs, folder):
-        back = open_in_torch(save(ours, folder), type(theirs))
-        state, expected = back.state_dict(), theirs.state_dict()
-        assert state.keys() == expected.keys()
-        assert [name for name in state if not torch.equal(state[name], expected[name])] == []
-        again = load(folder)
-        assert again.config == ours.config
-        jax.tree.map(np.testing.assert_array_equal, again.params, ours.params)
-
-    def check_continuations(ours, theirs, tokens):
-        theirs.generation_config.eos_token_id = None
-        new = 14
-        prompts = [tokens[:size].tolist() for size in (1, 4, min(20, ours.config.positions - new))]
-        answers = generate_tokens(ours, prompts, max_new_tokens=new, stop_at_eos=False)
-        for prompt, answer in zip(prompts, answers, strict=True):
-            told = theirs.generate(
-                torch.tensor([prompt]), attention_mask=torch.ones(1, len(prompt), dtype=torch.long),
-                do_sample=False, max_new_tokens=new, pad_token_id=0,
-            )  # fmt: skip
-            assert answer.tolist() == told[0, len(prompt) :].tolist()
-
-    return check
-
-
-@pytest.fixture(scope="session")
-def check_storage(randomize):
-    """Saves a causal model of transformers in a type and in shards, and holds every bit after both ways."""
-    import torch
-
-    from ragjax.interchange import load, save
-
-    def check(theirs, folder: Path, dtype: str, shard_bytes: int = 10_000) -> None:
-        theirs = randomize(theirs).to(getattr(torch, dtype))
-        theirs.save_pretrained(folder / "theirs", max_shard_size=shard_bytes)
-        assert (folder / "theirs" / "model.safetensors.index.json").exists()
-        save(load(folder / "theirs"), folder / "ours", dtype=dtype, shard_bytes=shard_bytes)
-        assert (folder / "ours" / "model.safetensors.index.json").exists()
-        back = open_in_torch(folder / "ours", type(theirs))
-        state, expected = back.state_dict(), theirs.state_dict()
-        assert back.config.dtype == theirs.dtype
-        assert state.keys() == expected.keys()
-        assert [name for name in state if not torch.equal(state[name], expected[name])] == []
-
-    return check
-
-
-def open_in_torch(folder: Path, kind):
-    """A saved model as transformers opens it, without a tensor missing, left over or misshapen."""
-    model, told = kind.from_pretrained(folder, output_loading_info=True)
-    assert not any(told.values()), told
-    return model.eval()
 
 
 @pytest.fixture(scope="session")

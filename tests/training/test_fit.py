@@ -81,7 +81,7 @@ def uninterrupted(dropping, texts, tiny_config, tmp_path_factory, place_in):
     return run, run(place_=place_in(folder)), folder
 
 
-@pytest.mark.parametrize("stop", [3, 4, 9])
+@pytest.mark.parametrize("stop", [3, *(pytest.param(stop, marks=pytest.mark.slow) for stop in (4, 9))])
 def test_a_resumed_run_is_the_run_uninterrupted_to_the_last_bit(uninterrupted, tmp_path, stop, place_in):
     run, whole, whole_folder = uninterrupted
     with pytest.raises(Interrupted, match=f"stopped at step {stop} of 12"):
@@ -320,15 +320,15 @@ def test_an_update_rule_has_the_decays_of_its_config(name, second):
 
 
 def test_a_wider_teacher_is_followed_inside_while_pruning_and_its_projections_are_gone_at_the_end(
-    tiny_model, tiny_config, texts, tmp_path, place_in
+    tiny_model, tiny_config, texts, tmp_path, place_in, random_model
 ):
-    wide = dataclasses.replace(tiny_config, width=48, heads=6, layers=4)
+    teacher = random_model(dataclasses.replace(tiny_config, width=48, heads=6, layers=4))
     distill = Distill(
         forward_kl=0.0, cross_entropy=0.0, hidden_mse=1.0, hidden_cosine=1.0, relations=1.0, relation_heads=2
     )
     run = partial(
         fit, tiny_model, stage="s", train=TRAIN, texts=texts, seed=3, sparsity=SPARSITY, distill=distill,
-        teachers=[Model(wide, init_params(wide, seed=5))],
+        teachers=[teacher],
     )  # fmt: skip
     with pytest.raises(Interrupted):
         run(place_=place_in(tmp_path, stop=5))
@@ -342,7 +342,7 @@ def test_a_wider_teacher_is_followed_inside_while_pruning_and_its_projections_ar
     # A model that comes pruned stays so beside new projections.
     further = fit(
         trained, stage="further", train=dataclasses.replace(TRAIN, steps=3), texts=texts, seed=0,
-        place_=place_in(tmp_path), distill=distill, teachers=[Model(wide, init_params(wide, seed=5))],
+        place_=place_in(tmp_path), distill=distill, teachers=[teacher],
     )  # fmt: skip
     moved = np.asarray(further.params["layers"]["attention"]["query"]["kernel"][0])
     np.testing.assert_array_equal(moved == 0, kernel == 0)
@@ -408,12 +408,12 @@ def test_a_target_that_skipped_steps_left_unreached_is_told(broken, texts, tmp_p
     ],
 )
 def test_what_does_not_fit_together_is_refused_before_any_step(
-    tiny_model, texts, tmp_path, change, said, place_in
+    tiny_model, texts, tmp_path, change, said, place_in, random_model
 ):
     wanted = {"train": TRAIN, "texts": texts} | change
     if "teacher" in wanted:
         other = dataclasses.replace(tiny_model.config, **wanted.pop("teacher"))
-        wanted["teachers"] = [tiny_model, Model(other, init_params(other, 0))]
+        wanted["teachers"] = [tiny_model, random_model(other)]
     for name, whole in (("train", TRAIN), ("texts", texts)):
         if isinstance(wanted[name], dict):
             wanted[name] = dataclasses.replace(whole, **wanted[name])

@@ -17,8 +17,6 @@ from ragjax.config import Distill, Mesh, OnPolicy, Sparsity, Train
 from ragjax.data.batches import Batches
 from ragjax.data.corpus import Corpus
 from ragjax.errors import InputError
-from ragjax.model import Model
-from ragjax.models.decoder import init_params
 from ragjax.models.decoder_config import DecoderConfig
 from ragjax.parallel.mesh import make_mesh
 from ragjax.parallel.rules import place
@@ -68,15 +66,13 @@ def shaped(layers, **fields):
 
 
 @pytest.fixture(scope="module")
-def student():
-    shape = shaped(1)
-    return Model(shape, init_params(shape, seed=0))
+def student(random_model):
+    return random_model(shaped(1), seed=0)
 
 
 @pytest.fixture(scope="module")
-def teacher():
-    shape = shaped(2)
-    return Model(shape, init_params(shape, seed=1))
+def teacher(random_model):
+    return random_model(shaped(2), seed=1)
 
 
 @pytest.fixture(scope="module")

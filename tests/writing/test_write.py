@@ -103,7 +103,10 @@ def test_a_dataset_that_is_whole_is_left_as_it_is(written, monkeypatch):
     assert "learn from it: --data.train jsonl:" in shown
 
 
-@pytest.mark.parametrize("change", [{"batch_size": 3}, {"batch_size": 64}, {"devices": Mesh(data=-1)}])
+@pytest.mark.parametrize(
+    "change",
+    [{"batch_size": 3}, pytest.param({"batch_size": 64}, marks=pytest.mark.slow), {"devices": Mesh(data=-1)}],
+)
 def test_a_row_does_not_depend_on_its_batch_or_the_mesh(written, change):
     expected, _, _ = written("before")
     assert written("after", **change)[0] == expected

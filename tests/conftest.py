@@ -44,6 +44,29 @@ KINDS = {
 """What makes the blocks of each family other than GPT-2's."""
 
 
+def pytest_configure(config):
+    """Has LLVM hurry over programs that are compiled for one small test; XLA's own passes run all the same.
+
+    Slow tests are compiled as for users, and so is everything with JAX_DISABLE_MOST_OPTIMIZATIONS=0.
+    """
+    if config.option.markexpr == "not slow" and "JAX_DISABLE_MOST_OPTIMIZATIONS" not in os.environ:
+        import jax
+
+        os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
+        jax.config.update("jax_disable_most_optimizations", True)
+
+
+@pytest.fixture
+def as_for_users():
+    """Compiles what a test is the first to compile with all optimizations, where the last bit counts."""
+    import jax
+
+    before = jax.config.values["jax_disable_most_optimizations"]
+    jax.config.update("jax_disable_most_optimizations", False)
+    yield
+    jax.config.update("jax_disable_most_optimizations", before)
+
+
 @pytest.fixture(scope="module", autouse=True)
 def few_programs():
     """Forgets compiled programs before Linux runs out of memory maps for them: XLA then crashes."""

@@ -79,6 +79,7 @@ def test_odd_sizes_have_the_logits_of_the_model(name, of_kind, random_model, ope
     np.testing.assert_allclose(found, logits_of(model, tokens), atol=1e-4)
 
 
+@pytest.mark.usefixtures("as_for_users")
 def test_every_activation_is_that_of_the_models(tmp_path):
     assert OPERATORS.keys() == ACTIVATIONS.keys()
     x = np.linspace(-20, 20, 401, dtype=np.float32)

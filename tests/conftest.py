@@ -1,6 +1,8 @@
 """Shared fixtures: tiny models, and eight simulated devices to shard them over."""
 
+import io
 import json
+import math
 import os
 import re
 import tempfile
@@ -40,6 +42,29 @@ KINDS = {
     "qwen2": {**_LLAMA, "attention_bias": True, "tied": True, "windows": (0, 4, 4)},
 }  # fmt: skip
 """What makes the blocks of each family other than GPT-2's."""
+
+
+def pytest_configure(config):
+    """Has LLVM hurry over programs that are compiled for one small test; XLA's own passes run all the same.
+
+    Slow tests are compiled as for users, and so is everything with JAX_DISABLE_MOST_OPTIMIZATIONS=0.
+    """
+    if config.option.markexpr == "not slow" and "JAX_DISABLE_MOST_OPTIMIZATIONS" not in os.environ:
+        import jax
+
+        os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
+        jax.config.update("jax_disable_most_optimizations", True)
+
+
+@pytest.fixture
+def as_for_users():
+    """Compiles what a test is the first to compile with all optimizations, where the last bit counts."""
+    import jax
+
+    before = jax.config.values["jax_disable_most_optimizations"]
+    jax.config.update("jax_disable_most_optimizations", False)
+    yield
+    jax.config.update("jax_disable_most_optimizations", before)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -86,6 +111,40 @@ def of_kind():
     return make
 
 
+@pytest.fixture(scope="session")
+def stop_after():
+    """Stands in for `Interrupts`: asks to stop once it has been asked so many times."""
+    from ragjax.training.interrupts import Interrupts
+
+    class StopAfter(Interrupts):
+        def __init__(self, times=math.inf):
+            super().__init__()
+            self.left = times
+
+        def requested(self):
+            self.left -= 1
+            return self.left <= 0
+
+    return StopAfter
+
+
+@pytest.fixture(scope="session")
+def place_in(stop_after):
+    """The place of a training: a folder, so many devices, a terminal that is kept, and when to stop."""
+    import jax
+    from rich.console import Console
+
+    from ragjax.config import Mesh
+    from ragjax.parallel.mesh import make_mesh
+    from ragjax.training.fit import Place
+
+    def make(folder, *, stop=math.inf, devices=1) -> Place:
+        mesh = make_mesh(Mesh(), jax.devices()[:devices])
+        return Place(mesh, folder, Console(file=io.StringIO(), width=200), stop_after(stop))
+
+    return make
+
+
 @pytest.fixture
 def ended(capsys):
     """Runs a command that exits, and hands back its code and what it printed."""
@@ -110,6 +169,30 @@ def refused(ended):
         return told.err
 
     return run
+
+
+@pytest.fixture(scope="session")
+def random_model():
+    """Makes a model of a config, every parameter of which matters, biases and norms too; compiles nothing.
+
+    Norms are about 1, all else about 0, as far as the config's `initializer_range` unless a spread is given.
+    """
+    import jax
+    import jax.numpy as jnp
+
+    def make(config: DecoderConfig, seed: int = 0, *, spread: float | None = None, tokenizer=None) -> Model:
+        rng = np.random.default_rng(seed)
+
+        def drawn(path, leaf):
+            values = rng.normal(path[-1].key == "scale", spread or config.initializer_range, leaf.shape)
+            if path[-1].key in ("tokens", "head"):
+                values[config.vocab_size :] = 0
+            return jnp.asarray(values, jnp.float32)
+
+        shapes = jax.eval_shape(lambda: init_params(config, 0))
+        return Model(config, jax.tree_util.tree_map_with_path(drawn, shapes), tokenizer)
+
+    return make
 
 
 @pytest.fixture
@@ -273,111 +356,6 @@ def randomize():
         return model.eval()
 
     return spread
-
-
-@pytest.fixture(scope="session")
-def check_family(randomize):
-    """Holds a causal model of transformers against the same model in ragjax, which it returns.
-
-    Logits, loss, the gradient of every tensor and greedy continuations are compared, and what is left of
-    the model after it was saved here and opened there again. The model given is randomized first. Names
-    in the file that differ from those in torch are given as `renamed`.
-    """
-    import copy
-
-    import jax
-    import jax.numpy as jnp
-    import torch
-
-    from ragjax.generation.continuation import generate_tokens
-    from ragjax.interchange import load, save
-    from ragjax.interchange.families import family_for
-    from ragjax.interchange.layout import tensor_reader
-    from ragjax.models.decoder import logits
-    from ragjax.models.run import run_decoder
-
-    def check(theirs, folder: Path, renamed: dict[str, str] | None = None) -> Model:
-        randomize(theirs).save_pretrained(folder / "theirs")
-        ours = load(folder / "theirs")
-        length = min(40, ours.config.positions)
-        tokens = np.random.default_rng(0).integers(0, ours.config.vocab_size, (2, length))
-        check_gradients(ours, theirs, tokens, renamed or {})
-        check_round_trip(ours, theirs, folder / "ours")
-        check_continuations(ours, copy.deepcopy(theirs), tokens[0])
-        return ours
-
-    def check_gradients(ours, theirs, tokens, renamed):
-        def loss(params):
-            scores = logits(params, run_decoder(ours.config, params, tokens).hidden, ours.config)
-            chosen = jnp.take_along_axis(jax.nn.log_softmax(scores[:, :-1]), tokens[:, 1:, None], -1)
-            return -chosen.mean()
-
-        theirs.zero_grad()
-        told = theirs(torch.tensor(tokens), labels=torch.tensor(tokens))
-        told.loss.backward()
-        assert np.abs(np.asarray(ours(tokens)) - told.logits.detach().numpy()).max() < 1e-4
-        value, gradients = jax.jit(jax.value_and_grad(loss))(ours.params)
-        assert abs(float(value) - told.loss.item()) < 1e-4 * told.loss.item()
-        read = tensor_reader(gradients, family_for(ours.config).layout(ours.config))
-        expected = {name: parameter.grad.numpy() for name, parameter in theirs.named_parameters()}
-        overall = max(np.abs(gradient).max() for gradient in expected.values())
-        for name, gradient in expected.items():
-            largest = np.abs(gradient).max()
-            # A key's bias shifts all scores of a query alike: its gradient is zero but for rounding.
-            bound = 1e-4 * largest if largest > 1e-6 * overall else 1e-6 * overall
-            assert np.abs(read(renamed.get(name, name)) - gradient).max() < bound, name
-
-    def check_round_trip(ours, theirs, folder):
-        back = open_in_torch(save(ours, folder), type(theirs))
-        state, expected = back.state_dict(), theirs.state_dict()
-        assert state.keys() == expected.keys()
-        assert [name for name in state if not torch.equal(state[name], expected[name])] == []
-        again = load(folder)
-        assert again.config == ours.config
-        jax.tree.map(np.testing.assert_array_equal, again.params, ours.params)
-
-    def check_continuations(ours, theirs, tokens):
-        theirs.generation_config.eos_token_id = None
-        new = 14
-        prompts = [tokens[:size].tolist() for size in (1, 4, min(20, ours.config.positions - new))]
-        answers = generate_tokens(ours, prompts, max_new_tokens=new, stop_at_eos=False)
-        for prompt, answer in zip(prompts, answers, strict=True):
-            told = theirs.generate(
-                torch.tensor([prompt]), attention_mask=torch.ones(1, len(prompt), dtype=torch.long),
-                do_sample=False, max_new_tokens=new, pad_token_id=0,
-            )  # fmt: skip
-            assert answer.tolist() == told[0, len(prompt) :].tolist()
-
-    return check
-
-
-@pytest.fixture(scope="session")
-def check_storage(randomize):
-    """Saves a causal model of transformers in a type and in shards, and holds every bit after both ways."""
-    import torch
-
-    from ragjax.interchange import load, save
-
-    def check(theirs, folder: Path, dtype: str, shard_bytes: int = 10_000) -> None:
-        theirs = randomize(theirs).to(getattr(torch, dtype))
-        theirs.save_pretrained(folder / "theirs", max_shard_size=shard_bytes)
-        assert (folder / "theirs" / "model.safetensors.index.json").exists()
-        save(load(folder / "theirs"), folder / "ours", dtype=dtype, shard_bytes=shard_bytes)
-        assert (folder / "ours" / "model.safetensors.index.json").exists()
-        back = open_in_torch(folder / "ours", type(theirs))
-        state, expected = back.state_dict(), theirs.state_dict()
-        assert back.config.dtype == theirs.dtype
-        assert state.keys() == expected.keys()
-        assert [name for name in state if not torch.equal(state[name], expected[name])] == []
-
-    return check
-
-
-def open_in_torch(folder: Path, kind):
-    """A saved model as transformers opens it, without a tensor missing, left over or misshapen."""
-    model, told = kind.from_pretrained(folder, output_loading_info=True)
-    assert not any(told.values()), told
-    return model.eval()
 
 
 @pytest.fixture(scope="session")

@@ -98,13 +98,13 @@ def test_the_verb_states_its_storage_and_how_to_go_on(config, written, tmp_path,
 
 def test_a_student_learns_from_the_cache_and_its_teacher_is_measured(config, written, tmp_path, monkeypatch):
     given = []
-    fit = ragjax.recipe.fit
+    fit = ragjax.recipe.stage.fit
 
     def recorded(*start, **options):
         given.append(options)
         return fit(*start, **options)
 
-    monkeypatch.setattr("ragjax.recipe.fit", recorded)
+    monkeypatch.setattr("ragjax.recipe.stage.fit", recorded)
     figures = ragjax.compress(config, tmp_path / "r", console=silent())
     assert set(figures) == {"teacher", "student"}
     ((options),) = given

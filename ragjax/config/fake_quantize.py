@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from ragjax.config.checked import Checked
+from ragjax.config.quantize import group_problems
 
 TrainedScheme = Literal["none", "int8", "int4"]
 
@@ -24,4 +25,4 @@ class FakeQuantize(Checked):
             return [
                 f"group is of a scheme, found {self.group} and scheme 'none': set scheme, or leave it out"
             ]
-        return []
+        return group_problems(4 if self.scheme == "int4" else 8, self.group or 0)

@@ -11,6 +11,15 @@ SchemeName = Literal["int8", "int4", "int8_activations"]
 QuantizeMethod = Literal["rtn", "gptq", "awq", "smoothquant"]
 
 
+def group_problems(bits: int, group: int) -> list[str]:
+    """Why so many inputs cannot share a scale of weights of so many bits; 0: all inputs."""
+    if group < 0 or group == 1:
+        return [f"group must be 0 (all inputs) or at least 2, found {group!r}"]
+    if bits == 4 and group % 2:
+        return [f"group must be even, as two weights of 4 bits share a byte, found {group}"]
+    return []
+
+
 @dataclass(frozen=True)
 class Quantize(Checked):
     """In how few bits the weights of a trained model are kept, and what chooses their integers."""
@@ -58,4 +67,11 @@ class Quantize(Checked):
             found.append("calibration must name a source, found an empty string")
         if not self.quantizable:
             found.append("quantizable must name at least one pattern, such as 'layers/*/kernel'")
+        if self.scheme != "int8_activations":
+            return found + group_problems(4 if self.scheme == "int4" else 8, self.group or 0)
+        if self.group or self.symmetric is False:
+            found.append(
+                "scheme int8_activations has symmetric weights and one scale an output, found group "
+                f"{self.group} and symmetric {self.symmetric}: leave both out"
+            )
         return found

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from ragjax.config.quantize import group_problems
 from ragjax.errors import InputError, listing
 
 
@@ -33,10 +34,7 @@ class Scheme:
         found = []
         if self.bits not in (4, 8):
             found.append(f"bits must be 4 or 8, found {self.bits!r}")
-        if self.group < 0 or self.group == 1:
-            found.append(f"group must be 0 (all inputs) or at least 2, found {self.group!r}")
-        if self.bits == 4 and self.group % 2:
-            found.append(f"group must be even, as two weights of 4 bits share a byte, found {self.group}")
+        found += group_problems(self.bits, self.group)
         if self.activations not in (None, 8):
             found.append(f"activations must be 8 or none, found {self.activations!r}")
         if self.activations and (self.bits, self.group, self.symmetric) != (8, 0, True):

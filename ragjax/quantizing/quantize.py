@@ -98,11 +98,7 @@ def quantize(
 
 
 def scheme_of(config: Quantize) -> Scheme:
-    """The scheme that a config names, with what it says otherwise.
-
-    Raises:
-      InputError: the parts do not go together.
-    """
+    """The scheme that a config names, with what it says otherwise."""
     named = SCHEMES[config.scheme]
     return replace(
         named,
@@ -114,7 +110,7 @@ def scheme_of(config: Quantize) -> Scheme:
 def _names(model: Model, config: Quantize, scheme: Scheme) -> tuple[str, ...]:
     """The kernels that are to be quantized; refuses what cannot be."""
     check_floats(model)
-    chosen = dict(named_leaves(prunable(model.params, config.quantizable)))
+    chosen = dict(named_leaves(prunable(model.params, config.quantizable, option="quantizable")))
     problems = [
         f"{name}: only the matrices of the blocks are quantized so, as in 'layers/*/kernel'; tables of "
         "tokens by tables: int8"

@@ -21,7 +21,7 @@ PRUNABLE = ("layers/*/kernel",)
 """The matrices of the blocks: all but embeddings, norms, biases and the head."""
 
 
-def prunable(params: PyTree, patterns: Sequence[str] = PRUNABLE) -> PyTree:
+def prunable(params: PyTree, patterns: Sequence[str] = PRUNABLE, *, option: str = "prunable") -> PyTree:
     """The parameters that may be pruned, with None in place of the others.
 
     `jax.tree.map` passes over None, so the result maps to scores and masks directly.
@@ -29,6 +29,7 @@ def prunable(params: PyTree, patterns: Sequence[str] = PRUNABLE) -> PyTree:
     Args:
       params: arrays, or anything with a shape.
       patterns: shell patterns over whole '/'-joined names; `*` also spans '/'.
+      option: the name under which a person gave the patterns.
 
     Raises:
       InputError: if a pattern matches no parameter, or matches a vector.
@@ -37,14 +38,14 @@ def prunable(params: PyTree, patterns: Sequence[str] = PRUNABLE) -> PyTree:
     unmatched = [p for p in patterns if not any(fnmatchcase(name, p) for name in shapes)]
     if unmatched:
         raise InputError(
-            f"prunable: no parameter is named by {', '.join(map(repr, unmatched))}; there are:\n"
+            f"{option}: no parameter is named by {', '.join(map(repr, unmatched))}; there are:\n"
             + listing(sorted(shapes), limit=40)
         )
     chosen = {name for name in shapes if any(fnmatchcase(name, p) for p in patterns)}
     vectors = sorted(name for name in chosen if len(shapes[name]) < 2)
     if vectors:
         raise InputError(
-            "prunable: only matrices can be pruned; choose patterns that leave out these vectors:\n"
+            f"{option}: only matrices can be chosen; set patterns that leave out these vectors:\n"
             + listing([f"{name} {shapes[name]}" for name in vectors])
         )
     return jax.tree_util.tree_map_with_path(

@@ -35,8 +35,8 @@ def wide(tiny_config):
 
 
 @pytest.fixture(scope="module")
-def teacher(wide):
-    return init_params(wide, 1)
+def teacher(wide, random_model):
+    return random_model(wide).params
 
 
 @pytest.fixture(scope="module")
@@ -111,9 +111,11 @@ def test_relations_are_of_one_layer_of_each(tiny_config, wide, teacher, batch, l
     assert terms["relations"] == loss > 0
 
 
-def test_relations_have_the_teachers_heads_where_none_are_said(tiny_config, wide, teacher, batch):
+def test_relations_have_the_teachers_heads_where_none_are_said(
+    tiny_config, wide, teacher, batch, random_model
+):
     wider = replace(tiny_config, width=24, heads=2)
-    params = init_params(wider, 0)
+    params = random_model(wider).params
 
     def loss(heads):
         weights = replace(RELATIONS, relation_heads=heads)

@@ -22,8 +22,8 @@ def teacher_config(tiny_config):
 
 
 @pytest.fixture(scope="module")
-def both(tiny_config, teacher_config):
-    return init_params(tiny_config, 0), (init_params(teacher_config, 1),)
+def both(tiny_config, teacher_config, random_model):
+    return init_params(tiny_config, 0), (random_model(teacher_config).params,)
 
 
 @pytest.fixture(scope="module")

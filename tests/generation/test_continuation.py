@@ -10,17 +10,16 @@ from ragjax.errors import InputError
 from ragjax.generation import Decoding, continuations, decoding, generate, generate_tokens, stream
 from ragjax.generation.request import request
 from ragjax.generation.writer import ModelWriter
-from ragjax.model import Model
-from ragjax.models.decoder import init_params
 from ragjax.models.decoder_config import DecoderConfig
 from ragjax.parallel.mesh import make_mesh
 
 PROMPTS = [[5], [7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17], [200, 3, 299], [40, 41, 42, 43]]
 
 
-def variant(config, seed=1, **changes):
-    config = dataclasses.replace(config, **changes)
-    return Model(config, init_params(config, seed))
+@pytest.fixture(scope="module")
+def variant(random_model):
+    """Makes a random model of a config but for some of its fields."""
+    return lambda config, seed=1, **changes: random_model(dataclasses.replace(config, **changes), seed)
 
 
 def recomputed(model, prompt, new):
@@ -42,7 +41,7 @@ def whole_scores(model, ids):
     [{}, {"tied": False}, {"layers": 5, "heads": 2, "mlp_width": 50, "scale_attention_by_layer": True}],
     ids=["plain", "untied", "odd"],
 )
-def test_greedy_equals_transformers_for_ragged_prompts(tiny_config, as_torch, changes):
+def test_greedy_equals_transformers_for_ragged_prompts(tiny_config, as_torch, changes, variant):
     torch = pytest.importorskip("torch")
     model = variant(tiny_config, **changes)
     longest = max(map(len, PROMPTS))
@@ -56,14 +55,14 @@ def test_greedy_equals_transformers_for_ragged_prompts(tiny_config, as_torch, ch
 
 
 @pytest.mark.parametrize("windows", [(3,), (0, 4), (5, 0, 2)])
-def test_windows_hold_with_the_cache(tiny_config, windows):
+def test_windows_hold_with_the_cache(tiny_config, windows, variant):
     model = variant(tiny_config, windows=windows)
     found = generate_tokens(model, PROMPTS[:3], max_new_tokens=16)
     assert [row.tolist() for row in found] == [recomputed(model, p, 16) for p in PROMPTS[:3]]
 
 
 @pytest.mark.parametrize("windows", [(), (0, 4)])
-def test_cached_scores_equal_recomputed_ones(tiny_config, windows):
+def test_cached_scores_equal_recomputed_ones(tiny_config, windows, variant):
     model = variant(tiny_config, windows=windows)
     prompt = [[9, 8, 7, 6, 5]]
     padded = np.array([[0] * 3 + prompt[0]], np.int32)
@@ -96,7 +95,7 @@ def test_a_second_prompt_of_like_size_compiles_nothing(tiny_byte_model, compiled
     assert compiled == []
 
 
-def test_decoding_stops_where_every_sequence_has_ended(tiny_config):
+def test_decoding_stops_where_every_sequence_has_ended(tiny_config, variant):
     free = generate_tokens(variant(tiny_config), PROMPTS, max_new_tokens=20)
     # The token that comes third for one prompt ends texts from here on.
     end = int(free[1][2])
@@ -111,7 +110,7 @@ def test_decoding_stops_where_every_sequence_has_ended(tiny_config):
     assert [row.tolist() for row in unstopped] == [row.tolist() for row in free]
 
 
-def test_the_loop_itself_ends_early(tiny_config):
+def test_the_loop_itself_ends_early(tiny_config, variant):
     model = variant(tiny_config)
     first = int(generate_tokens(model, [PROMPTS[0]], max_new_tokens=1)[0][0])
     settings = decoding.Settings(np.float32(0), jax.random.key(0), np.array([first], np.int32))
@@ -124,7 +123,7 @@ def test_the_loop_itself_ends_early(tiny_config):
     assert int(state.step) == 1
 
 
-def test_any_of_several_end_tokens_ends_a_text(tiny_config):
+def test_any_of_several_end_tokens_ends_a_text(tiny_config, variant):
     free = generate_tokens(variant(tiny_config), PROMPTS, max_new_tokens=20)[1]
     ends = (int(free[3]), int(free[1]))
     found = generate_tokens(variant(tiny_config, eos_token=ends), PROMPTS, max_new_tokens=20)[1]
@@ -132,7 +131,7 @@ def test_any_of_several_end_tokens_ends_a_text(tiny_config):
     assert not set(found[:-1].tolist()) & set(ends)
 
 
-def test_sampling_repeats_with_the_seed_and_not_without(tiny_config):
+def test_sampling_repeats_with_the_seed_and_not_without(tiny_config, variant):
     model = variant(tiny_config)
 
     def draw(seed):
@@ -143,18 +142,18 @@ def test_sampling_repeats_with_the_seed_and_not_without(tiny_config):
     assert draw(4) != draw(5)
 
 
-def test_what_a_prompt_draws_does_not_depend_on_the_batch(tiny_config):
+def test_what_a_prompt_draws_does_not_depend_on_the_batch(tiny_config, variant):
     model = variant(tiny_config)
     alone = generate_tokens(model, PROMPTS[:1], temperature=1.0, max_new_tokens=9)[0]
     together = generate_tokens(model, PROMPTS, temperature=1.0, max_new_tokens=20)[0]
     assert alone.tolist() == together[:9].tolist()
 
 
-def test_draws_follow_the_softmax_and_stay_inside_the_vocabulary():
+def test_draws_follow_the_softmax_and_stay_inside_the_vocabulary(random_model):
     config = DecoderConfig(
         vocab_size=6, positions=8, width=16, layers=1, heads=2, mlp_width=16, initializer_range=0.5
     )
-    model = Model(config, init_params(config, seed=3))
+    model = random_model(config, seed=3)
     prompt, draws, temperature = [1, 4], 4000, 2.0
     scores = np.asarray(model(np.array([prompt]))[0, -1], np.float64) / temperature
     expected = np.exp(scores - scores.max())
@@ -168,20 +167,20 @@ def test_draws_follow_the_softmax_and_stay_inside_the_vocabulary():
     assert ((counts - expected) ** 2 / expected).sum() < 20.5
 
 
-def test_greedy_is_the_limit_of_low_temperature(tiny_config):
+def test_greedy_is_the_limit_of_low_temperature(tiny_config, variant):
     model = variant(tiny_config)
     greedy = generate_tokens(model, PROMPTS, max_new_tokens=20)
     cold = generate_tokens(model, PROMPTS, max_new_tokens=20, temperature=1e-4)
     assert [row.tolist() for row in greedy] == [row.tolist() for row in cold]
 
 
-def test_a_prompt_may_fill_all_positions_but_one(tiny_config):
+def test_a_prompt_may_fill_all_positions_but_one(tiny_config, variant):
     model = variant(tiny_config)
     prompt = list(range(63))
     assert generate_tokens(model, [prompt], max_new_tokens=1)[0].tolist() == recomputed(model, prompt, 1)
 
 
-def test_everything_wrong_with_a_request_is_named_at_once(tiny_config):
+def test_everything_wrong_with_a_request_is_named_at_once(tiny_config, variant):
     with pytest.raises(InputError) as error:
         generate_tokens(
             variant(tiny_config), [[1] * 60, [], [300, -1], [2]], max_new_tokens=5, stop_tokens=(7, 300),
@@ -197,7 +196,7 @@ def test_everything_wrong_with_a_request_is_named_at_once(tiny_config):
     assert "prompt 3" not in message
 
 
-def test_an_empty_prompt_starts_from_the_token_that_begins_a_text(tiny_config):
+def test_an_empty_prompt_starts_from_the_token_that_begins_a_text(tiny_config, variant):
     for changes, start in (({"bos_token": 7, "eos_token": 9}, 7), ({"eos_token": (9, 8)}, 9)):
         model = variant(tiny_config, **changes)
         options = {"max_new_tokens": 6, "stop_at_eos": False}
@@ -227,7 +226,7 @@ def test_a_stream_refuses_at_once(tiny_byte_model):
         stream(tiny_byte_model, "x" * 100)
 
 
-def test_the_penalty_on_repetition_is_that_of_transformers(tiny_config, as_torch):
+def test_the_penalty_on_repetition_is_that_of_transformers(tiny_config, as_torch, variant):
     torch = pytest.importorskip("torch")
     model = variant(tiny_config)
     found = generate_tokens(model, PROMPTS, max_new_tokens=20, repetition_penalty=1.5)
@@ -240,7 +239,7 @@ def test_the_penalty_on_repetition_is_that_of_transformers(tiny_config, as_torch
         assert row.tolist() == told[0, len(prompt) :].tolist()
 
 
-def test_log_probs_are_those_of_the_whole_text(tiny_config):
+def test_log_probs_are_those_of_the_whole_text(tiny_config, variant):
     model = variant(tiny_config)
     options = Decoding(max_new_tokens=9, temperature=1.5, top_k=50, repetition_penalty=1.3, log_probs=4)
     for prompt, one in zip(PROMPTS, continuations(model, PROMPTS, options), strict=True):
@@ -279,7 +278,7 @@ def test_stop_strings_need_a_tokenizer(tiny_model):
         generate_tokens(tiny_model, [[1]], stop=("a",), max_new_tokens=3)
 
 
-def test_stop_tokens_end_texts_beside_the_models_own(tiny_config):
+def test_stop_tokens_end_texts_beside_the_models_own(tiny_config, variant):
     free = generate_tokens(variant(tiny_config), PROMPTS, max_new_tokens=20)[1]
     [one] = continuations(
         variant(tiny_config, eos_token=int(free[5])),
@@ -302,7 +301,7 @@ def test_pieces_of_several_prompts_are_handed_on_as_they_come(tiny_byte_model):
     assert [row for row, _ in pieces] != sorted(row for row, _ in pieces)
 
 
-def test_a_cache_in_16_bits_takes_half_and_decides_almost_alike(tiny_config):
+def test_a_cache_in_16_bits_takes_half_and_decides_almost_alike(tiny_config, variant):
     model = variant(tiny_config)
     wide, short = (
         continuations(model, PROMPTS, max_new_tokens=20, log_probs=0, cache_dtype=dtype)
@@ -332,7 +331,7 @@ def test_a_cache_in_16_bits_takes_half_and_decides_almost_alike(tiny_config):
     ],
     ids=str,
 )
-def test_a_mesh_splits_the_cache_and_changes_nothing(tiny_config, sizes):
+def test_a_mesh_splits_the_cache_and_changes_nothing(tiny_config, sizes, variant):
     """Three prompts over two rows of devices; grouped heads over the tensor axis."""
     model = variant(tiny_config, kv_heads=2, windows=(0, 6))
     mesh = make_mesh(Mesh(**sizes), jax.devices()[:4])
@@ -351,7 +350,7 @@ def test_a_mesh_splits_the_cache_and_changes_nothing(tiny_config, sizes):
             assert buffer.sharding.shard_shape(buffer.shape) == (2, heads // 2, length, width)
 
 
-def test_a_mesh_that_does_not_divide_the_heads_is_refused(tiny_config):
+def test_a_mesh_that_does_not_divide_the_heads_is_refused(tiny_config, variant):
     mesh = make_mesh(Mesh(data=1, tensor=2), jax.devices()[:2])
     with pytest.raises(InputError, match="heads of keys and values over mesh"):
         generate_tokens(variant(tiny_config, kv_heads=1), PROMPTS, max_new_tokens=3, mesh=mesh)

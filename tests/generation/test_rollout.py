@@ -26,16 +26,14 @@ PROMPTS = [[5], [7, 8, 9, 10, 11, 12], [200, 3, 299], [40, 41, 42, 43]]
 
 
 @pytest.fixture(scope="module")
-def student(tiny_config):
-    shape = dataclasses.replace(tiny_config, layers=2)
-    return Model(shape, init_params(shape, seed=1))
+def student(tiny_config, random_model):
+    return random_model(dataclasses.replace(tiny_config, layers=2), seed=1)
 
 
 @pytest.fixture(scope="module")
-def teacher(of_kind):
+def teacher(of_kind, random_model):
     """Of another family, width and depth, over the same tokens."""
-    shape = of_kind("llama", vocab_size=300, positions=40, layers=1)
-    return Model(shape, init_params(shape, seed=2))
+    return random_model(of_kind("llama", vocab_size=300, positions=40, layers=1), seed=2)
 
 
 def prompted(prompts, limit):

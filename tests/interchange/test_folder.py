@@ -8,7 +8,6 @@ import pytest
 
 from ragjax.errors import InputError
 from ragjax.interchange import load, save
-from ragjax.models.decoder import init_params
 
 
 def same_state(first, second):
@@ -58,10 +57,8 @@ def test_transformers_to_ragjax_and_back_keeps_every_bit(torch_gpt2, tmp_path, f
     jax.tree.map(np.testing.assert_array_equal, again.params, model.params)
 
 
-def test_ragjax_to_transformers_and_back_keeps_every_bit_and_the_logits(tiny_config, tmp_path):
+def test_ragjax_to_transformers_and_back_keeps_every_bit_and_the_logits(tiny_config, random_model, tmp_path):
     import torch
-
-    from ragjax.model import Model
 
     config = replace(
         tiny_config,
@@ -71,7 +68,7 @@ def test_ragjax_to_transformers_and_back_keeps_every_bit_and_the_logits(tiny_con
         scale_attention_by_layer=True,
         eos_token=(3, 4),
     )
-    model = Model(config, init_params(config, 7))
+    model = random_model(config)
     opened = open_in_torch(save(model, tmp_path / "ours"))
     tokens = np.random.default_rng(0).integers(0, 300, (2, 20))
     logits = opened(torch.tensor(tokens)).logits.detach().numpy()
@@ -170,11 +167,13 @@ def test_a_save_that_fails_leaves_nothing(tiny_model, tmp_path, dtype):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_tokenizer_of_another_model_is_neither_saved_nor_loaded(tiny_model, tiny_byte_model, tmp_path):
-    small = replace(tiny_model.config, vocab_size=200)
+def test_a_tokenizer_of_another_model_is_neither_saved_nor_loaded(
+    tiny_model, tiny_byte_model, random_model, tmp_path
+):
+    small = random_model(replace(tiny_model.config, vocab_size=200))
     with pytest.raises(InputError, match="257"):
-        save(replace(tiny_byte_model, config=small, params=init_params(small, 0)), tmp_path / "m")
-    save(replace(tiny_model, config=small, params=init_params(small, 0)), tmp_path / "m")
+        save(replace(small, tokenizer=tiny_byte_model.tokenizer), tmp_path / "m")
+    save(small, tmp_path / "m")
     tiny_byte_model.tokenizer.save_pretrained(tmp_path / "m")
     with pytest.raises(InputError, match=r"257 tokens.*200"):
         load(tmp_path / "m")

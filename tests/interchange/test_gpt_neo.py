@@ -58,12 +58,25 @@ ODD_CONFIGS = {
         "attention_types": [[["global"], 1]], "num_layers": 1, "hidden_size": 10, "num_heads": 5,
     },
 }  # fmt: skip
+QUICK = {"uneven_pattern_untied"}
+"""Which of them are trained and continued by default."""
 
 
 @pytest.mark.parametrize("fields", ODD_CONFIGS.values(), ids=ODD_CONFIGS)
 def test_a_gpt_neo_is_the_same_here_and_in_transformers(check_family, tmp_path, fields):
     model = check_family(tiny(**fields), tmp_path)
     assert family_for(model.config) is FAMILIES["gpt_neo"]
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        pytest.param(fields, id=name, marks=[] if name in QUICK else pytest.mark.slow)
+        for name, fields in ODD_CONFIGS.items()
+    ],
+)
+def test_a_gpt_neo_learns_and_writes_on_as_in_transformers(check_use, tmp_path, fields):
+    check_use(tiny(**fields), tmp_path)
 
 
 def test_every_bit_survives_in_halves_and_shards(check_storage, tmp_path):

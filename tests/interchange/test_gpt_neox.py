@@ -62,12 +62,25 @@ ODD_CONFIGS = {
     "dynamic": {"rope_scaling": {"rope_type": "dynamic", "factor": 4.0}, "rotary_pct": 0.5},
     "llama3": {"rope_parameters": LLAMA3},
 }  # fmt: skip
+QUICK = {"sequential"}
+"""Which of them are trained and continued by default."""
 
 
 @pytest.mark.parametrize("fields", ODD_CONFIGS.values(), ids=ODD_CONFIGS)
 def test_a_gpt_neox_is_the_same_here_and_in_transformers(check_family, tmp_path, fields):
-    model = check_family(tiny(**fields), tmp_path, renamed={"lm_head.weight": "embed_out.weight"})
+    model = check_family(tiny(**fields), tmp_path)
     assert family_for(model.config) is FAMILIES["gpt_neox"]
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        pytest.param(fields, id=name, marks=[] if name in QUICK else pytest.mark.slow)
+        for name, fields in ODD_CONFIGS.items()
+    ],
+)
+def test_a_gpt_neox_learns_and_writes_on_as_in_transformers(check_use, tmp_path, fields):
+    check_use(tiny(**fields), tmp_path, renamed={"lm_head.weight": "embed_out.weight"})
 
 
 def test_every_bit_survives_in_halves_and_shards(check_storage, tmp_path):

@@ -12,8 +12,6 @@ from ragjax.interchange import layout, load, save
 from ragjax.interchange.gpt2 import layout as gpt2_layout
 from ragjax.interchange.layout import by_head, check_params, parameter_shapes
 from ragjax.interchange.tensors import SINGLE
-from ragjax.model import Model
-from ragjax.models.decoder import init_params
 from ragjax.models.decoder_config import DecoderConfig, Rotary
 
 
@@ -164,7 +162,7 @@ def test_parameters_of_another_config_are_named(tiny_model):
 
 
 @pytest.mark.parametrize("kind", ["gpt2", "llama"])
-def test_loading_holds_no_more_than_the_parameters_and_the_largest_tensor(kind, tmp_path):
+def test_loading_holds_no_more_than_the_parameters_and_the_largest_tensor(kind, random_model, tmp_path):
     config = DecoderConfig(vocab_size=8000, positions=32, width=256, layers=6, heads=4, mlp_width=1024)
     if kind == "llama":
         plain = {"attention_bias": False, "attention_out_bias": False, "mlp_bias": False}
@@ -172,7 +170,7 @@ def test_loading_holds_no_more_than_the_parameters_and_the_largest_tensor(kind, 
             config, **plain, learned_positions=False, rotary=Rotary(), norm="rms", gated=True,
             activation="silu", tied=False,
         )  # fmt: skip
-    save(Model(config, init_params(config, 0)), tmp_path / "m")
+    save(random_model(config), tmp_path / "m")
     load(tmp_path / "m")
     tracemalloc.start()
     try:

@@ -65,12 +65,25 @@ ODD_CONFIGS = {
         },
     },
 }  # fmt: skip
+QUICK = {"dynamic", "llama3"}
+"""Which of them are trained and continued by default."""
 
 
 @pytest.mark.parametrize("fields", ODD_CONFIGS.values(), ids=ODD_CONFIGS)
 def test_a_llama_is_the_same_here_and_in_transformers(check_family, tmp_path, fields):
     model = check_family(tiny(**fields), tmp_path)
     assert family_for(model.config) is FAMILIES["llama"]
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        pytest.param(fields, id=name, marks=[] if name in QUICK else pytest.mark.slow)
+        for name, fields in ODD_CONFIGS.items()
+    ],
+)
+def test_a_llama_learns_and_writes_on_as_in_transformers(check_use, tmp_path, fields):
+    check_use(tiny(**fields), tmp_path)
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])

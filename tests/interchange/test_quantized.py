@@ -16,7 +16,6 @@ from ragjax.interchange.formats import export
 from ragjax.interchange.quantized import FILE
 from ragjax.interchange.size import stored_bytes
 from ragjax.model import Model
-from ragjax.models.decoder import init_params
 from ragjax.models.decoder_config import DecoderConfig
 from ragjax.models.stand_ins import has_stand_ins, is_stand_in, named_leaves
 from ragjax.parallel.mesh import make_mesh
@@ -171,9 +170,9 @@ def test_a_header_that_does_not_tell_what_is_quantized_is_refused(folder, said):
         load(folder)
 
 
-def test_an_odd_number_of_inputs_is_not_packed(tmp_path):
+def test_an_odd_number_of_inputs_is_not_packed(random_model, tmp_path):
     config = DecoderConfig(vocab_size=300, positions=8, width=15, layers=1, heads=3, mlp_width=16)
-    folder = save(quantize(Model(config, init_params(config, 0)), Quantize()).model, tmp_path / "odd")
+    folder = save(quantize(random_model(config), Quantize()).model, tmp_path / "odd")
     tensors = load_file(folder / FILE)
     about = {"layers/mlp/up/kernel": {"bits": 4}}
     metadata = {"format": "ragjax-quantized", "version": "1", "quantized": json.dumps(about)}

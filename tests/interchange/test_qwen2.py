@@ -53,12 +53,25 @@ ODD_CONFIGS = {
     },
     "linear": {"rope_parameters": {"rope_type": "linear", "factor": 3.0, "rope_theta": 1e6}},
 }  # fmt: skip
+QUICK = {"windows_at_the_end"}
+"""Which of them are trained and continued by default."""
 
 
 @pytest.mark.parametrize("fields", ODD_CONFIGS.values(), ids=ODD_CONFIGS)
 def test_a_qwen2_is_the_same_here_and_in_transformers(check_family, tmp_path, fields):
     model = check_family(tiny(**fields), tmp_path)
     assert family_for(model.config) is FAMILIES["qwen2"]
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        pytest.param(fields, id=name, marks=[] if name in QUICK else pytest.mark.slow)
+        for name, fields in ODD_CONFIGS.items()
+    ],
+)
+def test_a_qwen2_learns_and_writes_on_as_in_transformers(check_use, tmp_path, fields):
+    check_use(tiny(**fields), tmp_path)
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])

@@ -17,8 +17,6 @@ from ragjax.config import Quantize
 from ragjax.errors import InputError
 from ragjax.interchange import save, stablehlo
 from ragjax.interchange.stablehlo import export_stablehlo, load_stablehlo
-from ragjax.model import Model
-from ragjax.models.decoder import init_params
 from ragjax.models.decoder_config import DecoderConfig, Rotary, RotaryScaling
 from ragjax.quantizing import quantize
 
@@ -37,10 +35,6 @@ CONFIGS = {
 SIZES = [(1, 1), (3, 7), (2, 40)]
 
 
-def random_model(config, seed=0):
-    return Model(config, init_params(config, seed))
-
-
 def some_tokens(config, shape):
     return np.random.default_rng(shape[1]).integers(0, config.vocab_size, shape, np.int32)
 
@@ -54,12 +48,12 @@ def run_alone(folder, program):
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
+def folder(tmp_path_factory, random_model):
     return export_stablehlo(random_model(TINY), tmp_path_factory.mktemp("stablehlo") / "out")
 
 
 @pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
-def test_every_batch_and_length_has_the_logits_of_the_model(config, tmp_path):
+def test_every_batch_and_length_has_the_logits_of_the_model(config, tmp_path, random_model):
     model = random_model(config)
     program = load_stablehlo(export_stablehlo(model, tmp_path / "out"))
     for shape in SIZES:
@@ -69,7 +63,7 @@ def test_every_batch_and_length_has_the_logits_of_the_model(config, tmp_path):
         np.testing.assert_allclose(program(tokens), expected, atol=1e-5)
 
 
-def test_the_lines_of_the_readme_run_where_ragjax_is_not(folder):
+def test_the_lines_of_the_readme_run_where_ragjax_is_not(folder, random_model):
     [lines] = re.findall(r"```python\n(.*?)```", (folder / "README.md").read_text(), re.DOTALL)
     tokens = some_tokens(TINY, (3, 7))
     np.save(folder.parent / "tokens.npy", tokens)
@@ -122,7 +116,7 @@ def test_weights_are_data_and_not_in_the_program(folder):
     np.testing.assert_allclose(program.call(doubled, tokens), expected, rtol=1e-5, atol=1e-5)
 
 
-def test_bfloat16_halves_the_weights_and_computes_in_it(folder, tmp_path):
+def test_bfloat16_halves_the_weights_and_computes_in_it(folder, tmp_path, random_model):
     model = random_model(TINY)
     half = export_stablehlo(model, tmp_path / "half", dtype="bfloat16")
     weights = load_file(half / "params.safetensors")
@@ -146,7 +140,7 @@ def test_the_folder_has_config_tokenizer_and_history(tiny_byte_model, tmp_path):
     assert '"did": "prune"' in (out / "ragjax.json").read_text()
 
 
-def test_nothing_is_overwritten_and_nothing_half_written_is_left(folder, tmp_path, monkeypatch):
+def test_nothing_is_overwritten_and_nothing_half_written_is_left(folder, tmp_path, monkeypatch, random_model):
     before = (folder / "params.safetensors").read_bytes()
     with pytest.raises(InputError, match="exists already"):
         export_stablehlo(random_model(TINY, seed=1), folder)
@@ -169,13 +163,13 @@ def test_nothing_is_overwritten_and_nothing_half_written_is_left(folder, tmp_pat
         ({"dtype": "float16"}, "float32 or bfloat16, found 'float16'"),
     ],
 )
-def test_other_platforms_and_types_are_refused(options, told, tmp_path):
+def test_other_platforms_and_types_are_refused(options, told, tmp_path, random_model):
     with pytest.raises(InputError, match=told):
         export_stablehlo(random_model(TINY), tmp_path / "out", **options)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_without_flatbuffers_the_way_to_install_it_is_told(folder, tmp_path, monkeypatch):
+def test_without_flatbuffers_the_way_to_install_it_is_told(folder, tmp_path, monkeypatch, random_model):
     monkeypatch.setitem(sys.modules, "flatbuffers", None)
     monkeypatch.setattr(stablehlo.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(InputError, match=r"pip install 'ragjax\[stablehlo\]'"):
@@ -202,7 +196,7 @@ def test_the_command_writes_it_and_says_how_to_run_it(tiny_byte_model, tmp_path,
     np.testing.assert_allclose(load_stablehlo(tmp_path / "out")(tokens), expected, atol=1e-5)
 
 
-def test_a_quantized_model_is_written_as_the_floats_its_integers_stand_for(tmp_path):
+def test_a_quantized_model_is_written_as_the_floats_its_integers_stand_for(tmp_path, random_model):
     small = quantize(random_model(TINY), Quantize(tables="int8")).model
     folder = export_stablehlo(small, tmp_path / "out", platforms=("cpu",))
     written = load_file(folder / "params.safetensors")

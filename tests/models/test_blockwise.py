@@ -6,13 +6,13 @@ import numpy as np
 from flax import linen as nn
 
 from ragjax.models.blockwise import embed, layer_of, one_layer, queries_keys_values, run_block
-from ragjax.models.decoder import Final, Linear, init_params
+from ragjax.models.decoder import Final, Linear
 from ragjax.models.run import apply, run_decoder
 
 
-def test_blocks_one_by_one_are_the_network(kind, of_kind):
+def test_blocks_one_by_one_are_the_network(kind, of_kind, random_model):
     config = of_kind(kind)
-    params = init_params(config, seed=0)
+    params = random_model(config).params
     tokens = np.random.default_rng(0).integers(0, config.vocab_size, (2, 12))
     expected = run_decoder(config, params, tokens, capture=True)
     hidden = embed(config, params, jnp.asarray(tokens))
@@ -40,11 +40,9 @@ def test_blocks_one_by_one_are_the_network(kind, of_kind):
     np.testing.assert_allclose(final, expected.hidden, rtol=1e-4, atol=1e-4)
 
 
-def test_queries_keys_and_values_are_those_the_block_makes_once_for_each_head(kind, of_kind):
+def test_queries_keys_and_values_are_those_the_block_makes_once_for_each_head(kind, of_kind, random_model):
     config = of_kind(kind)
-    params = init_params(config, seed=0)
-    # So that biases matter.
-    params = jax.tree.map(lambda x: x + 0.1 * jax.random.normal(jax.random.key(1), x.shape), params)
+    params = random_model(config).params
     tokens = np.random.default_rng(0).integers(0, config.vocab_size, (2, 12))
     ran = run_decoder(config, params, tokens, capture=True)
     np.testing.assert_allclose(ran.embedded, embed(config, params, jnp.asarray(tokens)), rtol=1e-6)

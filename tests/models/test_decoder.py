@@ -121,19 +121,10 @@ def numpy_decoder(params, config, tokens):
     return np.stack(rows)
 
 
-def noisy(params, seed=1):
-    """Every parameter moved, biases and norms too."""
-    leaves, tree = jax.tree.flatten(params)
-    keys = jax.random.split(jax.random.key(seed), len(leaves))
-    return tree.unflatten(
-        [x + 0.2 * jax.random.normal(k, x.shape) for x, k in zip(leaves, keys, strict=True)]
-    )
-
-
 @pytest.mark.parametrize("windows", [(), (4,), (0, 3), (1, 0, 5), (0, 0, 2, 9)])
-def test_banded_attention_equals_the_formulas_in_float64(tiny_config, windows):
+def test_banded_attention_equals_the_formulas_in_float64(tiny_config, windows, random_model):
     config = replace(tiny_config, windows=windows)
-    params = noisy(init_params(config, 0))
+    params = random_model(config, spread=0.2).params
     tokens = some_tokens(config)
     expected = numpy_decoder(params, config, tokens)
     assert np.abs(np.asarray(forward(params, tokens, config)) - expected).max() < 1e-4
@@ -165,9 +156,9 @@ def test_no_position_is_moved_by_a_later_one(tiny_config, tiny_model, dtype):
     assert (felt[~later] > 0).all()
 
 
-def test_a_window_hides_what_lies_before_it(tiny_config):
+def test_a_window_hides_what_lies_before_it(tiny_config, random_model):
     config = replace(tiny_config, layers=1, windows=(3,))
-    felt = influence(init_params(config, 0), some_tokens(config, (1, 9)), config)
+    felt = influence(random_model(config).params, some_tokens(config, (1, 9)), config)
     distance = np.arange(9)[:, None] - np.arange(9)
     np.testing.assert_array_equal(felt > 0, (distance >= 0) & (distance < 3))
 
@@ -185,9 +176,9 @@ def test_documents_packed_together_are_computed_as_if_alone(tiny_config, tiny_mo
     np.testing.assert_allclose(packed, jnp.concatenate(alone, axis=1), atol=1e-5)
 
 
-def test_segments_and_windows_hold_together(tiny_config):
+def test_segments_and_windows_hold_together(tiny_config, random_model):
     config = replace(tiny_config, windows=(3,))
-    params = init_params(config, 0)
+    params = random_model(config).params
     first, second = some_tokens(config, (1, 5)), some_tokens(config, (1, 8), seed=1)
     packed = forward(
         params,
@@ -201,9 +192,9 @@ def test_segments_and_windows_hold_together(tiny_config):
 
 
 @pytest.mark.parametrize("tied", [True, False])
-def test_rows_that_pad_the_vocabulary_are_never_seen(tiny_config, tied):
+def test_rows_that_pad_the_vocabulary_are_never_seen(tiny_config, tied, random_model):
     config = replace(tiny_config, tied=tied)
-    params = init_params(config, 0)
+    params = random_model(config).params
     tokens = some_tokens(config)
     scores = forward(params, tokens, config)
     assert scores.shape == (*tokens.shape, 300)

@@ -1,7 +1,6 @@
 """A training from a cache is the training with the teacher beside it."""
 
 import dataclasses
-import io
 import json
 import math
 from functools import partial
@@ -9,15 +8,13 @@ from functools import partial
 import jax
 import numpy as np
 import pytest
-from rich.console import Console
 
-from ragjax.config import Distill, Mesh, Train
+from ragjax.config import Distill, Train
 from ragjax.data.batches import Batches
 from ragjax.distillation.objective import Objective
 from ragjax.errors import InputError
-from ragjax.parallel.mesh import make_mesh
 from ragjax.teacher_cache import TeacherCache
-from ragjax.training.fit import Place, Texts, fit
+from ragjax.training.fit import Texts, fit
 from ragjax.training.loop import Interrupted
 
 TRAIN = Train(
@@ -34,27 +31,17 @@ MANY = Distill(
 UNLIKE = ("stage", "time", "tokens_per_second")
 
 
-class StopAfter:
-    def __init__(self, steps=math.inf):
-        self.left = steps
-
-    def requested(self):
-        self.left -= 1
-        return self.left <= 0
-
-
 @pytest.fixture
-def trained(tiny_model, corpus, tmp_path):
+def trained(tiny_model, corpus, tmp_path, place_in):
     """Trains the tiny model, and hands back its parameters and what was told of each step."""
 
     def train(name, *, devices=1, stop=math.inf, isolate=False, train=TRAIN, distill=LEARNS, **answers):
         folder = tmp_path / name
         folder.mkdir(exist_ok=True)
-        mesh = make_mesh(Mesh(), jax.devices()[:devices])
         done = fit(
             tiny_model, stage="s", train=train, distill=distill, seed=3, **answers,
             texts=Texts(corpus, corpus, 16, isolate_documents=isolate, fixed_cuts=True),
-            place_=Place(mesh, folder, Console(file=io.StringIO()), StopAfter(stop)),
+            place_=place_in(folder, stop=stop, devices=devices),
         )  # fmt: skip
         lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
         steps = [line for line in lines if "loss" in line]

@@ -23,15 +23,6 @@ def whole(made, tmp_path, contents):
     return contents(tmp_path / "whole")
 
 
-class StopAfter:
-    def __init__(self, times):
-        self.left = times
-
-    def __call__(self):
-        self.left -= 1
-        return self.left <= 0
-
-
 def test_the_files_are_those_of_the_manifest(made, tmp_path):
     told = []
     manifest = made.write(tmp_path / "c", tell=lambda *progress: told.append(progress))
@@ -53,9 +44,9 @@ def test_the_storage_that_is_stated_is_that_on_disk(made, tmp_path, monkeypatch)
 
 
 @pytest.mark.parametrize("stop", [1, 2, 4])
-def test_what_was_stopped_goes_on_to_the_same_files(made, whole, tmp_path, contents, stop):
+def test_what_was_stopped_goes_on_to_the_same_files(made, whole, tmp_path, contents, stop, stop_after):
     with pytest.raises(Stopped):
-        made.write(tmp_path / "c", stop=StopAfter(stop))
+        made.write(tmp_path / "c", stop=stop_after(stop).requested)
     assert read_manifest(tmp_path / "c").files is None
     with pytest.raises(InputError, match="is not finished"):
         TeacherCache(tmp_path / "c")

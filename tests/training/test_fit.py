@@ -1,7 +1,6 @@
 """A training from model to model: resumed is uninterrupted, pruned stays pruned, bad input is refused."""
 
 import dataclasses
-import io
 import json
 import math
 from functools import partial
@@ -12,21 +11,19 @@ import numpy as np
 import optax
 import orbax.checkpoint as ocp
 import pytest
-from rich.console import Console
 
-from ragjax.config import Distill, FakeQuantize, Mesh, Sparsity, Train
+from ragjax.config import Distill, FakeQuantize, Sparsity, Train
 from ragjax.data.batches import Batches
 from ragjax.data.corpus import Corpus
 from ragjax.errors import InputError
 from ragjax.model import Model
 from ragjax.models.decoder import init_params, logits
 from ragjax.models.run import run_decoder
-from ragjax.parallel.mesh import make_mesh
 from ragjax.quantization.grid import rounded
 from ragjax.quantization.scheme import SCHEMES
 from ragjax.sparsity import sparsify
 from ragjax.training.feed import batch_on_mesh
-from ragjax.training.fit import Place, Texts, fit
+from ragjax.training.fit import Texts, fit
 from ragjax.training.loop import Diverged, Interrupted
 from ragjax.training.optimizer import OPTIMIZERS, learning_rate, make_optimizer
 
@@ -41,17 +38,6 @@ TRAIN = Train(
 )
 SPARSITY = Sparsity(target=0.5, stop=8, every=2)
 MIXED = Distill(forward_kl=0.5, cross_entropy=0.5, hidden_mse=0.1)
-
-
-class StopAfter:
-    """Asks to stop once it has been asked so many times."""
-
-    def __init__(self, steps=math.inf):
-        self.left = steps
-
-    def requested(self):
-        self.left -= 1
-        return self.left <= 0
 
 
 @pytest.fixture(scope="module")
@@ -73,11 +59,6 @@ def dropping(tiny_model):
     )
 
 
-def place_in(folder, *, stop=math.inf, devices=1):
-    mesh = make_mesh(Mesh(), jax.devices()[:devices])
-    return Place(mesh, folder, Console(file=io.StringIO()), StopAfter(stop))
-
-
 def told(place):
     """What was shown on the terminal of `place`."""
     return place.console.file.getvalue()
@@ -90,7 +71,7 @@ def metrics(folder):
 
 
 @pytest.fixture(scope="module")
-def uninterrupted(dropping, texts, tiny_config, tmp_path_factory):
+def uninterrupted(dropping, texts, tiny_config, tmp_path_factory, place_in):
     folder = tmp_path_factory.mktemp("whole")
     taught = Model(tiny_config, init_params(tiny_config, seed=5))
     run = partial(
@@ -100,8 +81,8 @@ def uninterrupted(dropping, texts, tiny_config, tmp_path_factory):
     return run, run(place_=place_in(folder)), folder
 
 
-@pytest.mark.parametrize("stop", [3, 4, 9])
-def test_a_resumed_run_is_the_run_uninterrupted_to_the_last_bit(uninterrupted, tmp_path, stop):
+@pytest.mark.parametrize("stop", [3, *(pytest.param(stop, marks=pytest.mark.slow) for stop in (4, 9))])
+def test_a_resumed_run_is_the_run_uninterrupted_to_the_last_bit(uninterrupted, tmp_path, stop, place_in):
     run, whole, whole_folder = uninterrupted
     with pytest.raises(Interrupted, match=f"stopped at step {stop} of 12"):
         run(place_=place_in(tmp_path, stop=stop))
@@ -112,10 +93,12 @@ def test_a_resumed_run_is_the_run_uninterrupted_to_the_last_bit(uninterrupted, t
     assert metrics(tmp_path) == metrics(whole_folder)
 
 
-def test_a_crash_goes_back_to_the_last_checkpoint_and_repeats_what_came_after(uninterrupted, tmp_path):
+def test_a_crash_goes_back_to_the_last_checkpoint_and_repeats_what_came_after(
+    uninterrupted, tmp_path, place_in, stop_after
+):
     run, whole, whole_folder = uninterrupted
 
-    class Crash(StopAfter):
+    class Crash(stop_after):
         def requested(self):
             if super().requested():
                 raise RuntimeError("power cut")
@@ -133,7 +116,7 @@ def test_a_crash_goes_back_to_the_last_checkpoint_and_repeats_what_came_after(un
     assert metrics(tmp_path) == [other, *metrics(whole_folder)]
 
 
-def test_a_damaged_checkpoint_is_passed_over(uninterrupted, tmp_path):
+def test_a_damaged_checkpoint_is_passed_over(uninterrupted, tmp_path, place_in):
     run, whole, _ = uninterrupted
     with pytest.raises(Interrupted):
         run(place_=place_in(tmp_path, stop=9))
@@ -149,7 +132,7 @@ def test_a_damaged_checkpoint_is_passed_over(uninterrupted, tmp_path):
     jax.tree.map(np.testing.assert_array_equal, resumed.params, whole.params)
 
 
-def test_a_checkpoint_of_another_training_is_refused(uninterrupted, texts, tmp_path):
+def test_a_checkpoint_of_another_training_is_refused(uninterrupted, texts, tmp_path, place_in):
     run, _, _ = uninterrupted
     with pytest.raises(Interrupted):
         run(place_=place_in(tmp_path, stop=1))
@@ -165,7 +148,7 @@ def test_a_checkpoint_of_another_training_is_refused(uninterrupted, texts, tmp_p
             run(place_=place_in(tmp_path), **change)
 
 
-def test_the_run_goes_on_from_one_device_to_four_with_other_habits(uninterrupted, tmp_path):
+def test_the_run_goes_on_from_one_device_to_four_with_other_habits(uninterrupted, tmp_path, place_in):
     run, whole, _ = uninterrupted
     with pytest.raises(Interrupted):
         run(place_=place_in(tmp_path, stop=6))
@@ -178,7 +161,7 @@ def test_the_run_goes_on_from_one_device_to_four_with_other_habits(uninterrupted
     assert [line["step"] for line in metrics(tmp_path) if "validation_loss" in line] == [6, 12]
 
 
-def test_a_wish_to_stop_at_the_last_step_ends_the_training(tiny_model, texts, tmp_path):
+def test_a_wish_to_stop_at_the_last_step_ends_the_training(tiny_model, texts, tmp_path, place_in):
     run = partial(fit, tiny_model, stage="s", train=dataclasses.replace(TRAIN, steps=3), texts=texts, seed=0)
     done = run(place_=place_in(tmp_path, stop=3))
     before = metrics(tmp_path)
@@ -211,7 +194,9 @@ def test_training_learns_and_tells(uninterrupted):
     assert lines[3]["learning_rate"] == pytest.approx(1e-2 * (0.1 + 0.9 * (1 + math.cos(math.pi / 2)) / 2))
 
 
-def test_training_is_gradient_descent_on_the_batches_of_its_seed(tiny_model, texts, tmp_path, monkeypatch):
+def test_training_is_gradient_descent_on_the_batches_of_its_seed(
+    tiny_model, texts, tmp_path, monkeypatch, place_in
+):
     """Microbatches, clipping, momentum, decay and schedule, against the textbook."""
     train = Train(
         steps=4, batch_size=4, accumulate=2, optimizer="sgd", learning_rate=0.1, warmup=1, schedule="linear",
@@ -262,7 +247,7 @@ def test_training_is_gradient_descent_on_the_batches_of_its_seed(tiny_model, tex
     assert validation == pytest.approx(float(loss(params, held_out.batch(0))), rel=1e-5)
 
 
-def test_the_settings_of_a_training_reach_its_step(tiny_model, texts, tmp_path, monkeypatch):
+def test_the_settings_of_a_training_reach_its_step(tiny_model, texts, tmp_path, monkeypatch, place_in):
     class Reached(Exception):
         pass
 
@@ -335,15 +320,15 @@ def test_an_update_rule_has_the_decays_of_its_config(name, second):
 
 
 def test_a_wider_teacher_is_followed_inside_while_pruning_and_its_projections_are_gone_at_the_end(
-    tiny_model, tiny_config, texts, tmp_path
+    tiny_model, tiny_config, texts, tmp_path, place_in, random_model
 ):
-    wide = dataclasses.replace(tiny_config, width=48, heads=6, layers=4)
+    teacher = random_model(dataclasses.replace(tiny_config, width=48, heads=6, layers=4))
     distill = Distill(
         forward_kl=0.0, cross_entropy=0.0, hidden_mse=1.0, hidden_cosine=1.0, relations=1.0, relation_heads=2
     )
     run = partial(
         fit, tiny_model, stage="s", train=TRAIN, texts=texts, seed=3, sparsity=SPARSITY, distill=distill,
-        teachers=[Model(wide, init_params(wide, seed=5))],
+        teachers=[teacher],
     )  # fmt: skip
     with pytest.raises(Interrupted):
         run(place_=place_in(tmp_path, stop=5))
@@ -357,7 +342,7 @@ def test_a_wider_teacher_is_followed_inside_while_pruning_and_its_projections_ar
     # A model that comes pruned stays so beside new projections.
     further = fit(
         trained, stage="further", train=dataclasses.replace(TRAIN, steps=3), texts=texts, seed=0,
-        place_=place_in(tmp_path), distill=distill, teachers=[Model(wide, init_params(wide, seed=5))],
+        place_=place_in(tmp_path), distill=distill, teachers=[teacher],
     )  # fmt: skip
     moved = np.asarray(further.params["layers"]["attention"]["query"]["kernel"][0])
     np.testing.assert_array_equal(moved == 0, kernel == 0)
@@ -373,7 +358,7 @@ def broken(tiny_model):
 
 
 def test_steps_that_stay_not_finite_end_the_run_with_the_parameters_before_them_saved(
-    broken, texts, tmp_path
+    broken, texts, tmp_path, place_in
 ):
     train = dataclasses.replace(TRAIN, max_bad_steps=3)
     with pytest.raises(Diverged, match="3 steps in a row up to step 3"):
@@ -393,7 +378,7 @@ def test_steps_that_stay_not_finite_end_the_run_with_the_parameters_before_them_
     assert (last["step"], last["skipped"]) == (3, 3)
 
 
-def test_a_target_that_skipped_steps_left_unreached_is_told(broken, texts, tmp_path):
+def test_a_target_that_skipped_steps_left_unreached_is_told(broken, texts, tmp_path, place_in):
     train = Train(steps=2, batch_size=4, warmup=1)
     place = place_in(tmp_path)
     fit(broken, stage="s", train=train, texts=texts, seed=0, sparsity=Sparsity(target=0.5), place_=place)
@@ -422,11 +407,13 @@ def test_a_target_that_skipped_steps_left_unreached_is_told(broken, texts, tmp_p
         ),
     ],
 )
-def test_what_does_not_fit_together_is_refused_before_any_step(tiny_model, texts, tmp_path, change, said):
+def test_what_does_not_fit_together_is_refused_before_any_step(
+    tiny_model, texts, tmp_path, change, said, place_in, random_model
+):
     wanted = {"train": TRAIN, "texts": texts} | change
     if "teacher" in wanted:
         other = dataclasses.replace(tiny_model.config, **wanted.pop("teacher"))
-        wanted["teachers"] = [tiny_model, Model(other, init_params(other, 0))]
+        wanted["teachers"] = [tiny_model, random_model(other)]
     for name, whole in (("train", TRAIN), ("texts", texts)):
         if isinstance(wanted[name], dict):
             wanted[name] = dataclasses.replace(whole, **wanted[name])
@@ -436,7 +423,7 @@ def test_what_does_not_fit_together_is_refused_before_any_step(tiny_model, texts
     assert not list(tmp_path.iterdir())
 
 
-def test_a_model_that_was_pruned_stays_pruned_whatever_follows(uninterrupted, texts, tmp_path):
+def test_a_model_that_was_pruned_stays_pruned_whatever_follows(uninterrupted, texts, tmp_path, place_in):
     _, pruned, _ = uninterrupted
     further = fit(pruned, stage="s", train=TRAIN, texts=texts, seed=0, place_=place_in(tmp_path))
     for old, new in zip(
@@ -449,7 +436,7 @@ def test_a_model_that_was_pruned_stays_pruned_whatever_follows(uninterrupted, te
             assert not np.array_equal(old, new)
 
 
-def test_several_teachers_count_by_their_shares(tiny_model, tiny_config, texts, tmp_path):
+def test_several_teachers_count_by_their_shares(tiny_model, tiny_config, texts, tmp_path, place_in):
     """The first step's loss is the mean of what each teacher alone gives, by share."""
     teachers = [Model(tiny_config, init_params(tiny_config, seed=5)), tiny_model]
     train = dataclasses.replace(TRAIN, steps=2, warmup=1, log_every=1)
@@ -468,7 +455,7 @@ def test_several_teachers_count_by_their_shares(tiny_model, tiny_config, texts, 
     assert first_loss("alike", teachers) == pytest.approx(far / 2, rel=1e-5)
 
 
-def test_a_model_trained_for_few_bits_and_resumed_is_rounded_to_itself(tiny_model, texts, tmp_path):
+def test_a_model_trained_for_few_bits_and_resumed_is_rounded_to_itself(tiny_model, texts, tmp_path, place_in):
     train = dataclasses.replace(TRAIN, steps=4, checkpoint_every=2)
     begin = partial(
         fit, tiny_model, stage="s", train=train, texts=texts, seed=3, quantize=FakeQuantize("int4")

@@ -1,7 +1,6 @@
 """A training on text its student writes: what it learns from, and when, and that it can be stopped."""
 
 import dataclasses
-import io
 import json
 import logging
 import math
@@ -13,19 +12,16 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
-from rich.console import Console
 
 from ragjax.config import Distill, Mesh, OnPolicy, Sparsity, Train
 from ragjax.data.batches import Batches
 from ragjax.data.corpus import Corpus
 from ragjax.errors import InputError
-from ragjax.model import Model
-from ragjax.models.decoder import init_params
 from ragjax.models.decoder_config import DecoderConfig
 from ragjax.parallel.mesh import make_mesh
 from ragjax.parallel.rules import place
 from ragjax.training.feed import batch_on_mesh
-from ragjax.training.fit import Place, Texts, fit
+from ragjax.training.fit import Texts, fit
 from ragjax.training.loop import Interrupted
 from ragjax.training.on_policy import OwnWriting
 from ragjax.training.state import TrainState
@@ -45,17 +41,6 @@ ALL = OnPolicy(
 LOSSES_OF_ALL = Distill(reverse_kl=1.0, cross_entropy=0.3, hidden_mse=0.1)
 
 
-class StopAfter:
-    """Asks to stop once it has been asked so many times."""
-
-    def __init__(self, steps=math.inf):
-        self.left = steps
-
-    def requested(self):
-        self.left -= 1
-        return self.left <= 0
-
-
 class Compiled(logging.Handler):
     """Notes the names of the programs that JAX compiles."""
 
@@ -65,11 +50,6 @@ class Compiled(logging.Handler):
 
     def emit(self, record):
         self.names += re.findall(r"Finished XLA compilation of jit\((\w+)\)", record.getMessage())
-
-
-def place_in(folder, *, stop=math.inf, devices=1):
-    mesh = make_mesh(Mesh(), jax.devices()[:devices])
-    return Place(mesh, folder, Console(file=io.StringIO(), width=200), StopAfter(stop))
 
 
 def metrics(folder):
@@ -86,15 +66,13 @@ def shaped(layers, **fields):
 
 
 @pytest.fixture(scope="module")
-def student():
-    shape = shaped(1)
-    return Model(shape, init_params(shape, seed=0))
+def student(random_model):
+    return random_model(shaped(1), seed=0)
 
 
 @pytest.fixture(scope="module")
-def teacher():
-    shape = shaped(2)
-    return Model(shape, init_params(shape, seed=1))
+def teacher(random_model):
+    return random_model(shaped(2), seed=1)
 
 
 @pytest.fixture(scope="module")
@@ -167,7 +145,7 @@ def test_what_was_written_comes_again_by_its_own_share_once_there_is_any(writes,
 
 
 @pytest.fixture(scope="module")
-def uninterrupted(student, teacher, texts, tmp_path_factory):
+def uninterrupted(student, teacher, texts, tmp_path_factory, place_in):
     folder = tmp_path_factory.mktemp("whole")
     compiled = Compiled()
     run = partial(
@@ -188,7 +166,7 @@ def saved(folder):
 
 
 @pytest.mark.parametrize("stop", [7, pytest.param(3, marks=pytest.mark.slow)])
-def test_a_resumed_run_is_the_run_uninterrupted_to_the_last_bit(uninterrupted, tmp_path, stop):
+def test_a_resumed_run_is_the_run_uninterrupted_to_the_last_bit(uninterrupted, tmp_path, stop, place_in):
     """What was written, what is kept of it and how often the loss rose come back too."""
     run, whole, whole_folder, _, _ = uninterrupted
     with pytest.raises(Interrupted, match=f"stopped at step {stop} of 10"):
@@ -229,7 +207,7 @@ def test_pruned_weights_are_exact_zeros_at_the_end(uninterrupted):
     assert np.count_nonzero(kernel) == kernel.size // 2
 
 
-def test_a_checkpoint_of_other_writing_is_refused(uninterrupted, tmp_path):
+def test_a_checkpoint_of_other_writing_is_refused(uninterrupted, tmp_path, place_in):
     run, _, _, _, _ = uninterrupted
     with pytest.raises(Interrupted):
         run(place_=place_in(tmp_path, stop=1))
@@ -242,7 +220,7 @@ def test_a_checkpoint_of_other_writing_is_refused(uninterrupted, tmp_path):
             run(place_=place_in(tmp_path), **change)
 
 
-def test_without_a_share_it_is_the_training_on_text(student, teacher, texts, tmp_path):
+def test_without_a_share_it_is_the_training_on_text(student, teacher, texts, tmp_path, place_in):
     run = partial(
         fit, student, stage="s", train=TRAIN, texts=texts, seed=3, distill=LOSSES_OF_ALL, teachers=[teacher]
     )
@@ -299,7 +277,7 @@ def test_a_pair_is_written_on_from_its_own_prompt(writes, student, texts):
 
 
 def test_a_written_batch_is_learnt_by_its_ratios_and_lengths_and_not_by_its_likelihood(
-    writes, student, teacher, texts, tmp_path
+    writes, student, teacher, texts, tmp_path, place_in
 ):
     """The loss of the first step, against its formula in float64."""
     on_policy = OnPolicy(share=1.0, prompt_tokens=4, teacher_share=0.5, sequences_alike=True)
@@ -337,7 +315,7 @@ def test_a_written_batch_is_learnt_by_its_ratios_and_lengths_and_not_by_its_like
         assert not set(ENDS) & set(written[:-1])
 
 
-def test_pairs_in_one_sequence_are_written_on(student, teacher, texts, tmp_path):
+def test_pairs_in_one_sequence_are_written_on(student, teacher, texts, tmp_path, place_in):
     rng = np.random.default_rng(0)
     starts = np.arange(0, 600, 6)
     corpus = Corpus(
@@ -379,7 +357,7 @@ def test_the_share_rises_when_the_validation_loss_has(writes, student):
         ({"on_policy": OnPolicy(share=0.5)}, "prompt_tokens 32 must not exceed data.sequence_length 12"),
     ],
 )
-def test_what_does_not_fit_together_is_refused(student, teacher, texts, tmp_path, change, said):
+def test_what_does_not_fit_together_is_refused(student, teacher, texts, tmp_path, change, said, place_in):
     given = {"distill": LOSSES_OF_ALL, "teachers": [teacher], "on_policy": ALL} | change
     with pytest.raises(InputError, match=said):
         fit(student, stage="s", train=TRAIN, texts=texts, seed=3, place_=place_in(tmp_path), **given)

@@ -1,14 +1,12 @@
 """Learning from pairs: the loss is that of the completions, whatever stands around them."""
 
 import dataclasses
-import io
 import json
 import math
 
 import jax
 import numpy as np
 import pytest
-from rich.console import Console
 
 from ragjax.config import Distill, Mesh, OnPolicy, Train
 from ragjax.data.batches import Batches
@@ -31,7 +29,7 @@ from ragjax.teacher_cache import (
     write_cache,
 )
 from ragjax.teacher_cache.manifest import windows_digest
-from ragjax.training.fit import Place, Texts, fit, make_validation
+from ragjax.training.fit import Texts, fit, make_validation
 from ragjax.training.loop import Interrupted
 
 LEARNS = Distill(forward_kl=0.7, cross_entropy=0.3)
@@ -43,15 +41,6 @@ TRAIN = Train(
     steps=6, batch_size=8, warmup=1, optimizer="sgd", learning_rate=0.3, log_every=1, checkpoint_every=2,
     evaluate_every=3,
 )  # fmt: skip
-
-
-class StopAfter:
-    def __init__(self, steps=math.inf):
-        self.left = steps
-
-    def requested(self):
-        self.left -= 1
-        return self.left <= 0
 
 
 def _pairs(count: int, seed: int = 0) -> Corpus:
@@ -118,23 +107,21 @@ def test_padding_changes_no_loss(tiny_model, teacher, pairs):
 
 
 @pytest.fixture
-def trained(tiny_model, pairs, tmp_path):
+def trained(tiny_model, pairs, tmp_path, place_in):
     """Trains on the pairs; hands back the parameters, what was told of each step, and what was shown."""
 
     def train(name, *, devices=1, stop=math.inf, pack=False, **answers):
         folder = tmp_path / name
         folder.mkdir(exist_ok=True)
-        mesh = make_mesh(Mesh(), jax.devices()[:devices])
-        shown = io.StringIO()
+        place = place_in(folder, stop=stop, devices=devices)
         texts = Texts(pairs, _pairs(8, seed=1), 16, fixed_cuts=True, pack_pairs=pack)
         done = fit(
-            tiny_model, stage="s", train=TRAIN, distill=LEARNS, seed=3, texts=texts, **answers,
-            place_=Place(mesh, folder, Console(file=shown), StopAfter(stop)),
+            tiny_model, stage="s", train=TRAIN, distill=LEARNS, seed=3, texts=texts, place_=place, **answers
         )  # fmt: skip
         lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
         unlike = ("stage", "time", "tokens_per_second")
         told = [{name: value for name, value in line.items() if name not in unlike} for line in lines]
-        return done.params, told, shown.getvalue()
+        return done.params, told, place.console.file.getvalue()
 
     return train
 
@@ -185,14 +172,13 @@ def test_a_cached_teacher_gives_the_losses_of_the_one_in_the_step(trained, teach
 
 
 def test_a_student_goes_on_from_the_prompts_and_learns_from_what_it_wrote(
-    tiny_model, teacher, pairs, tmp_path
+    tiny_model, teacher, pairs, tmp_path, place_in
 ):
-    mesh = make_mesh(Mesh(), jax.devices()[:1])
     fit(
         tiny_model, stage="s", train=dataclasses.replace(TRAIN, steps=2), distill=Distill(), seed=3,
         texts=Texts(pairs, pairs, 24, isolate_documents=True), teachers=[teacher],
         on_policy=OnPolicy(share=1.0, prompt_tokens=1, new_tokens=5, temperature=0.0),
-        place_=Place(mesh, tmp_path, Console(file=io.StringIO()), StopAfter()),
+        place_=place_in(tmp_path),
     )  # fmt: skip
     line = json.loads((tmp_path / "metrics.jsonl").read_text().splitlines()[0])
 

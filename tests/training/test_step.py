@@ -71,7 +71,7 @@ def assert_same(one, other, rtol=1e-5, atol=1e-6):
     "layout",
     [
         (2, 2, 2),
-        (8, 1, 1),
+        pytest.param((8, 1, 1), marks=pytest.mark.slow),
         pytest.param((2, 4, 1), marks=pytest.mark.slow),
         pytest.param((1, 2, 4), marks=pytest.mark.slow),
     ],

@@ -3,6 +3,7 @@
 import dataclasses
 import io
 import json
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +17,6 @@ from ragjax.data.sources import pairs
 from ragjax.errors import InputError
 from ragjax.generation import generate_tokens
 from ragjax.interchange.folder import save
-from ragjax.training.interrupts import Interrupts
 from ragjax.training.loop import Interrupted
 from ragjax.writing import write, write_dataset
 
@@ -80,20 +80,12 @@ def test_each_row_is_what_the_model_generates_after_its_prompt_alone(writer, wri
     assert len({line["completion"] for line in lines}) > 5
 
 
-class StopAfter(Interrupts):
-    """Asks to stop once it has been asked so many times."""
-
-    left = 1
-
-    def requested(self):
-        self.left -= 1
-        return self.left <= 0
-
-
-def test_a_run_that_stopped_goes_on_to_the_file_of_one_that_did_not(written, monkeypatch, tmp_path):
+def test_a_run_that_stopped_goes_on_to_the_file_of_one_that_did_not(
+    written, monkeypatch, tmp_path, stop_after
+):
     expected, whole, _ = written("whole")
     with monkeypatch.context() as patched:
-        patched.setattr(write, "Interrupts", StopAfter)
+        patched.setattr(write, "Interrupts", partial(stop_after, 1))
         with pytest.raises(Interrupted, match="Stopped after 4 of 10 completions"):
             written()
     assert not (tmp_path / "d.jsonl").exists()
@@ -111,7 +103,10 @@ def test_a_dataset_that_is_whole_is_left_as_it_is(written, monkeypatch):
     assert "learn from it: --data.train jsonl:" in shown
 
 
-@pytest.mark.parametrize("change", [{"batch_size": 3}, {"batch_size": 64}, {"devices": Mesh(data=-1)}])
+@pytest.mark.parametrize(
+    "change",
+    [{"batch_size": 3}, pytest.param({"batch_size": 64}, marks=pytest.mark.slow), {"devices": Mesh(data=-1)}],
+)
 def test_a_row_does_not_depend_on_its_batch_or_the_mesh(written, change):
     expected, _, _ = written("before")
     assert written("after", **change)[0] == expected
@@ -127,9 +122,9 @@ def test_a_row_does_not_depend_on_its_batch_or_the_mesh(written, change):
         ({"max_prompts": 4}, r"prompts: \w+ there, \w+ now"),
     ],
 )
-def test_other_settings_are_refused_by_name(written, monkeypatch, change, said):
+def test_other_settings_are_refused_by_name(written, monkeypatch, change, said, stop_after):
     with monkeypatch.context() as patched:
-        patched.setattr(write, "Interrupts", StopAfter)
+        patched.setattr(write, "Interrupts", partial(stop_after, 1))
         with pytest.raises(Interrupted):
             written()
     with pytest.raises(InputError, match=said):

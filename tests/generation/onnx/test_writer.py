@@ -106,10 +106,9 @@ def test_pieces_come_as_they_are_written(byte_pair):
     assert "".join(pieces) == generate(there, ["once"], max_new_tokens=12, temperature=1.0)[0]
 
 
-def test_a_long_prompt_is_read_in_parts(of_kind, monkeypatch):
+def test_a_long_prompt_is_read_in_parts(of_kind, random_model, monkeypatch):
     monkeypatch.setattr(network, "_CHUNK", 3)
-    config = of_kind("qwen2", positions=24)
-    model = Model(config, init_params(config, 0))
+    model = random_model(of_kind("qwen2", positions=24))
     prompts = [prompt[:7] for prompt in PROMPTS]
     found = written(in_onnxruntime(model, threads=1), prompts, max_new_tokens=7)
     assert found == likeliest(model, prompts, found, length=14)

@@ -2,13 +2,9 @@
 
 from dataclasses import replace
 
-import jax.numpy as jnp
-import numpy as np
 import pytest
-from flax.traverse_util import unflatten_dict
 
 from ragjax.data import train_tokenizer
-from ragjax.interchange.layout import parameter_shapes
 from ragjax.model import Model
 from ragjax.models.decoder_config import DecoderConfig, Rotary, RotaryScaling
 
@@ -35,28 +31,16 @@ CONFIGS = {
 }
 
 
-def random_model(config: DecoderConfig, tokenizer=None) -> Model:
-    """A model all of whose parameters are random, but for the rows that pad the vocabulary."""
-    random = np.random.default_rng(0)
-    params = {}
-    for path, shape in parameter_shapes(config).items():
-        values = 0.2 * random.standard_normal(shape) + path.endswith("scale")
-        if shape[0] == config.padded_vocab_size:
-            values[config.vocab_size :] = 0
-        params[path] = jnp.asarray(values, jnp.float32)
-    return Model(config, unflatten_dict(params, sep="/"), tokenizer)
-
-
 @pytest.fixture(scope="session", params=CONFIGS)
-def gguf_model(request) -> Model:
+def gguf_model(request, random_model) -> Model:
     """A model without a tokenizer, of each architecture in turn."""
-    return random_model(CONFIGS[request.param])
+    return random_model(CONFIGS[request.param], spread=0.2)
 
 
 @pytest.fixture(scope="session")
-def gguf_named():
+def gguf_named(random_model):
     """The same by name: "gpt2", "llama", "qwen2", ..."""
-    return lambda name, **fields: random_model(replace(CONFIGS[name], **fields))
+    return lambda name, **fields: random_model(replace(CONFIGS[name], **fields), spread=0.2)
 
 
 @pytest.fixture(scope="session")
@@ -66,10 +50,10 @@ def word_tokenizer():
 
 
 @pytest.fixture(scope="session")
-def word_model(word_tokenizer) -> Model:
+def word_model(word_tokenizer, random_model) -> Model:
     """A random GPT-2 over `word_tokenizer`."""
     size = len(word_tokenizer)
     config = DecoderConfig(
         **{**SHAPE, "vocab_size": size}, mlp_width=128, bos_token=size - 1, eos_token=size - 1
     )
-    return random_model(config, word_tokenizer)
+    return random_model(config, spread=0.2, tokenizer=word_tokenizer)

@@ -3,8 +3,6 @@
 import pytest
 
 from ragjax.interchange.onnx import export_onnx, load_onnx
-from ragjax.model import Model
-from ragjax.models.decoder import init_params
 
 
 @pytest.fixture
@@ -16,9 +14,3 @@ def opened(tmp_path):
         return folder, load_onnx(folder, threads=1)
 
     return run
-
-
-@pytest.fixture(scope="session")
-def random_of():
-    """A random model of a config."""
-    return lambda config, seed=0: Model(config, init_params(config, seed))

@@ -61,8 +61,8 @@ def logits_of(model, tokens):
     return np.stack([whole[np.arange(len(tokens)), LENGTHS + more - 1] for more in range(8)])
 
 
-def test_every_family_has_the_logits_of_the_model(kind, of_kind, random_of, opened):
-    model = random_of(of_kind(kind, positions=24))
+def test_every_family_has_the_logits_of_the_model(kind, of_kind, random_model, opened):
+    model = random_model(of_kind(kind, positions=24))
     tokens = texts(model.config)
     _, there = opened(model)
     expected = logits_of(model, tokens)
@@ -71,14 +71,15 @@ def test_every_family_has_the_logits_of_the_model(kind, of_kind, random_of, open
 
 
 @pytest.mark.parametrize("name", ODD)
-def test_odd_sizes_have_the_logits_of_the_model(name, of_kind, random_of, opened):
-    model = random_of(of_kind("llama", positions=24, **ODD[name]))
+def test_odd_sizes_have_the_logits_of_the_model(name, of_kind, random_model, opened):
+    model = random_model(of_kind("llama", positions=24, **ODD[name]))
     tokens = texts(model.config)
     _, there = opened(model)
     found = logits_along(there.session, tokens, room=24)
     np.testing.assert_allclose(found, logits_of(model, tokens), atol=1e-4)
 
 
+@pytest.mark.usefixtures("as_for_users")
 def test_every_activation_is_that_of_the_models(tmp_path):
     assert OPERATORS.keys() == ACTIVATIONS.keys()
     x = np.linspace(-20, 20, 401, dtype=np.float32)

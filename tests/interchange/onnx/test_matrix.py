@@ -85,11 +85,11 @@ def test_matrices_of_the_same_inputs_are_one_where_their_groups_and_divisors_are
 
 
 @pytest.mark.parametrize("kind", ["gpt2", "llama"])
-def test_a_model_by_awq_and_gptq_runs_on_its_own_integers(kind, of_kind, random_of, tmp_path):
+def test_a_model_by_awq_and_gptq_runs_on_its_own_integers(kind, of_kind, random_model, tmp_path):
     text = "some text to learn from, and other text that is not learned from. " * 8
     tokenizer = train_tokenizer([text], vocab_size=300)
     config = of_kind(kind, width=64, mlp_width=96, heads=4, vocab_size=300, initializer_range=0.1)
-    model = replace(random_of(config), tokenizer=tokenizer)
+    model = replace(random_model(config), tokenizer=tokenizer)
     tokens = np.random.default_rng(0).integers(0, 300, (4, 9))
     (tmp_path / "text.txt").write_text(text)
     for method in ("awq", "gptq"):

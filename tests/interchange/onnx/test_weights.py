@@ -9,6 +9,7 @@ import pytest
 from ragjax.generation.onnx.network import Network
 from ragjax.interchange.onnx.weights import PRECISIONS, quantize
 from ragjax.model import Model
+from ragjax.models.decoder import init_params
 
 
 def dequantized(matrix, bits, block):
@@ -40,10 +41,9 @@ def test_each_value_is_off_by_no_more_than_its_step(bits, inputs):
 
 @pytest.mark.parametrize(("dtype", "bound"), [("int8", 0.05), ("int8_128", 0.05), ("int4", 0.4)])
 @pytest.mark.parametrize("kind", ["gpt2", "llama"])
-def test_logits_are_near_and_nearer_to_those_of_the_rounded_weights(
-    kind, dtype, bound, of_kind, random_of, opened
-):
-    model = random_of(of_kind(kind, width=64, mlp_width=96, heads=4, initializer_range=0.1))
+def test_logits_are_near_and_nearer_to_those_of_the_rounded_weights(kind, dtype, bound, of_kind, opened):
+    config = of_kind(kind, width=64, mlp_width=96, heads=4, initializer_range=0.1)
+    model = Model(config, init_params(config, 0))
     _, there = opened(model, dtype)
     tokens = np.random.default_rng(0).integers(0, 50, (12, 9))
     found = Network(there, batch=12, room=9).read(tokens.tolist())
@@ -80,9 +80,9 @@ BYTES = {
 
 
 @pytest.mark.parametrize("tied", [True, False])
-def test_files_have_the_bytes_of_their_types(tied, tiny_config, random_of, opened):
+def test_files_have_the_bytes_of_their_types(tied, tiny_config, random_model, opened):
     config = replace(tiny_config, width=64, mlp_width=256, vocab_size=3000, tied=tied)
-    model = random_of(config)
+    model = random_model(config)
     tables = config.vocab_size * config.width * (1 if tied else 2)
     narrow, wide = (config.layers * count * config.width**2 for count in (8, 4))
     rest = 4 * config.positions * config.width

@@ -22,18 +22,15 @@ from ragjax.config import (
     FakeQuantize,
     Mesh,
     OnPolicy,
-    Pretrain,
     Sparsity,
     Student,
     Teacher,
     Train,
 )
 from ragjax.config_file import read_config
-from ragjax.data import documents, train_tokenizer
 from ragjax.errors import InputError
 from ragjax.evaluation.figures import evaluate
 from ragjax.interchange.folder import save
-from ragjax.models.decoder import init_params
 from ragjax.quantization.grid import rounded
 from ragjax.quantization.scheme import SCHEMES
 from ragjax.run_folder import RunFolder, check_same_run
@@ -47,39 +44,12 @@ FIGURES = {
 }  # fmt: skip
 
 
-class StopAfter:
-    """Asks to stop once it has been asked so many times; stands in for `Interrupts`."""
-
-    def __init__(self, times):
-        self.left = times
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        pass
-
-    def requested(self):
-        self.left -= 1
-        return self.left <= 0
-
-
 def last_of_history(folder):
     return json.loads((folder / "ragjax.json").read_text())["history"][-1]
 
 
 def silent():
     return Console(file=io.StringIO(), width=100)
-
-
-@pytest.fixture(scope="module")
-def text(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("text")
-    rng = np.random.default_rng(0)
-    words = ["".join(rng.choice(list("abcdefgh"), 4)) for _ in range(40)]
-    for number in range(40):
-        (folder / f"{number}.txt").write_text(" ".join(rng.choice(words, 60)))
-    return f"text:{folder}/*.txt"
 
 
 @pytest.fixture(scope="module")
@@ -105,13 +75,6 @@ def run(config, tmp_path_factory, monkeypatch_module):
     console = silent()
     figures = ragjax.compress(config, folder, console=console)
     return folder, figures, console.file.getvalue()
-
-
-@pytest.fixture(scope="module")
-def monkeypatch_module(tmp_path_factory):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RAGJAX_CACHE", str(tmp_path_factory.mktemp("cache")))
-        yield patch
 
 
 def test_the_run_folder_holds_all_it_promises(run):
@@ -267,7 +230,7 @@ def test_a_folder_without_a_model_in_it_is_no_finished_stage(tmp_path):
     assert not RunFolder(tmp_path).has_model("student")
 
 
-def test_measuring_differently_trains_nothing_again(run, config, monkeypatch):
+def test_measuring_differently_trains_nothing_again(run, config, monkeypatch, stop_after):
     folder, figures, _ = run
     assert figures["student"].tokens == 600
     trained = (folder / "student" / "model.safetensors").stat().st_mtime_ns
@@ -275,7 +238,7 @@ def test_measuring_differently_trains_nothing_again(run, config, monkeypatch):
     measure = dataclasses.replace(config.evaluate, max_tokens=None, **windows)
     other = dataclasses.replace(config, evaluate=measure)
     # Asked by each of four stages first.
-    monkeypatch.setattr("ragjax.recipe.Interrupts", lambda: StopAfter(6))
+    monkeypatch.setattr("ragjax.recipe.open_run.Interrupts", lambda: stop_after(6))
     with pytest.raises(Interrupted, match="Stopped before the student was measured"):
         ragjax.compress(other, folder, console=silent())
     monkeypatch.undo()
@@ -308,7 +271,7 @@ def test_a_student_that_cannot_be_is_refused_before_its_teacher_is_trained(confi
     assert not (tmp_path / "r" / "checkpoints").exists()
 
 
-@pytest.mark.parametrize("tokenizer", ["its own", "the config's"])
+@pytest.mark.parametrize("tokenizer", [pytest.param("its own", marks=pytest.mark.slow), "the config's"])
 def test_an_existing_model_is_a_teacher(run, config, tmp_path, tokenizer):
     (tmp_path / "held_out.txt").write_text("abcd efgh " * 20)
     teacher = ragjax.load(run[0] / "teacher")
@@ -437,54 +400,6 @@ def test_figures_are_measured_again_where_weights_changed_not_where_the_folder_m
          overwrite=True)  # fmt: skip
     figures = ragjax.compress(config, moved, console=silent())
     assert figures["student"].sparsity_total == 1.0
-
-
-def test_pretraining_leaves_a_model_any_door_opens(text, tmp_path, monkeypatch, monkeypatch_module):
-    shape = Architecture(layers=2, width=32, heads=2, positions=32, windows=(0, 8), dropout=0.1)
-    still = Train(steps=4, learning_rate=1e-12, **FAST)
-    config = Pretrain(
-        seed=4,
-        architecture=shape,
-        data=Data(train=text, sequence_length=32, vocab_size=300, isolate_documents=True),
-        train=still,
-        sparsity=Sparsity(target=0.5, schedule="one_shot"),
-    )
-    read = []
-
-    def recorded(texts, vocab_size):
-        read.extend(texts)
-        return train_tokenizer(read, vocab_size)
-
-    monkeypatch.setattr("ragjax.recipe.train_tokenizer", recorded)
-    # Before anything is done, then in the first step, then never.
-    for times, said in ((1, "Stopped before model"), (2, "model stopped at step 1")):
-        monkeypatch.setattr("ragjax.recipe.Interrupts", lambda times=times: StopAfter(times))
-        with pytest.raises(Interrupted, match=said):
-            ragjax.pretrain(config, tmp_path / "r", console=silent())
-    assert read == list(documents(text, "train"))
-    monkeypatch.setattr("ragjax.recipe.Interrupts", lambda: StopAfter(99))
-    ragjax.pretrain(config, tmp_path / "r", console=silent())
-    assert read == list(documents(text, "train"))
-
-    loaded = ragjax.load(tmp_path / "r")
-    assert loaded.config.layer_windows == (0, 8)
-    assert loaded.config.eos_token == loaded.config.bos_token == loaded.tokenizer.eos_token_id
-    dropout = [getattr(loaded.config, f"{where}_dropout") for where in ("embedding", "attention", "residual")]
-    assert dropout == [0.1, 0.1, 0.1]
-    start = init_params(loaded.config, 4)
-    np.testing.assert_allclose(loaded.params["embedding"]["tokens"], start["embedding"]["tokens"], atol=1e-6)
-    assert np.mean(np.asarray(loaded.params["layers"]["mlp"]["up"]["kernel"]) == 0) == 0.5
-    lines = [json.loads(line) for line in (tmp_path / "r" / "metrics.jsonl").read_text().splitlines()]
-    # The first token of a document counts as nobody's target.
-    assert [0 < line["tokens"] < line["step"] * 8 * 32 for line in lines if "tokens" in line] == [True, True]
-
-    own = dataclasses.replace(config.data, tokenizer=str(tmp_path / "r" / "tokenizer"), vocab_size=1000)
-    onward = dataclasses.replace(config, model=str(tmp_path / "r" / "model"), data=own)
-    further = ragjax.pretrain(onward, tmp_path / "s", console=silent())
-    assert [entry["did"] for entry in further.history] == ["model", "model"]
-    anew = ragjax.pretrain(dataclasses.replace(onward, model=None), tmp_path / "t", console=silent())
-    assert anew.config.vocab_size == 300
-    assert not (tmp_path / "t" / "tokenizer").exists()
 
 
 def test_a_misspelt_source_does_not_bind_the_folder(config, tmp_path):

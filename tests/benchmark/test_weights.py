@@ -6,8 +6,6 @@ import pytest
 from ragjax.benchmark.weights import weight_bytes, weight_type
 from ragjax.config import Quantize
 from ragjax.interchange.onnx import export_onnx, load_onnx
-from ragjax.model import Model
-from ragjax.models.decoder import init_params
 from ragjax.quantizing import quantize
 
 WEIGHTS = (".weight", ".codes", ".scales", ".bias", ".scale", "embedding.positions")
@@ -29,10 +27,11 @@ def in_graph(folder, config):
     return shared, own
 
 
-def test_every_family_reads_its_matrices_and_a_row_of_what_it_looks_up(kind, of_kind):
+def test_every_family_reads_its_matrices_and_a_row_of_what_it_looks_up(kind, of_kind, random_model):
     config = of_kind(kind)
-    params = init_params(config, 0)
-    found = weight_bytes(Model(config, params))
+    model = random_model(config)
+    params = model.params
+    found = weight_bytes(model)
     tables = dict(params["embedding"])
     positions, tokens = tables.get("positions"), tables["tokens"]
     all_of_it = sum(leaf.nbytes for leaf in _leaves(params))
@@ -62,9 +61,9 @@ def test_small_integers_count_as_what_they_take(tiny_model):
     ("kind", "dtype"),
     [("gpt2", "int4"), ("opt-350m", "int8_128"), ("qwen2", "int8"), ("llama", "float32"), ("llama", "int8")],
 )
-def test_a_graph_reads_what_its_file_holds(kind, dtype, of_kind, tmp_path):
+def test_a_graph_reads_what_its_file_holds(kind, dtype, of_kind, random_model, tmp_path):
     config = of_kind(kind)
-    folder = export_onnx(Model(config, init_params(config, 0)), tmp_path / "m", dtype=dtype)
+    folder = export_onnx(random_model(config), tmp_path / "m", dtype=dtype)
     opened = load_onnx(folder, threads=1)
     assert weight_bytes(opened) == in_graph(folder, config)
     assert weight_type(opened) == dtype

@@ -12,8 +12,6 @@ from ragjax.errors import InputError
 from ragjax.evaluation import Speed, evaluate
 from ragjax.evaluation.figures import default_length
 from ragjax.evaluation.perplexity import perplexity
-from ragjax.model import Model
-from ragjax.models.decoder import init_params
 
 TEXTS = [
     "The naïve reader reads words.",
@@ -57,11 +55,11 @@ def test_word_perplexity_is_over_the_words_of_the_text(uniform, source):
     assert found.tokens == scored_bytes + len(TEXTS)
 
 
-def test_figures_of_a_trained_vocabulary_follow_from_its_log_likelihood(source, tiny_config):
+def test_figures_of_a_trained_vocabulary_follow_from_its_log_likelihood(source, tiny_config, random_model):
     data, cache = source
     tokenizer = train_tokenizer(TEXTS, 280)
     config = dataclasses.replace(tiny_config, vocab_size=len(tokenizer))
-    model = Model(config, init_params(config, 0), tokenizer)
+    model = random_model(config, tokenizer=tokenizer)
     found = evaluate(model, data, sequence_length=32, stride=8, speed=SPEED, cache=cache)
     end = tokenizer.eos_token_id
     stream = np.concatenate([[*tokenizer.encode(text), end] for text in TEXTS])

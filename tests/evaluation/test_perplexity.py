@@ -12,7 +12,6 @@ from ragjax.evaluation import perplexity as perplexity_file
 from ragjax.evaluation.perplexity import perplexity, score
 from ragjax.evaluation.windows import pair_windows
 from ragjax.model import Model
-from ragjax.models.decoder import init_params
 from ragjax.parallel.mesh import make_mesh
 from ragjax.parallel.rules import place
 
@@ -104,9 +103,8 @@ def test_the_sum_over_text_leaves_separators_out(tiny_model, stream, stride):
 
 
 @pytest.mark.parametrize("mesh", [Mesh(data=8), Mesh(data=2, fsdp=2, tensor=2)])
-def test_eight_devices_measure_what_one_does(tiny_config, stream, mesh):
-    config = dataclasses.replace(tiny_config, layers=1)
-    model = Model(config, init_params(config, 2))
+def test_eight_devices_measure_what_one_does(tiny_config, stream, mesh, random_model):
+    model = random_model(dataclasses.replace(tiny_config, layers=1))
     options = {"sequence_length": 32, "stride": 16, "batch_size": 3}
     alone = perplexity(model, stream, **options)
     devices = make_mesh(mesh)

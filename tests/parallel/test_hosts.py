@@ -16,7 +16,7 @@ from ragjax.parallel import hosts
 from ragjax.parallel.mesh import make_mesh
 
 SCRIPT = """
-import io, json, sys
+import contextlib, io, json, sys
 import jax
 jax.config.update("jax_num_cpu_devices", int(sys.argv[2]))
 from ragjax.parallel import hosts
@@ -33,24 +33,33 @@ from ragjax.models.decoder_config import DecoderConfig
 from ragjax.parallel.mesh import make_mesh
 from ragjax.training.fit import Place, Texts, fit
 from ragjax.training.interrupts import Interrupts
+from ragjax.training.loop import Interrupted
+
+class AfterFour(Interrupts):
+    times = 0
+
+    def requested(self):
+        self.times += 1
+        return self.times == 4
 
 rng = np.random.default_rng(0)
 tokens = rng.integers(0, 60, 2000).astype(np.uint16)
 corpus = Corpus(tokens, np.arange(0, 2000, 50), utf8_bytes=2000, words=500)
 config = DecoderConfig(vocab_size=300, positions=32, width=32, layers=2, heads=4, mlp_width=64, eos_token=7)
-folder = Path(sys.argv[1])
-with Interrupts() as interrupts:
-    for steps in (4, 8):  # The second call goes on from the checkpoint of the first.
+folder, shown = Path(sys.argv[1]), io.StringIO()
+for wish in (AfterFour, Interrupts):  # The second call goes on from the checkpoint of the first.
+    with wish() as interrupts, contextlib.suppress(Interrupted):
         model = fit(
             Model(config, init_params(config, 0)), stage="s", texts=Texts(corpus, corpus, 16), seed=1,
-            train=Train(steps=8, batch_size=8, accumulate=2, warmup=1, log_every=1, checkpoint_every=4),
+            train=Train(steps=8, batch_size=8, accumulate=2, warmup=1, log_every=1, checkpoint_every=8),
             sparsity=Sparsity(target=0.5, stop=4, every=1), distill=Distill(),
             teachers=[Model(config, init_params(config, 5))],
             on_policy=OnPolicy(share=0.6, prompt_tokens=4, teacher_share=0.3, replay=0.3, rise=0.1),
-            place_=Place(make_mesh(Mesh(data=2, fsdp=2)), folder, Console(file=io.StringIO()), interrupts),
+            place_=Place(make_mesh(Mesh(data=2, fsdp=2)), folder, Console(file=shown), interrupts),
         )
 print(json.dumps({
     "processes": jax.process_count(),
+    "resumed": "resumed at step 4" in shown.getvalue(),
     "total": float(sum(np.abs(x).sum(dtype=np.float64) for x in jax.tree.leaves(model.params))),
 }))
 """
@@ -101,7 +110,8 @@ def test_both_processes_took_part(runs):
 
 
 def test_two_hosts_have_the_losses_of_one(runs):
-    one, _, two, _ = runs
+    one, alone, two, pair = runs
+    assert (alone["resumed"], pair[0]["resumed"]) == (True, True)
     assert len(losses(two)) == 8
     np.testing.assert_allclose(losses(two), losses(one), rtol=1e-5)
 

@@ -11,8 +11,6 @@ from flax.traverse_util import flatten_dict
 
 from ragjax.config import Mesh, OneShot
 from ragjax.errors import InputError
-from ragjax.model import Model
-from ragjax.models.decoder import init_params
 from ragjax.parallel.mesh import make_mesh
 from ragjax.parallel.rules import place
 from ragjax.pruning.one_shot import plan, prune
@@ -140,11 +138,11 @@ def test_microbatches_are_as_large_as_divides_the_samples(tiny_byte_model, text)
     assert plan(tiny_byte_model, wanted, mesh=mesh).calibration.tokens.shape == (3, 2, 32)
 
 
-def test_sequences_are_as_long_as_the_model_reads_but_1024_at_most(tiny_byte_model, text):
+def test_sequences_are_as_long_as_the_model_reads_but_1024_at_most(tiny_byte_model, random_model, text):
     short = config(text, sequence_length=None, samples=2)
     assert plan(tiny_byte_model, short).calibration.tokens.shape[-1] == 64
     shape = dataclasses.replace(tiny_byte_model.config, positions=2048)
-    long = Model(shape, init_params(shape, 0), tiny_byte_model.tokenizer)
+    long = random_model(shape, tokenizer=tiny_byte_model.tokenizer)
     assert plan(long, short).calibration.tokens.shape[-1] == 1024
 
 

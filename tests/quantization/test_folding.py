@@ -1,12 +1,10 @@
 """Divisions move into what makes the inputs, and the model computes what it did."""
 
-import jax
 import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from ragjax.models.blockwise import one_layer
-from ragjax.models.decoder import init_params
 from ragjax.models.run import run_decoder
 from ragjax.quantization.folding import Maker, folded, maker, tied
 from ragjax.sparsity.calibrated.statistics import readers
@@ -44,20 +42,17 @@ def groups_of(config, params):
 
 
 @pytest.mark.parametrize("kind", EXPECTED)
-def test_what_makes_the_inputs_divides_them(kind, of_kind):
+def test_what_makes_the_inputs_divides_them(kind, of_kind, random_model):
     config = of_kind(kind)
-    found = {group: maker(config, group) for group in groups_of(config, init_params(config, 0))}
+    found = {group: maker(config, group) for group in groups_of(config, random_model(config).params)}
     assert found == EXPECTED[kind]
 
 
 @pytest.mark.parametrize("kind", ["gpt2", "gpt_neox", "opt-350m", "qwen2"])
-def test_a_model_with_divisions_folded_computes_the_same(kind, of_kind):
+def test_a_model_with_divisions_folded_computes_the_same(kind, of_kind, random_model):
     config = of_kind(kind, layers=1)
     rng = np.random.default_rng(0)
-    # Biases and norms that matter.
-    params = jax.tree.map(
-        lambda x: x + 0.3 * rng.normal(size=x.shape).astype(np.float32), init_params(config, 0)
-    )
+    params = random_model(config).params
     leaves = flatten_dict(one_layer(params["layers"], 0), sep="/")
     changed = {}
     for group, inputs in groups_of(config, params).items():

@@ -7,7 +7,6 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from ragjax.config import Mesh
 from ragjax.models.blockwise import embed, layer_of, one_layer, run_block
-from ragjax.models.decoder import init_params
 from ragjax.models.run import run_decoder
 from ragjax.parallel.mesh import make_mesh
 from ragjax.parallel.rules import place
@@ -29,7 +28,7 @@ SIZES = {"positions": 12, "width": 16, "heads": 4, "mlp_width": 24, "layers": 2}
 
 
 @pytest.fixture(scope="module")
-def model(of_kind):
+def model(of_kind, random_model):
     """Makes a config of a kind and parameters of it, some features of which are far larger than others."""
 
     def make(kind):
@@ -41,7 +40,7 @@ def model(of_kind):
                 leaf = leaf + 0.1
             return leaf * np.exp(rng.normal(size=leaf.shape[-1:])) if path[-1].key == "scale" else leaf
 
-        params = jax.tree_util.tree_map_with_path(spread, init_params(config, 1))
+        params = jax.tree_util.tree_map_with_path(spread, random_model(config, 1).params)
         return config, jax.tree.map(lambda x: np.asarray(x, np.float32), params)
 
     return make

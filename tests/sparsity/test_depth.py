@@ -10,7 +10,7 @@ import pytest
 
 from ragjax.errors import InputError
 from ragjax.models.attention import causal_mask
-from ragjax.models.decoder import Block, Decoder, LayerData, Norm, Span, init_params, layer_data
+from ragjax.models.decoder import Block, Decoder, LayerData, Norm, Span, layer_data
 from ragjax.sparsity.depth import choose_layers, keep_layers
 
 
@@ -55,14 +55,11 @@ def by_hand(params, config, layers, tokens):
 @pytest.mark.parametrize("windows", [(), (5, 0, 0, 2)])
 @pytest.mark.parametrize("by_layer", [False, True])
 @pytest.mark.parametrize("layers", [(0, 3), (1, 2, 3)])
-def test_kept_layers_compute_what_they_computed(tiny_config, windows, by_layer, layers):
+def test_kept_layers_compute_what_they_computed(tiny_config, random_model, windows, by_layer, layers):
     config = dataclasses.replace(
         tiny_config, layers=4, windows=windows, scale_attention_by_layer=by_layer, initializer_range=0.4
     )
-    keys = iter(jax.random.split(jax.random.key(1), 100))
-    params = jax.tree.map(
-        lambda leaf: leaf + 0.1 * jax.random.normal(next(keys), leaf.shape), init_params(config, seed=2)
-    )
+    params = random_model(config).params
     tokens = jax.random.randint(jax.random.key(3), (2, 12), 0, config.vocab_size)
     kept, smaller = keep_layers(params, config, layers)
     assert smaller.layers == len(layers)

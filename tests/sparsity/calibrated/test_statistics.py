@@ -11,7 +11,6 @@ from jax.sharding import PartitionSpec
 
 from ragjax.config import Mesh
 from ragjax.models.blockwise import layer_of, one_layer, run_block
-from ragjax.models.decoder import init_params
 from ragjax.models.decoder_config import DecoderConfig, Rotary
 from ragjax.parallel.hosts import global_array
 from ragjax.parallel.mesh import make_mesh
@@ -30,8 +29,10 @@ NAMES = (
 ATTENTION = ("attention/key/kernel", "attention/query/kernel", "attention/value/kernel")
 
 
-def block_of(config):
-    return one_layer(init_params(config, seed=0)["layers"], 1), layer_of(config, 1)
+@pytest.fixture(scope="module")
+def block_of(random_model):
+    """Gives the second block of a random model."""
+    return lambda config: (one_layer(random_model(config).params["layers"], 1), layer_of(config, 1))
 
 
 def microbatches(config, count=3):
@@ -61,12 +62,12 @@ def microbatches(config, count=3):
         ),
     ],
 )  # fmt: skip
-def test_matrices_that_read_the_same_are_one_group(config, expected):
+def test_matrices_that_read_the_same_are_one_group(config, expected, block_of):
     block, _ = block_of(config)
     assert readers(config, block, NAMES) == expected
 
 
-def test_only_what_is_asked_for_is_watched():
+def test_only_what_is_asked_for_is_watched(block_of):
     block, _ = block_of(GPT2)
     assert readers(GPT2, block, ("mlp/down/kernel", "attention/key/kernel")) == {
         ("mlp/down/kernel",): 24, ("attention/key/kernel",): 16,
@@ -74,7 +75,7 @@ def test_only_what_is_asked_for_is_watched():
 
 
 @pytest.mark.parametrize("with_gram", [False, True])
-def test_sums_run_over_all_tokens_of_all_microbatches(with_gram):
+def test_sums_run_over_all_tokens_of_all_microbatches(with_gram, block_of):
     block, layer = block_of(LLAMA)
     sums = nothing_yet(readers(LLAMA, block, NAMES), with_gram=with_gram)
     for hidden in microbatches(LLAMA):
@@ -91,7 +92,7 @@ def test_sums_run_over_all_tokens_of_all_microbatches(with_gram):
         assert known.sizes is None
 
 
-def test_sizes_are_of_all_tokens_where_they_are_asked_for():
+def test_sizes_are_of_all_tokens_where_they_are_asked_for(block_of):
     block, layer = block_of(LLAMA)
     sums = nothing_yet(readers(LLAMA, block, NAMES), with_gram=False, with_sizes=True)
     for hidden in microbatches(LLAMA):
@@ -104,7 +105,7 @@ def test_sizes_are_of_all_tokens_where_they_are_asked_for():
         assert known.gram is None
 
 
-def test_the_stream_may_be_had_with_the_sums():
+def test_the_stream_may_be_had_with_the_sums(block_of):
     block, layer = block_of(GPT2)
     groups = readers(GPT2, block, NAMES)
     (hidden,) = microbatches(GPT2, 1)
@@ -116,7 +117,7 @@ def test_the_stream_may_be_had_with_the_sums():
 
 
 @pytest.mark.filterwarnings("error:Some donated buffers")
-def test_on_a_mesh_sums_are_those_of_one_device_and_grams_are_split_by_rows():
+def test_on_a_mesh_sums_are_those_of_one_device_and_grams_are_split_by_rows(block_of):
     block, layer = block_of(GPT2)
     groups = readers(GPT2, block, NAMES)
     alone = nothing_yet(groups, with_gram=True, with_sizes=True)

@@ -11,7 +11,7 @@ from flax.traverse_util import flatten_dict
 from ragjax.config import Mesh
 from ragjax.models.activations import ACTIVATIONS
 from ragjax.models.attention import attend, causal_mask
-from ragjax.models.decoder import Norm, init_params
+from ragjax.models.decoder import Norm
 from ragjax.models.decoder_config import DecoderConfig
 from ragjax.models.rotary import angles, rotate
 from ragjax.models.run import apply, run_decoder
@@ -102,9 +102,9 @@ def plain_wanda(config, params, sparsity, *, from_pruned=True):
 
 
 @pytest.mark.parametrize("kind", ["gpt2", "llama", "gpt_neox", "opt-350m"])
-def test_the_stream_is_wanda_written_out_plainly(kind, of_kind):
+def test_the_stream_is_wanda_written_out_plainly(kind, of_kind, random_model):
     config = of_kind(kind, **SIZES)
-    params = init_params(config, seed=1)
+    params = random_model(config, seed=1).params
     pruned, figures = prune_blocks(
         config, params, Calibration(TOKENS), everywhere(params, 0.5), method="wanda", how=How("row")
     )
@@ -120,8 +120,8 @@ def test_the_stream_is_wanda_written_out_plainly(kind, of_kind):
     assert figures[0].matrices.keys() == expected.keys()
 
 
-def test_what_may_not_be_pruned_is_left_bit_for_bit_and_the_dense_model_as_it_was():
-    params = init_params(GPT2, seed=1)
+def test_what_may_not_be_pruned_is_left_bit_for_bit_and_the_dense_model_as_it_was(random_model):
+    params = random_model(GPT2, seed=1).params
     before = jax.tree.map(np.array, params)
     some = {"layers/mlp/up/kernel": np.array([0.2, 0.5, 0.8])}
     pruned, figures = prune_blocks(GPT2, params, Calibration(TOKENS), some, method="magnitude", how=How())
@@ -137,8 +137,8 @@ def test_what_may_not_be_pruned_is_left_bit_for_bit_and_the_dense_model_as_it_wa
         assert each.matrices["layers/mlp/up/kernel"].sparsity == pytest.approx(share)
 
 
-def test_parameters_stay_where_they_are():
-    params = init_params(GPT2, seed=1)
+def test_parameters_stay_where_they_are(random_model):
+    params = random_model(GPT2, seed=1).params
     asked = everywhere(params, 0.5)
     on_host = jax.tree.map(np.array, params)
     mesh = make_mesh(Mesh(data=2, fsdp=2, tensor=2))
@@ -156,9 +156,9 @@ def test_parameters_stay_where_they_are():
 
 @pytest.mark.parametrize("method", ["wanda", "ria"])
 @pytest.mark.parametrize("kind", ["gpt2", "llama"])
-def test_masks_on_a_mesh_are_those_of_one_device(method, kind, of_kind):
+def test_masks_on_a_mesh_are_those_of_one_device(method, kind, of_kind, random_model):
     config = of_kind(kind, **SIZES)
-    params = init_params(config, seed=1)
+    params = random_model(config, seed=1).params
     asked, how = everywhere(params, 0.5), How("row")
     mesh = make_mesh(Mesh(data=2, fsdp=2, tensor=2))
     alone, one = prune_blocks(config, params, Calibration(TOKENS), asked, method=method, how=how)
@@ -168,8 +168,8 @@ def test_masks_on_a_mesh_are_those_of_one_device(method, kind, of_kind):
     np.testing.assert_allclose([f.error for f in many], [f.error for f in one], rtol=1e-4)
 
 
-def test_all_blocks_are_pruned_by_one_program_whatever_their_budgets():
-    params = init_params(GPT2, seed=1)
+def test_all_blocks_are_pruned_by_one_program_whatever_their_budgets(random_model):
+    params = random_model(GPT2, seed=1).params
     asked = {name: np.linspace(0.1, 0.9, 3) for name in everywhere(params, 0)}
     programs = (prune_block, changed_block.gather, changed_block.next_hidden)
     before = [program._cache_size() for program in programs]
@@ -183,8 +183,8 @@ def test_all_blocks_are_pruned_by_one_program_whatever_their_budgets():
         np.testing.assert_array_equal((kernel == 0).sum((1, 2)), expected)
 
 
-def test_random_scores_differ_by_layer_and_by_seed():
-    params = init_params(GPT2, seed=1)
+def test_random_scores_differ_by_layer_and_by_seed(random_model):
+    params = random_model(GPT2, seed=1).params
     asked = everywhere(params, 0.5)
     masks = [
         kernels_of(
@@ -197,9 +197,9 @@ def test_random_scores_differ_by_layer_and_by_seed():
     assert (masks[0][0] != masks[0][1]).any()
 
 
-def test_norms_of_the_dense_model_are_those_of_its_inputs(of_kind):
+def test_norms_of_the_dense_model_are_those_of_its_inputs(of_kind, random_model):
     config = of_kind("opt-350m", **SIZES)
-    params = init_params(config, seed=1)
+    params = random_model(config, seed=1).params
     names = ("layers/mlp/down/kernel", "layers/attention/query/kernel")
     norms = dense_norms(config, params, names, Calibration(TOKENS))
     before = run_decoder(config, params, ALL, capture=True).layers
@@ -211,8 +211,8 @@ def test_norms_of_the_dense_model_are_those_of_its_inputs(of_kind):
             np.testing.assert_allclose(norms[name][layer], np.sqrt((x**2).sum((0, 1))), rtol=1e-4)
 
 
-def test_the_error_of_a_block_is_what_pruning_changes_of_what_it_adds():
-    params = init_params(GPT2, seed=1)
+def test_the_error_of_a_block_is_what_pruning_changes_of_what_it_adds(random_model):
+    params = random_model(GPT2, seed=1).params
     told = []
     _, figures = prune_blocks(
         GPT2, params, Calibration(TOKENS), everywhere(params, 0.5), method="magnitude", how=How(),

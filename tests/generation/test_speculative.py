@@ -125,7 +125,7 @@ def exact(model, prompt, options, new):
     "fields",
     [
         {"temperature": 1.0},
-        {"temperature": 2.0, "top_k": 3, "top_p": 0.9},
+        pytest.param({"temperature": 2.0, "top_k": 3, "top_p": 0.9}, marks=pytest.mark.slow),
         {"temperature": 0.8, "min_p": 0.2, "repetition_penalty": 1.5},
     ],
     ids=str,

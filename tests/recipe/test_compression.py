@@ -310,6 +310,7 @@ def test_a_student_may_start_as_another_model(run, config, tmp_path):
     assert [done["did"] for done in student.history] == ["scratch", "keep layers", "student"]
 
 
+@pytest.mark.slow
 def test_student_and_control_are_trained_for_few_bits_and_say_so(run, config, tmp_path):
     changed = dataclasses.replace(
         config, teacher=Teacher(model=str(run[0] / "teacher")), student=Student(layers=2),
@@ -324,6 +325,7 @@ def test_student_and_control_are_trained_for_few_bits_and_say_so(run, config, tm
     assert "quantize" not in last_of_history(run[0] / "student")
 
 
+@pytest.mark.slow
 def test_a_student_may_learn_of_what_it_writes_while_its_control_reads(run, config, tmp_path):
     writes = OnPolicy(share=0.6, prompt_tokens=8, new_tokens=6)
     brief = dataclasses.replace(config.train, steps=4, log_every=1)

@@ -436,6 +436,7 @@ def test_a_model_that_was_pruned_stays_pruned_whatever_follows(uninterrupted, te
             assert not np.array_equal(old, new)
 
 
+@pytest.mark.slow
 def test_several_teachers_count_by_their_shares(tiny_model, tiny_config, texts, tmp_path, place_in):
     """The first step's loss is the mean of what each teacher alone gives, by share."""
     teachers = [Model(tiny_config, init_params(tiny_config, seed=5)), tiny_model]

@@ -151,6 +151,7 @@ def test_what_is_written_is_read_back_as_it_was(writer, written, tmp_path):
         assert model.tokenizer.decode(completion, skip_special_tokens=True) == line["completion"]
 
 
+@pytest.mark.slow
 def test_a_student_learns_from_what_its_teacher_wrote(writer, written, tmp_path):
     lines, _, _ = written()
     config = Compress(

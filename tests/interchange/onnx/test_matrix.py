@@ -84,7 +84,7 @@ def test_matrices_of_the_same_inputs_are_one_where_their_groups_and_divisors_are
     assert not keeps(joined([divided(None, 0), coarse]), PRECISIONS["int4"])
 
 
-@pytest.mark.parametrize("kind", ["gpt2", "llama"])
+@pytest.mark.parametrize("kind", ["gpt2", pytest.param("llama", marks=pytest.mark.slow)])
 def test_a_model_by_awq_and_gptq_runs_on_its_own_integers(kind, of_kind, random_model, tmp_path):
     text = "some text to learn from, and other text that is not learned from. " * 8
     tokenizer = train_tokenizer([text], vocab_size=300)

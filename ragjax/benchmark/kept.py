@@ -64,7 +64,11 @@ def keep(
     """
     summary, text = run.read_json("summary.json") or {}, None
     places = [_place(measured.model) for measured in report.models]
-    own = next(model for model, place in zip(models, places, strict=True) if place.parent == run.path)
+    own = next(
+        model
+        for model, place in zip(models, places, strict=True)
+        if place.parent == run.path and place.name in MODELS
+    )
     told: list[dict[str, Any]] = []
     for measured, model, place in zip(report.models, models, places, strict=True):
         role = _role(measured.model, place, run)
@@ -104,7 +108,7 @@ def _role(name: str, place: Path, run: RunFolder) -> str | None:
     if teacher is None:
         return None
     is_there = Path(teacher).expanduser().exists()
-    return "teacher" if name == teacher or (is_there and place == _place(teacher)) else None
+    return "teacher" if (place == _place(teacher) if is_there else name == teacher) else None
 
 
 def _stored(place: Path) -> dict[str, Any]:

@@ -86,8 +86,11 @@ def _bench(folder: Path, value: dict[str, Any], models: Mapping[str, Mapping[str
     shown, left_out, names = [], [], _names(value["models"])
     for entry, name in zip(value["models"], names, strict=True):
         role = entry["role"]
+        if role is not None and not role.isidentifier():
+            raise ValueError(f"{role!r} is no model of a run")
         if role is not None and role not in models:
-            raise ValueError(f"{role!r} is no model of the run")
+            left_out.append(f"{name}: the run has no figures of it any more.")
+            continue
         if not _is_there(folder, entry):
             left_out.append(f"{name}: its files are not those that were measured.")
             continue
@@ -116,7 +119,8 @@ def _bench(folder: Path, value: dict[str, Any], models: Mapping[str, Mapping[str
 
 def _names(entries: list[dict[str, Any]]) -> list[str]:
     """What each is called on the page: no two alike but for one model that was measured twice."""
-    folders = [Path(str(entry["model"])) for entry in entries]
+    given = [(Path(str(entry["model"])), Path(str(entry["folder"]))) for entry in entries]
+    folders = [place if model.name in ("", "..") else model for model, place in given]
     last = [folder.name for folder in folders]
     return [
         entry["role"].capitalize() if entry["role"] is not None

@@ -212,15 +212,15 @@ def figures_of(prompt_tokens: int, texts: Sequence[Written], begun: float) -> di
         "timing": {
             "first_token_seconds": first - begun,
             "tokens_per_second": (written - 1) / seconds if seconds else None,
-            **(_figures_of_drafts(drafted, written - len(texts)) if drafted.passes else {}),
+            **(_figures_of_drafts(drafted) if drafted.passes else {}),
         },
     }  # fmt: skip
 
 
-def _figures_of_drafts(found: Drafted, written: int) -> dict[str, Any]:
+def _figures_of_drafts(found: Drafted) -> dict[str, Any]:
     return {
         "acceptance_rate": found.accepted / found.drafted if found.drafted else None,
-        "tokens_per_pass": written / found.passes,
+        "tokens_per_pass": found.written / found.passes,
     }
 
 

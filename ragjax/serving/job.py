@@ -32,11 +32,14 @@ class Drafted:
     """Tokens that were drafted."""
     accepted: int = 0
     """Those of them that the model kept."""
+    written: int = 0
+    """Tokens that came of the passes, also behind a stop string."""
 
     def __add__(self, other: Drafted) -> Drafted:
         return Drafted(
-            self.passes + other.passes, self.drafted + other.drafted, self.accepted + other.accepted
-        )
+            self.passes + other.passes, self.drafted + other.drafted, self.accepted + other.accepted,
+            self.written + other.written,
+        )  # fmt: skip
 
 
 @dataclass(frozen=True)

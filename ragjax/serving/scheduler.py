@@ -191,7 +191,10 @@ def _piece(job: Job, stepped: Stepped, slot: int, now: float) -> Piece:
         text += job.transcript.push(token)
         tokens.append(_token(token, job, stepped, slot, column))
     drafts = stepped.drafts
-    drafted = Drafted() if drafts is None else Drafted(*(int(each[slot]) for each in drafts))
+    drafted = Drafted()
+    if drafts is not None:
+        passes, proposed, accepted = (int(each[slot]) for each in drafts)
+        drafted = Drafted(passes, proposed, accepted, written=int((stepped.tokens[slot] >= 0).sum()))
     return Piece(job.index, text, tokens, job.transcript.ended, now, drafted)
 
 

@@ -143,10 +143,11 @@ def _missing(folder: Path) -> list[int]:
         with ThreadPoolExecutor(max_workers=8) as readers:
             found = readers.map(lambda file: damage(folder, manifest, file.name), files.values())
             damaged = [file for file, amiss in zip(files.values(), found, strict=True) if amiss]
-        if damaged:
-            write_manifest(folder, Manifest(manifest.held, manifest.rows_per_shard))
+        # Files first: stopped in between, the manifest still tells that they are amiss.
         for file in damaged:
             file.unlink(missing_ok=True)
+        if damaged:
+            write_manifest(folder, Manifest(manifest.held, manifest.rows_per_shard))
     return [shard for shard, file in files.items() if not file.exists()]
 
 

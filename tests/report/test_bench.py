@@ -50,6 +50,25 @@ def test_a_model_whose_files_changed_is_left_out_with_a_sentence(make_run, make_
     assert [line.split(":")[0] for line in found.left_out] == ["Student", "small"]
 
 
+def test_a_model_that_the_run_no_longer_measures_is_left_out_alone(make_run, make_bench):
+    run = make_bench(make_run())
+    value = json.loads((run / "bench.json").read_text())
+    value["models"].append(value["models"][1] | {"role": "former"})
+    (run / "bench.json").write_text(json.dumps(value))
+    found = read_run(run).bench
+    assert [model.name for model in found.models] == ["Teacher", "Student", "small"]
+    assert found.left_out == ("Former: the run has no figures of it any more.",)
+
+
+@pytest.mark.parametrize("given", [".", ".."])
+def test_a_folder_that_was_not_named_is_called_by_its_name(make_run, make_bench, given):
+    run = make_bench(make_run())
+    value = json.loads((run / "bench.json").read_text())
+    value["models"][2]["model"] = given
+    (run / "bench.json").write_text(json.dumps(value))
+    assert read_run(run).bench.models[2].name == "small"
+
+
 def test_a_model_from_elsewhere_that_is_gone_was_what_it_was(make_run, make_bench):
     run = make_bench(make_run())
     (run.parent / "small" / "model.safetensors").unlink()

@@ -67,6 +67,10 @@ def test_log_probs_echo_and_stops_go_on_working(ask, events, teacher):
     stopped = ask(PATH, {"prompt": "ab", **GREEDY, "echo": True, "stop": alone.text[5:7]}).json()
     assert stopped["choices"][0]["text"] == "ab" + alone.text[: alone.text.index(alone.text[5:7])]
     assert stopped["choices"][0]["finish_reason"] == "stop"
+    # A pass writes at least a token, also where a stop string leaves none of it.
+    early = ask(PATH, {"prompt": "ab", **GREEDY, "stop": alone.text[1:3]}).json()
+    assert early["usage"]["completion_tokens"] < 6
+    assert early["timing"]["tokens_per_pass"] >= 1
 
 
 def test_a_stream_ends_with_how_the_drafts_did(ask, events):

@@ -1,7 +1,7 @@
 """A draft for speculative decoding: one layer, distilled from the eight of the model it drafts for.
 
 Teacher and draft learn from Python's own documentation, offline. How often the teacher keeps what the draft
-proposes, and how much faster it writes so, is in docs/generation.md. Takes about a quarter of an hour on two
+proposes, and how much faster it writes so, is in docs/generation.md. Takes ten to twenty minutes on two
 CPU cores, and 2 GB of memory:
 
     ragjax compress configs/draft.py

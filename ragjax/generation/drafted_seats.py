@@ -15,7 +15,14 @@ from ragjax.generation import log_probs
 from ragjax.generation.decoding import Settings, tokens_of
 from ragjax.generation.log_probs import LogProbs
 from ragjax.generation.sampling import are_ends
-from ragjax.generation.seats import MOST_TOKENS, chosen, empty_cache, seated, seats_alone
+from ragjax.generation.seats import (
+    MOST_TOKENS,
+    empty_cache,
+    first_token,
+    seated,
+    seats_alone,
+    with_settings,
+)
 from ragjax.generation.slots import Drafts
 from ragjax.generation.speculative import Configs, Drafting, Network, Pace, no_tally, one_round
 from ragjax.models.buffers import take
@@ -113,7 +120,7 @@ def begin(
       alternatives: tell the log-probs of the token, and of so many likeliest; none: tell none.
     """
     state = seats.state
-    token = chosen(scores, state.seen[slot][None], jnp.zeros(1, jnp.int32), settings)
+    token, told = first_token(scores, state.seen[slot], settings, alternatives)
     state = state._replace(
         text=state.text.at[slot, 1].set(token[0]),
         written=state.written.at[slot].set(1),
@@ -121,13 +128,8 @@ def begin(
         done=state.done.at[slot].set(are_ends(token, settings.eos)[0] | (limit <= 1)),
         seen=state.seen.at[slot, token[0]].set(True),
     )
-    seats = DraftedSeats(
-        state,
-        seats.limit.at[slot].set(limit),
-        jax.tree.map(lambda held, own: held.at[slot].set(own[0]), seats.settings, settings),
-    )
-    record = log_probs.empty(1, 1, alternatives)
-    return seats, token, log_probs.noted(record, scores[:, None], token[:, None], jnp.int32(0))
+    settled = with_settings(seats.settings, slot, settings)
+    return DraftedSeats(state, seats.limit.at[slot].set(limit), settled), token, told
 
 
 @partial(jax.jit, static_argnames=("configs", "menu", "alternatives"), donate_argnames="seats")

@@ -190,20 +190,40 @@ def begin(
       settings: of one sequence, with a first axis of 1.
       alternatives: tell the log-probs of the token, and of so many likeliest; none: tell none.
     """
-    token = chosen(scores, seats.seen[slot][None], jnp.zeros(1, jnp.int32), settings)
+    token, told = first_token(scores, seats.seen[slot], settings, alternatives)
     left = jnp.where(are_ends(token, settings.eos)[0], 0, limit - 1)
-    record = log_probs.empty(1, 1, alternatives)
-    return (
-        seats._replace(
-            last=seats.last.at[slot].set(token[0]),
-            written=seats.written.at[slot].set(1),
-            left=seats.left.at[slot].set(left),
-            seen=seats.seen.at[slot, token[0]].set(True),
-            settings=jax.tree.map(lambda held, own: held.at[slot].set(own[0]), seats.settings, settings),
-        ),
-        token,
-        log_probs.noted(record, scores[:, None], token[:, None], jnp.int32(0)),
+    seats = seats._replace(
+        last=seats.last.at[slot].set(token[0]),
+        written=seats.written.at[slot].set(1),
+        left=seats.left.at[slot].set(left),
+        seen=seats.seen.at[slot, token[0]].set(True),
+        settings=with_settings(seats.settings, slot, settings),
     )
+    return seats, token, told
+
+
+def first_token(
+    scores: Float[Array, "1 vocab"],
+    seen: Bool[Array, " vocab"],
+    settings: Settings,
+    alternatives: int | None,
+) -> tuple[Int[Array, " 1"], LogProbs | None]:
+    """The token that follows a prompt, and its log-probs.
+
+    Args:
+      scores: of the token.
+      seen: tokens of the prompt.
+      settings: of one sequence, with a first axis of 1.
+      alternatives: as for `begin`.
+    """
+    token = chosen(scores, seen[None], jnp.zeros(1, jnp.int32), settings)
+    record = log_probs.empty(1, 1, alternatives)
+    return token, log_probs.noted(record, scores[:, None], token[:, None], jnp.int32(0))
+
+
+def with_settings(held: Settings, slot: Int[Array, ""], own: Settings) -> Settings:
+    """The settings of all slots with those of one sequence, which have a first axis of 1, in its slot."""
+    return jax.tree.map(lambda held, own: held.at[slot].set(own[0]), held, own)
 
 
 @partial(jax.jit, static_argnames=("config", "alternatives"), donate_argnames="seats")

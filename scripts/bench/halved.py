@@ -20,7 +20,7 @@ import tempfile
 from pathlib import Path
 from statistics import median
 
-from shrink import gpt2
+from shrink import add_what_shrinks, gpt2
 from turns import machine
 
 ENGINES = ("jax_float32", "onnx_float32", "onnx_int8")
@@ -41,13 +41,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--prompt-tokens", type=int, default=8, help="tokens of a prompt (default 8)")
     parser.add_argument("--new-tokens", type=int, default=48, help="tokens written (default 48)")
     parser.add_argument("--params", type=float, default=0.5, help="share of the parameters (default 0.5)")
-    parser.add_argument(
-        "--what", nargs="+", choices=("neurons", "heads", "width", "layers"), default=(),
-        help="what shrinks (default: neurons, heads and width)",
-    )  # fmt: skip
-    parser.add_argument(
-        "--multiple", type=int, default=64, help="neurons and width are multiples (default 64)"
-    )
+    add_what_shrinks(parser)
     parser.add_argument("--layers", type=int, default=12, help="transformer blocks (default 12)")
     parser.add_argument("--rounds", type=int, default=5, help="turns that are timed (default 5)")
     parser.add_argument("--json", action="store_true", help="print the result as one line")

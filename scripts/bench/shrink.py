@@ -36,13 +36,7 @@ def parse() -> argparse.Namespace:
     budget.add_argument("--params", type=float, help="share of the parameters (default 0.5)")
     budget.add_argument("--flops", type=float, help="share of the operations a token")
     budget.add_argument("--latency", type=float, help="share of the forward pass's seconds")
-    parser.add_argument(
-        "--what", nargs="+", choices=("neurons", "heads", "width", "layers"), default=(),
-        help="what shrinks (default: neurons, heads and width)",
-    )  # fmt: skip
-    parser.add_argument(
-        "--multiple", type=int, default=64, help="neurons and width are multiples (default 64)"
-    )
+    add_what_shrinks(parser)
     parser.add_argument("--batch", type=int, default=1, help="sequences at once (default 1)")
     parser.add_argument("--length", type=int, default=512, help="tokens read (default 512)")
     parser.add_argument("--new-tokens", type=int, default=32, help="tokens decoded (default 32)")
@@ -50,6 +44,17 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=7, help="times each is measured (default 7)")
     parser.add_argument("--json", action="store_true", help="print the result as one line")
     return parser.parse_args()
+
+
+def add_what_shrinks(parser: argparse.ArgumentParser) -> None:
+    """What of a model gets smaller, and in which steps."""
+    parser.add_argument(
+        "--what", nargs="+", choices=("neurons", "heads", "width", "layers"), default=(),
+        help="what shrinks (default: neurons, heads and width)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--multiple", type=int, default=64, help="neurons and width are multiples (default 64)"
+    )
 
 
 def gpt2(layers: int = 12):

@@ -13,10 +13,19 @@ from ragjax.evaluation.figures import Figures
 from ragjax.interchange.folder import load
 from ragjax.model import Model
 from ragjax.parallel import hosts
+from ragjax.parallel.agreement import from_writer
 from ragjax.proof import prove
 from ragjax.recipe.open_run import OpenRun, opened
 from ragjax.recipe.stage import Work, train_stage
-from ragjax.recipe.starts import existing_model, new_model, new_shape, random_start, sibling, student_start
+from ragjax.recipe.starts import (
+    existing_model,
+    new_model,
+    new_shape,
+    random_start,
+    run_tokenizer,
+    sibling,
+    student_start,
+)
 from ragjax.recipe.texts import open_cache, open_texts
 from ragjax.report import write_report
 from ragjax.sparsity.depth import choose_layers
@@ -96,12 +105,19 @@ def compress(config: Compress, workdir: str | Path, *, console: Console | None =
 
 def _check_before_teaching(config: Compress, run: OpenRun) -> None:
     """Refuses a student that cannot be trained before minutes are spent on its teacher."""
-    if config.teacher.model is not None or config.student.model is not None:
+    if config.teacher.model is not None or from_writer(lambda: run.folder.has_model("teacher")):
         return
-    shape = new_shape(config.teacher.architecture, config.data.vocab_size)
-    kept = choose_layers(shape.layers, config.student.layers)
+    given, also, tokenizer = config.student.model, config.teacher.also, None
+    vocabulary = config.data.vocab_size
+    if given or also:
+        tokenizer = run_tokenizer(config.data, run)
+        vocabulary = len(tokenizer)
+    shape = new_shape(config.teacher.architecture, vocabulary)
+    teachers = [shape, *(sibling("teacher.also", each, config.data, tokenizer, run).config for each in also)]
+    start = sibling("student.model", given, config.data, tokenizer, run).config if given else shape
+    kept = choose_layers(start.layers, config.student.layers)
     check_training(
-        replace(shape, layers=len(kept)), train=config.train, sparsity=config.sparsity, teachers=[shape],
+        replace(start, layers=len(kept)), train=config.train, sparsity=config.sparsity, teachers=teachers,
         distill=config.distill, sequence_length=config.data.sequence_length, mesh=run.place.mesh,
         quantize=config.quantize,
     )  # fmt: skip
@@ -119,7 +135,9 @@ def _teacher(config: Compress, run: OpenRun) -> Model:
 
 def _teachers(config: Compress, first: Model, run: OpenRun) -> list[Model]:
     """All that the student learns from."""
-    others = [sibling("teacher.also", name, config.data, first, run) for name in config.teacher.also]
+    others = [
+        sibling("teacher.also", name, config.data, first.tokenizer, run) for name in config.teacher.also
+    ]
     return [first, *others]
 
 

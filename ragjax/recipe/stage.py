@@ -50,7 +50,7 @@ def train_stage(
     done = {
         "did": stage,
         "data": config.data.train,
-        "tokens": work.train.steps * work.train.batch_size * texts.sequence_length,
+        "tokens": round(work.train.steps * texts.batches(work.train.batch_size).tokens_per_batch),
         "train": asdict(work.train),
         "sparsity": asdict(work.sparsity),
         "losses": asdict(work.distill),

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 def new_model(shape: Architecture, data: Data, run: OpenRun, seed: int) -> Model:
     """A random model over the tokenizer of a run."""
-    tokenizer = _tokenizer(data, run)
+    tokenizer = run_tokenizer(data, run)
     ends = {"bos_token": tokenizer.bos_token_id, "eos_token": tokenizer.eos_token_id}
     config = replace(new_shape(shape, len(tokenizer)), **ends)
     return Model(config, _random_params(config, seed, run.place.mesh), tokenizer)
@@ -50,7 +50,7 @@ def new_shape(shape: Architecture, vocab_size: int) -> DecoderConfig:
     )
 
 
-def _tokenizer(data: Data, run: OpenRun) -> PreTrainedTokenizerBase:
+def run_tokenizer(data: Data, run: OpenRun) -> PreTrainedTokenizerBase:
     """The tokenizer the config names, or one trained on its text, kept in the run folder."""
     if data.tokenizer is not None:
         return load_tokenizer(data.tokenizer)
@@ -81,22 +81,24 @@ def existing_model(model: str, data: Data, mesh: jax.sharding.Mesh) -> Model:
     return replace(loaded, tokenizer=tokenizer)
 
 
-def sibling(field: str, name: str, data: Data, teacher: Model, run: OpenRun) -> Model:
+def sibling(
+    field: str, name: str, data: Data, tokenizer: PreTrainedTokenizerBase | None, run: OpenRun
+) -> Model:
     """A model that reads the teacher's tokens, with the teacher's tokenizer.
 
     Args:
       field: of the config, which names it.
       name: MODEL.
       data: of the config.
-      teacher: the teacher.
+      tokenizer: the teacher's.
       run: where.
 
     Raises:
       InputError: it reads others.
     """
     model = existing_model(name, data, run.place.mesh)
-    if model.tokenizer is not None and teacher.tokenizer is not None:
-        own, others = model.tokenizer.get_vocab(), teacher.tokenizer.get_vocab()
+    if model.tokenizer is not None and tokenizer is not None:
+        own, others = model.tokenizer.get_vocab(), tokenizer.get_vocab()
         if own != others:
             token = min(own.items() ^ others.items(), key=lambda item: item[1])[0]
             raise InputError(
@@ -104,13 +106,13 @@ def sibling(field: str, name: str, data: Data, teacher: Model, run: OpenRun) -> 
                 f"{own.get(token, 'none')} and {others.get(token, 'none')} for {token!r}: choose models of "
                 "one family, or set data.tokenizer."
             )
-    return replace(model, tokenizer=teacher.tokenizer)
+    return replace(model, tokenizer=tokenizer)
 
 
 def student_start(config: Compress, teacher: Model, run: OpenRun) -> Model:
     """What the student is before its training: layers of the teacher or of another model, or their shape."""
     given, keeps = config.student.model, config.student.keeps
-    start = sibling("student.model", given, config.data, teacher, run) if given else teacher
+    start = sibling("student.model", given, config.data, teacher.tokenizer, run) if given else teacher
     layers = choose_layers(start.config.layers, config.student.layers)
     params, shape = keep_layers(start.params, start.config, layers)
     params = place(params, run.place.mesh)

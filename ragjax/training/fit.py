@@ -24,6 +24,7 @@ from ragjax.generation.prompts import end_tokens
 from ragjax.model import Model
 from ragjax.models.decoder import Params, init_params
 from ragjax.models.decoder_config import DecoderConfig
+from ragjax.parallel.checksum import checksum
 from ragjax.parallel.hosts import is_writer, to_host
 from ragjax.parallel.mesh import batch_shards
 from ragjax.parallel.rules import check_divisible, place
@@ -58,6 +59,14 @@ class Texts:
     isolate_documents: bool = False
     fixed_cuts: bool = False
     pack_pairs: bool = False
+
+    def batches(self, batch_size: int, *, seed: int = 0, known: TeacherCache | None = None) -> Batches:
+        """The batches to learn from; arguments as of `Batches`."""
+        return Batches(
+            corpus=self.train, batch_size=batch_size, sequence_length=self.sequence_length, seed=seed,
+            isolate_documents=self.isolate_documents, fixed_cuts=self.fixed_cuts, pack_pairs=self.pack_pairs,
+            known=known,
+        )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -141,25 +150,20 @@ def fit(
         masks = masks_from_zeros(begin)
     optimizer = sparsify(make_optimizer(train), sparsity, total_steps=train.steps, seed=seed, masks=masks)
     optimizer = held_to_grid(optimizer, trained_scheme(quantize))
-    batches = Batches(
-        corpus=texts.train,
-        batch_size=train.batch_size,
-        sequence_length=texts.sequence_length,
-        seed=seed,
-        isolate_documents=texts.isolate_documents,
-        fixed_cuts=texts.fixed_cuts,
-        pack_pairs=texts.pack_pairs,
-        known=cache,
-    )
+    batches = texts.batches(train.batch_size, seed=seed, known=cache)
     of_pairs = texts.train.completions is not None
     if of_pairs:
         pairs = described(texts.train, texts.sequence_length, pack=texts.pack_pairs)
         place_.console.print(f"  {pairs}", soft_wrap=True)
+    with jax.set_mesh(mesh):
+        frozen = tuple(place(each.params, mesh) for each in teachers) if objective.needs_teacher else ()
     fingerprint = {
         "stage": stage, "seed": seed, "model": asdict(start.config), "train": _without_habits(train),
         "sparsity": asdict(sparsity), "distill": asdict(distill), "shares": list(shares),
         "sequence_length": texts.sequence_length, "tokens": len(texts.train.tokens),
-        "fixed_cuts": texts.fixed_cuts, "pack_pairs": texts.pack_pairs,
+        "isolate_documents": texts.isolate_documents, "fixed_cuts": texts.fixed_cuts,
+        "pack_pairs": texts.pack_pairs,
+        "teachers": [checksum(each) for each in frozen],
         "teacher_cache": cache.manifest.identity if cache else None,
     }  # fmt: skip
     if quantize.scheme != "none":
@@ -196,7 +200,6 @@ def fit(
             interrupts=place_.interrupts,
             writing=writing,
         )
-        frozen = tuple(place(each.params, mesh) for each in teachers) if objective.needs_teacher else ()
         state = init_state(begin, optimizer, mesh)
         if writing is not None:
             state = state._replace(memory=writing.memory())

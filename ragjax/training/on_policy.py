@@ -151,7 +151,8 @@ class OwnWriting:
         which = jax.random.fold_in(self._key(step), _WHICH) if self._own else None
         prompted = prompts_of(text, longest=self._longest, new_tokens=new, one_of_pairs=which)
         # A sequence and its last target, but for the shortest prompt there may be.
-        room = self._length + 1 - (1 if self._own else self._longest)
+        shortest = 1 if self._own or self._isolated else self._longest
+        room = self._length + 1 - shortest
         written = write(
             Writer(self._student, params),
             prompted,

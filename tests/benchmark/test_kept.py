@@ -39,9 +39,15 @@ def run(tmp_path, config, tiny_byte_model):
     """A run folder with a student, as far as this needs one."""
     folder = tmp_path / "run"
     ragjax.save(tiny_byte_model, folder / "student")
-    (folder / "config.json").write_text(json.dumps(to_dict(config)))
-    (folder / "summary.json").write_text(json.dumps({"teacher": {}, "student": {"perplexity": 7.0}}))
+    write_run(folder, config)
     return folder
+
+
+def write_run(folder, config):
+    """The config of a run, and figures measured by it."""
+    (folder / "config.json").write_text(json.dumps(to_dict(config)))
+    measured = {"identity": {"config": to_dict(config)}, "teacher": {}, "student": {"perplexity": 7.0}}
+    (folder / "summary.json").write_text(json.dumps(measured))
 
 
 def report_of(*names) -> Report:
@@ -112,9 +118,20 @@ def test_a_teacher_from_elsewhere_is_known_by_the_config(run, tmp_path, tiny_byt
 def test_a_text_that_is_gone_costs_the_perplexity_and_not_the_figures(run, tmp_path, tiny_byte_model, config):
     other = ragjax.save(tiny_byte_model, tmp_path / "other")
     gone = replace(config, data=Data(train=f"text:{tmp_path}/none.txt"))
-    (run / "config.json").write_text(json.dumps(to_dict(gone)))
+    write_run(run, gone)
     file = keep(run_of([str(run)]), report_of(run, other), [tiny_byte_model] * 2)
     [_, told] = json.loads(file.read_text())["models"]
     assert told["perplexity"] is None
     assert "none.txt" in told["why"]
     assert told["batch"]["1"]["decode_tokens_per_second"] == 10.0
+
+
+def test_perplexity_is_on_the_text_the_figures_are_of_though_the_config_changed(
+    run, tmp_path, tiny_byte_model, config, text
+):
+    changed = replace(config, evaluate=replace(config.evaluate, max_tokens=100))
+    (run / "config.json").write_text(json.dumps(to_dict(changed)))
+    other = ragjax.save(tiny_byte_model, tmp_path / "other")
+    file = keep(run_of([str(run)]), report_of(run, other), [tiny_byte_model] * 2)
+    [_, told] = json.loads(file.read_text())["models"]
+    assert told["perplexity"] == perplexity_on(tiny_byte_model, text)

@@ -271,6 +271,23 @@ def test_a_student_that_cannot_be_is_refused_before_its_teacher_is_trained(confi
     assert not (tmp_path / "r" / "checkpoints").exists()
 
 
+@pytest.mark.parametrize("field", ["student.model", "teacher.also"])
+def test_models_named_beside_a_teacher_to_be_trained_are_looked_at_first(
+    config, tiny_byte_model, tmp_path, field, monkeypatch_module
+):
+    other = str(save(tiny_byte_model, tmp_path / "bytes"))
+    also = (other,) if field == "teacher.also" else ()
+    changed = dataclasses.replace(
+        config,
+        teacher=dataclasses.replace(config.teacher, also=also),
+        student=Student(model=None if also else other),
+    )
+    with pytest.raises(InputError, match=f"{field} .*must number their tokens alike"):
+        ragjax.compress(changed, tmp_path / "r", console=silent())
+    assert not (tmp_path / "r" / "teacher").exists()
+    assert not (tmp_path / "r" / "checkpoints").exists()
+
+
 @pytest.mark.parametrize("tokenizer", [pytest.param("its own", marks=pytest.mark.slow), "the config's"])
 def test_an_existing_model_is_a_teacher(run, config, tmp_path, tokenizer):
     (tmp_path / "held_out.txt").write_text("abcd efgh " * 20)

@@ -76,6 +76,19 @@ def test_a_model_from_elsewhere_that_is_gone_was_what_it_was(make_run, make_benc
     assert len(read_run(run).bench.models) == 3
 
 
+def test_a_teacher_from_elsewhere_that_is_gone_was_what_it_was(make_run, make_bench):
+    run = make_bench(make_run())
+    value = json.loads((run / "bench.json").read_text())
+    value["models"][0]["folder"] = str(run.parent / "no longer there")
+    (run / "bench.json").write_text(json.dumps(value))
+    for file in (run / "teacher").iterdir():
+        file.unlink()
+    (run / "teacher").rmdir()
+    found = read_run(run).bench
+    assert [model.name for model in found.models] == ["Teacher", "Student", "small"]
+    assert found.left_out == ()
+
+
 def test_a_run_that_moved_keeps_its_figures(make_run, make_bench, tmp_path):
     run = make_bench(make_run()).rename(tmp_path / "elsewhere")
     assert len(read_run(run).bench.models) == 3

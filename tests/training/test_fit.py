@@ -132,7 +132,7 @@ def test_a_damaged_checkpoint_is_passed_over(uninterrupted, tmp_path, place_in):
     jax.tree.map(np.testing.assert_array_equal, resumed.params, whole.params)
 
 
-def test_a_checkpoint_of_another_training_is_refused(uninterrupted, texts, tmp_path, place_in):
+def test_a_checkpoint_of_another_training_is_refused(uninterrupted, texts, tiny_config, tmp_path, place_in):
     run, _, _ = uninterrupted
     with pytest.raises(Interrupted):
         run(place_=place_in(tmp_path, stop=1))
@@ -143,6 +143,8 @@ def test_a_checkpoint_of_another_training_is_refused(uninterrupted, texts, tmp_p
         ({"sparsity": dataclasses.replace(SPARSITY, target=0.6)}, "sparsity.target: 0.5 there, 0.6 now"),
         ({"distill": dataclasses.replace(MIXED, temperature=2.0)}, "distill.temperature: 1.0 there"),
         ({"texts": dataclasses.replace(texts, train=shorter)}, "tokens: 2000 there, 1900 now"),
+        ({"texts": dataclasses.replace(texts, isolate_documents=True)}, "isolate_documents: False there"),
+        ({"teachers": [Model(tiny_config, init_params(tiny_config, seed=6))]}, "teachers: "),
     ):
         with pytest.raises(InputError, match=said):
             run(place_=place_in(tmp_path), **change)

@@ -259,6 +259,22 @@ def test_eight_devices_learn_from_the_rows_of_one(writes, student, teacher, text
     assert (found[0].segments is None) != isolated
 
 
+def test_a_short_prompt_of_a_document_gets_all_new_tokens(writes, student, teacher, texts):
+    begins = np.arange(0, 2000, 3)
+    short = dataclasses.replace(texts, train=dataclasses.replace(texts.train, starts=begins))
+    on_policy = OnPolicy(share=1.0, prompt_tokens=8, new_tokens=9)
+    mesh = make_mesh(Mesh(), jax.devices()[:1])
+    with jax.set_mesh(mesh):
+        writing = writes(on_policy, isolated=True)
+        text = batch_of(short, 0, mesh, isolated=True)
+        _, batch = writing.batch("written", begun(writing, student, mesh), (), text)
+    batch = jax.device_get(batch)
+    targets, counts = (np.moveaxis(x, 0, 1).reshape(4, SEQ) for x in (batch.targets, batch.weights > 0))
+    whole = [not np.isin(row[seen], ENDS).any() for row, seen in zip(targets, counts, strict=True)]
+    assert any(whole)
+    assert {int(n) for n in counts[whole].sum(1)} == {9}
+
+
 def test_a_pair_is_written_on_from_its_own_prompt(writes, student, texts):
     mesh = make_mesh(Mesh(), jax.devices()[:1])
     writing = writes(OnPolicy(share=1.0, new_tokens=5), longest_prompt=SEQ, own_prompts=True)

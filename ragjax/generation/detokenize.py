@@ -44,7 +44,11 @@ class Detokenizer:
         def decode(ids):
             return self._tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
 
-        return decode(self._context + self._fresh)[len(decode(self._context)) :]
+        before, whole = decode(self._context), decode(self._context + self._fresh)
+        if not whole.startswith(before):
+            # The prompt ended within a character, which the fresh tokens complete.
+            before = before.rstrip(_UNFINISHED)
+        return whole[len(before) :]
 
 
 def text_pieces(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import NamedTuple, Protocol
 
 import jax
@@ -10,10 +11,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int
 
-from ragjax.generation.decoding import State, decode, prefill, unstack
+from ragjax.generation.decoding import Settings, State, decode, prefill, unstack
 from ragjax.generation.log_probs import LogProbs
 from ragjax.generation.request import Request
 from ragjax.model import Model
+from ragjax.models.decoder import Params
+from ragjax.models.decoder_config import DecoderConfig
 from ragjax.parallel.hosts import to_host
 
 
@@ -37,7 +40,10 @@ class Writer(Protocol):
 
 
 class ModelWriter:
-    """A model alone: one token after another, all sequences in step."""
+    """A model alone: one token after another, all sequences in step.
+
+    Asked for one token at a time, the device writes the next while the host looks at the last.
+    """
 
     def __init__(self, model: Model, asked: Request):
         config, options = model.config, asked.options
@@ -50,20 +56,53 @@ class ModelWriter:
                 room=asked.room(config.positions), cache_dtype=jnp.dtype(options.cache_dtype),
                 alternatives=options.log_probs,
             )  # fmt: skip
+        self._begun = self._told = 0
+        self._latest: _Told | None = None
         self.end(range(len(asked.prompts), len(asked.prompts) + asked.fillers))
 
     def write(self, count: int) -> Written:
-        with self._asked.on_mesh():
-            self._state = decode(
-                self._params, self._layers, self._state, jnp.int32(count), self._settings, config=self._config
-            )
+        if self._begun < count:
+            self._begin(count)
+        latest, one_by_one, self._told = self._latest, count == self._told + 1, count
+        if one_by_one and count < self._asked.options.max_new_tokens:
+            self._begin(count + 1)
         rows = len(self._asked.prompts)
-        tokens, step, told = to_host((self._state.tokens, self._state.step, self._state.log_probs))
-        told = jax.tree.map(lambda x: x[:rows], told)
-        return Written(tokens[:rows], np.full(rows, int(step)), told)
+        tokens, step, log_probs = to_host(latest)
+        log_probs = jax.tree.map(lambda x: x[:rows], log_probs)
+        return Written(tokens[:rows], np.full(rows, int(step)), log_probs)
 
     def end(self, rows: Sequence[int]) -> None:
         self._state = self._state._replace(done=ended(self._state.done, rows))
+
+    def _begin(self, count: int) -> None:
+        """Has the device go on until there are `count` new tokens, and does not wait for them."""
+        with self._asked.on_mesh():
+            self._state, self._latest = _go_on(
+                self._params, self._layers, self._state, jnp.int32(count), self._settings, config=self._config
+            )
+        self._begun = count
+
+
+class _Told(NamedTuple):
+    """What the host wants to see of a state, which itself is consumed by the next step."""
+
+    tokens: Int[jax.Array, "batch room"]
+    step: Int[jax.Array, ""]
+    log_probs: LogProbs | None
+
+
+@partial(jax.jit, static_argnames="config", donate_argnames="state")
+def _go_on(
+    params: Params,
+    layers: tuple[Params, ...],
+    state: State,
+    until: Int[jax.Array, ""],
+    settings: Settings,
+    *,
+    config: DecoderConfig,
+) -> tuple[State, _Told]:
+    state = decode(params, layers, state, until, settings, config=config)
+    return state, _Told(state.tokens, state.step, state.log_probs)
 
 
 def ended(done: jax.Array, rows: Sequence[int]) -> jax.Array:

@@ -7,7 +7,7 @@ import pytest
 
 from ragjax.config import Mesh
 from ragjax.errors import InputError
-from ragjax.generation import Decoding, continuations, decoding, generate, generate_tokens, stream
+from ragjax.generation import Decoding, continuations, decoding, generate, generate_tokens, stream, writer
 from ragjax.generation.request import request
 from ragjax.generation.writer import ModelWriter
 from ragjax.models.decoder_config import DecoderConfig
@@ -52,6 +52,28 @@ def test_greedy_equals_transformers_for_ragged_prompts(tiny_config, as_torch, ch
     )[:, longest:]
     found = generate_tokens(model, PROMPTS, max_new_tokens=20)
     assert [row.tolist() for row in found] == expected.tolist()
+
+
+def test_the_device_writes_the_next_token_while_the_last_is_looked_at(tiny_model, monkeypatch):
+    seen, go_on = [], writer._go_on
+    monkeypatch.setattr(
+        writer, "_go_on", lambda *given, **named: (seen.append(int(given[3])), go_on(*given, **named))[1]
+    )
+    alone = generate_tokens(tiny_model, [[5, 6]], max_new_tokens=5, stop_at_eos=False)
+    assert seen == [5]
+    seen.clear()
+    told = continuations(
+        tiny_model, [[5, 6]], max_new_tokens=5, stop_at_eos=False, on_text=lambda row, piece: None
+    )
+    assert seen == [1, 2, 3, 4, 5]
+    assert told[0].tokens.tolist() == alone[0].tolist()
+    asked, begun = request(tiny_model, [[5, 6]], Decoding(max_new_tokens=5), None), []
+    seen.clear()
+    one_by_one = ModelWriter(tiny_model, asked)
+    for count in range(1, 6):
+        one_by_one.write(count)
+        begun.append(seen[-1])
+    assert begun == [2, 3, 4, 5, 5]
 
 
 @pytest.mark.parametrize("windows", [(3,), (0, 4), (5, 0, 2)])

@@ -49,3 +49,13 @@ def test_a_sentencepiece_character_cut_off_at_the_end_is_left_out(sentencepiece_
     found = "".join(text_pieces(sentencepiece_tokenizer, ids[:cut], prompt=[1]))
     # The space comes alone, then x, then byte after byte.
     assert found == written[:cut].decode(errors="ignore")[1:]
+
+
+@pytest.mark.parametrize("kind", ["byte_tokenizer", "sentencepiece_tokenizer"])
+@pytest.mark.parametrize("cut", range(1, 4))
+def test_a_prompt_that_ends_within_a_character_is_gone_on_from(kind, cut, request):
+    """The text completes the character, and loses nothing behind it."""
+    tokenizer = request.getfixturevalue(kind)
+    ids = tokenizer.encode("x👩y日z", add_special_tokens=False)
+    begin = len(tokenizer.encode("x", add_special_tokens=False)) + cut
+    assert "".join(text_pieces(tokenizer, ids[begin:], prompt=ids[:begin])) == "👩y日z"

@@ -28,6 +28,6 @@ config = Compress(
         evaluate_every=50,
         checkpoint_every=50,
     ),
-    distill=Distill(forward_kl=1.0, cross_entropy=0.1),
+    distill=Distill(forward_kl=1.0, cross_entropy=1.0),
     evaluate=Evaluate(sequence_length=256, stride=256, max_tokens=16_384, speed_rounds=3),
 )

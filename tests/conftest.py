@@ -1,8 +1,10 @@
 """Shared fixtures: tiny models, and eight simulated devices to shard them over."""
 
+import importlib.util
 import io
 import json
 import math
+import mmap
 import os
 import re
 import tempfile
@@ -44,8 +46,16 @@ KINDS = {
 """What makes the blocks of each family other than GPT-2's."""
 
 
+_HURRY = {
+    "xla_cpu_use_fusion_emitters": "false",
+    "xla_cpu_parallel_codegen_split_count": "1",
+    "xla_cpu_enable_concurrency_optimized_scheduler": "false",
+}
+"""Flags of XLA that take half of the processor time off compiling small programs for CPUs."""
+
+
 def pytest_configure(config):
-    """Has LLVM hurry over programs that are compiled for one small test; XLA's own passes run all the same.
+    """Has XLA and LLVM hurry over programs that are compiled for one small test.
 
     Slow tests are compiled as for users, and so is everything with JAX_DISABLE_MOST_OPTIMIZATIONS=0.
     """
@@ -54,6 +64,25 @@ def pytest_configure(config):
 
         os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
         jax.config.update("jax_disable_most_optimizations", True)
+        os.environ["XLA_FLAGS"] += "".join(f" --{name}={value}" for name, value in _known(_HURRY).items())
+
+
+def _known(flags: dict[str, str]) -> dict[str, str]:
+    """Those of some flags of XLA that this jaxlib knows; it would end the process at any other."""
+    spec = importlib.util.find_spec("jaxlib")
+    libraries = Path(spec.origin).parent.rglob("*.so")
+    with (
+        max(libraries, key=lambda file: file.stat().st_size).open("rb") as file,
+        mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as code,
+    ):
+        return {name: value for name, value in flags.items() if code.find(name.encode()) >= 0}
+
+
+@pytest.fixture(scope="session")
+def own_process() -> dict[str, str]:
+    """The environment of a process that counts its devices itself."""
+    devices = " --xla_force_host_platform_device_count=8"
+    return os.environ | {"XLA_FLAGS": os.environ["XLA_FLAGS"].replace(devices, "")}
 
 
 @pytest.fixture

@@ -18,6 +18,12 @@ GREEDY, DRAWN = (0, 2, 6), (1, 3, 4, 7)
 ORDER = (6, 1, 0, 7, 4, 3, 5, 2)
 
 
+def costing(slots, monkeypatch, costs):
+    """Has rounds of 0, 1, 2 drafted tokens cost so much, whatever they were measured to cost."""
+    costs = np.asarray(costs, np.float32)
+    monkeypatch.setattr(slots._table, "_costs", {False: costs, True: costs})
+
+
 @pytest.fixture(scope="module")
 def slots(teacher, near):
     made = ModelSlots(teacher, draft=near, draft_tokens=2, count=3, room=64)
@@ -66,13 +72,14 @@ def test_draws_are_those_of_the_model_and_its_draft_alone(slots, teacher, near):
 @pytest.mark.parametrize("cheap", [0, -1])
 def test_lengths_of_drafts_change_nothing(slots, served, written, monkeypatch, cheap):
     """Neither where no token is drafted, nor where as many as may be are."""
-    costs = np.full(3, 1e6, np.float32)
+    costs = np.full(3, 1e6)
     costs[cheap] = 1
-    monkeypatch.setattr(slots._table, "_costs", {False: costs, True: costs})
+    costing(slots, monkeypatch, costs)
     assert served(slots, ORDER)[0] == written[0]
 
 
-def test_it_is_told_how_the_drafts_did(slots, asked):
+def test_it_is_told_how_the_drafts_did(slots, asked, monkeypatch):
+    costing(slots, monkeypatch, [1, 1.1, 1.2])
     for slot, number in ((0, 0), (2, 1)):
         slots.join(slot, asked[number][0], replace(asked[number][1], max_new_tokens=40))
     assert slots.step().drafts is None
@@ -94,12 +101,13 @@ def test_it_is_told_how_the_drafts_did(slots, asked):
 
 
 @pytest.mark.parametrize(("seed", "length"), [(1, 2), (9, 0)])
-def test_drafts_are_as_long_as_they_are_kept(teacher, asked, seed, length):
+def test_drafts_are_as_long_as_they_are_kept(teacher, asked, seed, length, monkeypatch):
     """Of the model itself, and of a stranger, whose passes take as long."""
     slots = ModelSlots(
         teacher, draft=replace(teacher, params=init_params(teacher.config, seed)), draft_tokens=2, count=3,
         room=64,
     )  # fmt: skip
+    costing(slots, monkeypatch, [1, 1.5, 2])
     for slot, number in ((0, 0), (1, 2)):
         slots.join(slot, asked[number][0], replace(asked[number][1], max_new_tokens=50))
     drafts = [slots.step().drafts for _ in range(14)][-3:]

@@ -20,4 +20,5 @@ def test_values_and_derivatives_are_those_of_transformers(name):
 
     ours, our_slope = jax.vmap(jax.value_and_grad(ACTIVATIONS[name]))(jnp.asarray(POINTS))
     np.testing.assert_allclose(ours, y.detach().numpy(), rtol=2e-6, atol=2e-6)
-    np.testing.assert_allclose(our_slope, slope.numpy(), rtol=1e-5, atol=5e-6)
+    # A tanh that misses 1 by one unit in the last place is multiplied by up to x cubed.
+    np.testing.assert_allclose(our_slope, slope.numpy(), rtol=1e-5, atol=2e-5)

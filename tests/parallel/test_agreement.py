@@ -1,6 +1,5 @@
 """Two processes that act as two hosts: what one finds or wants, both know."""
 
-import os
 import socket
 import subprocess
 import sys
@@ -70,18 +69,17 @@ print("agreed")
 """
 
 
-def test_two_hosts_save_restore_and_stop_as_one(tmp_path):
+def test_two_hosts_save_restore_and_stop_as_one(tmp_path, own_process):
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = str(free.getsockname()[1])
-    environment = {**os.environ, "XLA_FLAGS": "", "PYTHONPATH": str(Path(__file__).parents[2])}
     hosts = [
         subprocess.Popen(
             [sys.executable, "-c", HOST, str(host), port, str(tmp_path / "checkpoints")],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
-            env=environment,
+            env={**own_process, "PYTHONPATH": str(Path(__file__).parents[2])},
         )
         for host in range(2)
     ]

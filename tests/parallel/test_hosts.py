@@ -1,7 +1,6 @@
 """Two real processes, each with two devices, train as one process with four does."""
 
 import json
-import os
 import socket
 import subprocess
 import sys
@@ -71,10 +70,9 @@ def free_port():
         return listener.getsockname()[1]
 
 
-def start(folder, devices, process=None, processes=1, port=0):
-    environment = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
+def start(environment, folder, devices, process=None, processes=1, port=0):
     if process is not None:
-        environment |= {
+        environment = environment | {
             "JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{port}",
             "JAX_NUM_PROCESSES": str(processes),
             "JAX_PROCESS_ID": str(process),
@@ -97,11 +95,11 @@ def losses(folder):
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory):
+def runs(tmp_path_factory, own_process):
     one, two = tmp_path_factory.mktemp("one"), tmp_path_factory.mktemp("two")
-    alone = finish(start(one, 4))
+    alone = finish(start(own_process, one, 4))
     port = free_port()
-    pair = [start(two, 2, process, 2, port) for process in (0, 1)]
+    pair = [start(own_process, two, 2, process, 2, port) for process in (0, 1)]
     return one, alone, two, [finish(process) for process in pair]
 
 

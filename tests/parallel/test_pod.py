@@ -1,7 +1,6 @@
 """A whole compression on two processes, each with two devices, gives the figures of one process with four."""
 
 import json
-import os
 import socket
 import subprocess
 import sys
@@ -34,11 +33,10 @@ print(json.dumps({name: [f.perplexity, f.nonzero_parameters] for name, f in figu
 """
 
 
-def start(folder, devices, **more):
-    environment = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"} | more
+def start(environment, folder, devices, **more):
     command = [sys.executable, "-c", SCRIPT, str(folder), str(devices)]
     return subprocess.Popen(
-        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        command, env=environment | more, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
 
 
@@ -48,14 +46,14 @@ def finish(process):
     return json.loads(out.splitlines()[-1])
 
 
-def test_two_hosts_compress_as_one(tmp_path):
-    alone = finish(start(tmp_path / "one", 4))
+def test_two_hosts_compress_as_one(tmp_path, own_process):
+    alone = finish(start(own_process, tmp_path / "one", 4))
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{listener.getsockname()[1]}"
     pair = [
         start(
-            tmp_path / "two", 2,
+            own_process, tmp_path / "two", 2,
             JAX_COORDINATOR_ADDRESS=address, JAX_NUM_PROCESSES="2", JAX_PROCESS_ID=str(number),
         )
         for number in (0, 1)

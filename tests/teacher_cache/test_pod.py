@@ -1,7 +1,6 @@
 """Two processes with two devices each write the cache of one process with four, and train from it alike."""
 
 import json
-import os
 import socket
 import subprocess
 import sys
@@ -39,11 +38,10 @@ print(json.dumps(compress(cached, f"{out}/run")["student"].perplexity))
 """
 
 
-def start(texts, out, devices, **more):
-    environment = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"} | more
+def start(environment, texts, out, devices, **more):
     command = [sys.executable, "-c", SCRIPT, str(texts), str(out), str(devices)]
     return subprocess.Popen(
-        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        command, env=environment | more, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
 
 
@@ -53,20 +51,20 @@ def finish(process):
     return json.loads(out.splitlines()[-1])
 
 
-def test_two_hosts_write_and_read_as_one(tiny_byte_model, tmp_path, contents):
+def test_two_hosts_write_and_read_as_one(tiny_byte_model, tmp_path, contents, own_process):
     texts = tmp_path / "texts"
     texts.mkdir()
     rng = np.random.default_rng(0)
     for number in range(40):
         (texts / f"{number}.txt").write_text(" ".join(map(str, rng.integers(0, 99, 60))))
     save(tiny_byte_model, texts / "teacher")
-    alone = finish(start(texts, tmp_path / "one", 4))
+    alone = finish(start(own_process, texts, tmp_path / "one", 4))
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{listener.getsockname()[1]}"
     pair = [
         start(
-            texts, tmp_path / "two", 2,
+            own_process, texts, tmp_path / "two", 2,
             JAX_COORDINATOR_ADDRESS=address, JAX_NUM_PROCESSES="2", JAX_PROCESS_ID=str(number),
         )
         for number in (0, 1)

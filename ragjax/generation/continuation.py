@@ -291,7 +291,7 @@ def _beams(model: Model, asked: Request, on_text: Callable[[int, str], None] | N
     """The best beam of each prompt."""
     options, config = asked.options, model.config
     rules = Rules(
-        asked.eos(),
+        jnp.asarray(asked.eos()),
         jnp.float32(options.length_penalty),
         jnp.bool(options.early_stopping is True),
         jnp.bool(options.early_stopping == "never"),

@@ -155,12 +155,12 @@ class DraftedWriter:
 
     def _run(self, count: int, *, rounds: int, fixed: int) -> float:
         """Runs the loop once, and returns the seconds it took."""
-        pace = Pace(self._costs(), jnp.int32(fixed))
+        pace = Pace(self._costs(), np.asarray(fixed, np.int32))
         begun = time.perf_counter()
         with self._asked.on_mesh():
             self._state = speculate(
-                *self._networks, self._state, jnp.int32(count), jnp.int32(self._asked.options.max_new_tokens),
-                jnp.int32(rounds), pace, self._settings, configs=self._configs, menu=self._menu,
+                *self._networks, self._state, np.int32(count), np.int32(self._asked.options.max_new_tokens),
+                np.int32(rounds), pace, self._settings, configs=self._configs, menu=self._menu,
             )  # fmt: skip
             jax.block_until_ready(self._state.written)
         taken = time.perf_counter() - begun

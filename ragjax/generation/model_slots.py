@@ -113,9 +113,7 @@ class ModelSlots:
             self._drawn.add(slot)
         told = None if options.log_probs is None else self._alternatives
         with self._on_mesh():
-            self._fresh[slot] = self._table.sit(
-                jnp.int32(slot), aligned, options.max_new_tokens, settings, told
-            )
+            self._fresh[slot] = self._table.sit(slot, aligned, options.max_new_tokens, settings, told)
 
     def step(self, most: int = 1) -> Stepped:
         """Hands out the first tokens of those that came since the last step, else writes on in all slots."""
@@ -132,7 +130,7 @@ class ModelSlots:
         self._telling.discard(slot)
         self._drawn.discard(slot)
         with self._on_mesh():
-            self._table.stand(jnp.int32(slot))
+            self._table.stand(slot)
 
     def _first_tokens(self) -> Stepped:
         tokens = np.full((self.count, 1), -1, np.int32)

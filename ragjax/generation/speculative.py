@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from ragjax.generation import log_probs
@@ -46,7 +47,7 @@ class Pace(NamedTuple):
 
     costs: Float[Array, " lengths"]
     """What a round costs with a draft of each length of the menu."""
-    fixed: Int[Array, ""]
+    fixed: Int[Array | np.ndarray, ""]
     """Index of the length every round takes; below 0: the one that promises most for its cost."""
 
 

@@ -10,6 +10,7 @@ from typing import NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Int
 
 from ragjax.config import Decoding
@@ -55,7 +56,7 @@ class Table(Protocol):
     """Seats on the device, and the programs that serve them."""
 
     def sit(
-        self, slot: Int[Array, ""], prompt: Prompts, limit: int, settings: Settings, told: int | None
+        self, slot: int, prompt: Prompts, limit: int, settings: Settings, told: int | None
     ) -> tuple[Int[Array, " 1"], LogProbs | None]:
         """Reads a prompt into a seat: the first token, and its log-probs and so many likeliest."""
 
@@ -68,7 +69,7 @@ class Table(Protocol):
           drawn: whether one of the sequences is drawn.
         """
 
-    def stand(self, slot: Int[Array, ""]) -> None:
+    def stand(self, slot: int) -> None:
         """Frees a seat."""
 
     def measure(self, sit: Callable[[bool], None]) -> None:
@@ -88,24 +89,24 @@ class Alone:
         self._seats = seats.empty_seats(config=model.config, ends=ENDS, **vars(size))
 
     def sit(
-        self, slot: Int[Array, ""], prompt: Prompts, limit: int, settings: Settings, told: int | None
+        self, slot: int, prompt: Prompts, limit: int, settings: Settings, told: int | None
     ) -> tuple[Int[Array, " 1"], LogProbs | None]:
         self._seats, scores = seats.sit_down(
-            self._network.params, self._seats, slot, *prompt, config=self._config
+            self._network.params, self._seats, np.int32(slot), *prompt, config=self._config
         )
         self._seats, *first = seats.begin(
-            self._seats, slot, scores, jnp.int32(limit), settings, alternatives=told
+            self._seats, np.int32(slot), scores, np.int32(limit), settings, alternatives=told
         )
         return tuple(first)
 
     def write(self, most: int, told: int | None, *, drawn: bool) -> Fresh:
         self._seats, tokens, record = seats.write_on(
-            *self._network, self._seats, jnp.int32(most), config=self._config, alternatives=told
+            *self._network, self._seats, np.int32(most), config=self._config, alternatives=told
         )
         return Fresh(tokens, record, None)
 
-    def stand(self, slot: Int[Array, ""]) -> None:
-        self._seats = self._seats._replace(left=seats.stand_up(self._seats.left, slot))
+    def stand(self, slot: int) -> None:
+        self._seats = self._seats._replace(left=seats.stand_up(self._seats.left, np.int32(slot)))
 
     def measure(self, sit: Callable[[bool], None]) -> None:
         pass
@@ -127,24 +128,24 @@ class Drafted:
         self._costs = dict.fromkeys((False, True), round_costs(self._menu, 1.0, 2.0))
 
     def sit(
-        self, slot: Int[Array, ""], prompt: Prompts, limit: int, settings: Settings, told: int | None
+        self, slot: int, prompt: Prompts, limit: int, settings: Settings, told: int | None
     ) -> tuple[Int[Array, " 1"], LogProbs | None]:
         params = (network.params for network in self._networks)
         self._seats, scores = drafted_seats.sit_down(
-            *params, self._seats, slot, *prompt, configs=self._configs
+            *params, self._seats, np.int32(slot), *prompt, configs=self._configs
         )
         self._seats, *first = drafted_seats.begin(
-            self._seats, slot, scores, jnp.int32(limit), settings, alternatives=told
+            self._seats, np.int32(slot), scores, np.int32(limit), settings, alternatives=told
         )
         return tuple(first)
 
     def write(self, most: int, told: int | None, *, drawn: bool) -> Fresh:
         return self._written(most, told, drawn=drawn, fixed=-1)
 
-    def stand(self, slot: Int[Array, ""]) -> None:
+    def stand(self, slot: int) -> None:
         state = self._seats.state
         self._seats = self._seats._replace(
-            state=state._replace(done=drafted_seats.stand_up(state.done, slot))
+            state=state._replace(done=drafted_seats.stand_up(state.done, np.int32(slot)))
         )
 
     def measure(self, sit: Callable[[bool], None]) -> None:
@@ -165,8 +166,9 @@ class Drafted:
         return (time.perf_counter() - begun) / max(1, int(fresh.drafts.passes.max()))
 
     def _written(self, most: int, told: int | None, *, drawn: bool, fixed: int) -> Fresh:
+        pace = Pace(self._costs[drawn], np.asarray(fixed, np.int32))
         self._seats, *fresh = drafted_seats.write_on(
-            *self._networks, self._seats, jnp.int32(most), Pace(self._costs[drawn], jnp.int32(fixed)),
+            *self._networks, self._seats, np.int32(most), pace,
             configs=self._configs, menu=self._menu, alternatives=told,
         )  # fmt: skip
         return Fresh(*fresh)

@@ -78,7 +78,7 @@ class ModelWriter:
         """Has the device go on until there are `count` new tokens, and does not wait for them."""
         with self._asked.on_mesh():
             self._state, self._latest = _go_on(
-                self._params, self._layers, self._state, jnp.int32(count), self._settings, config=self._config
+                self._params, self._layers, self._state, np.int32(count), self._settings, config=self._config
             )
         self._begun = count
 

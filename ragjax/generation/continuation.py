@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -29,6 +30,8 @@ from ragjax.parallel.hosts import to_host
 
 _TOKENS_BETWEEN_LOOKS = 16
 """How far the device writes before the host looks for stop strings."""
+_SECONDS_BETWEEN_LOOKS = 0.05
+"""How long a reader waits for more, where tokens come faster than that."""
 
 
 @dataclass(frozen=True)
@@ -262,10 +265,11 @@ def _look(
     """Lets the writer go on until all texts have ended; yields what is known of their tokens at each look."""
     limit = asked.options.max_new_tokens
     stride = 1 if on_text else _TOKENS_BETWEEN_LOOKS if asked.options.stop else limit
-    going = list(range(len(transcripts)))
+    going, looked = list(range(len(transcripts))), time.perf_counter()
     while going:
         shortest = min(len(transcripts[row].tokens) for row in going)
-        written = writer.write(min(shortest + stride, limit))
+        count = min(shortest + stride, limit)
+        written = writer.write(count, min(count + stride, limit) if on_text else None)
         for row in going:
             transcript = transcripts[row]
             for token in written.tokens[row, len(transcript.tokens) : written.counts[row]].tolist():
@@ -276,6 +280,9 @@ def _look(
                     break
         writer.end([row for row in going if transcripts[row].ended == "stop_string"])
         going = [row for row in going if not transcripts[row].ended]
+        if on_text:
+            took, looked = time.perf_counter() - looked, time.perf_counter()
+            stride = max(1, min(2 * stride, int(stride * _SECONDS_BETWEEN_LOOKS / max(took, 1e-6))))
         yield written.log_probs
 
 

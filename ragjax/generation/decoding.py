@@ -32,7 +32,7 @@ from ragjax.models.decoder import (
     rotary_angles,
 )
 from ragjax.models.decoder_config import DecoderConfig
-from ragjax.models.key_values import empty_buffer
+from ragjax.models.key_values import alone, batched, empty_buffer
 from ragjax.models.run import apply
 from ragjax.models.stand_ins import is_stand_in
 from ragjax.parallel.pin import pin_heads
@@ -198,7 +198,8 @@ def decode(
         scores, cache = advance(params, layers, state, config=config)
         return add_token(state._replace(cache=cache), scores, settings)
 
-    return jax.lax.while_loop(going, step, state)
+    state = jax.lax.while_loop(going, step, state._replace(cache=alone(state.cache)))
+    return state._replace(cache=batched(state.cache))
 
 
 def advance(

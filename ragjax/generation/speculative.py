@@ -25,6 +25,7 @@ from ragjax.generation.sampling import are_ends, next_token, sequence_keys
 from ragjax.models.buffers import put, take
 from ragjax.models.decoder import KeyValues, Params
 from ragjax.models.decoder_config import DecoderConfig
+from ragjax.models.key_values import alone, batched
 
 
 class Network(NamedTuple):
@@ -193,7 +194,9 @@ def speculate(
     def step(state: Drafting) -> Drafting:
         return one_round(model, draft, state, limit, pace, settings, configs=configs, menu=menu)
 
-    return jax.lax.while_loop(going, step, state)
+    begun = state._replace(model=alone(state.model), draft=alone(state.draft))
+    state = jax.lax.while_loop(going, step, begun)
+    return state._replace(model=batched(state.model), draft=batched(state.draft))
 
 
 def one_round(

@@ -32,18 +32,20 @@ class Written(NamedTuple):
 class Writer(Protocol):
     """Writes on from the prompts of a request."""
 
-    def write(self, count: int) -> Written:
-        """Goes on until every sequence has `count` new tokens or has ended."""
+    def write(self, count: int, then: int | None = None) -> Written:
+        """Goes on until every sequence has `count` new tokens or has ended.
+
+        Args:
+          count: new tokens; there may be more, if more were written already.
+          then: how many will likely be asked for next, if any will; they may be written meanwhile.
+        """
 
     def end(self, rows: Sequence[int]) -> None:
         """Ends the sequences of these prompts."""
 
 
 class ModelWriter:
-    """A model alone: one token after another, all sequences in step.
-
-    Asked for one token at a time, the device writes the next while the host looks at the last.
-    """
+    """A model alone: one token after another, all sequences in step."""
 
     def __init__(self, model: Model, asked: Request):
         config, options = model.config, asked.options
@@ -56,16 +58,16 @@ class ModelWriter:
                 room=asked.room(config.positions), cache_dtype=jnp.dtype(options.cache_dtype),
                 alternatives=options.log_probs,
             )  # fmt: skip
-        self._begun = self._told = 0
+        self._begun = 0
         self._latest: _Told | None = None
         self.end(range(len(asked.prompts), len(asked.prompts) + asked.fillers))
 
-    def write(self, count: int) -> Written:
+    def write(self, count: int, then: int | None = None) -> Written:
         if self._begun < count:
             self._begin(count)
-        latest, one_by_one, self._told = self._latest, count == self._told + 1, count
-        if one_by_one and count < self._asked.options.max_new_tokens:
-            self._begin(count + 1)
+        latest = self._latest
+        if then is not None and then > self._begun:
+            self._begin(then)
         rows = len(self._asked.prompts)
         tokens, step, log_probs = to_host(latest)
         log_probs = jax.tree.map(lambda x: x[:rows], log_probs)

@@ -50,34 +50,38 @@ def attend_buffers(
 
     Args:
       query: heads of queries.
-      key: keys [batch, kv_heads, keys, head]; integers enter the product, and their scale comes after it.
+      key: keys [batch, kv_heads, keys, head], or [kv_heads, keys, head] of one sequence; integers enter the
+        product, and their scale comes after it.
       value: values, of the same shape.
       mask: True where a query may see a key.
       scale: multiplies the scores.
       dropout_rate: share of the attention weights set to 0; needs `dropout_key`.
       dropout_key: random key of the dropout.
     """
-    shape = query.shape
-    query = query.reshape(*shape[:2], key.shape[1], -1, shape[3])
+    shape, kv_heads = query.shape, key.shape[-3]
+    query = query.reshape(*shape[:2], kv_heads, -1, shape[3])
+    if len(key.shape) == 3:
+        query, mask = query[0], mask[0]
     keys = key.codes.astype(query.dtype) if isinstance(key, Rounded) else key
-    scores = jnp.einsum("bqhgd,bhkd->bhgqk", query, keys, preferred_element_type=jnp.float32) * scale
+    scores = jnp.einsum("...qhgd,...hkd->...hgqk", query, keys, preferred_element_type=jnp.float32) * scale
     if isinstance(key, Rounded):
         scores = scores * _by_key(key.scale)
-    scores = jnp.where(mask[:, None, None], scores, jnp.finfo(jnp.float32).min)
+    scores = jnp.where(mask[..., None, None, :, :], scores, jnp.finfo(jnp.float32).min)
     weights = jax.nn.softmax(scores, axis=-1)
     if dropout_rate and dropout_key is not None:
         kept = jax.random.bernoulli(dropout_key, 1 - dropout_rate, weights.shape)
         weights = jnp.where(kept, weights / (1 - dropout_rate), 0.0)
     if isinstance(value, Rounded):
         weights, value = weights * _by_key(value.scale), value.codes.astype(query.dtype)
-    out = jnp.einsum(
-        "bhgqk,bhkd->bqhgd", weights.astype(value.dtype), value, preferred_element_type=jnp.float32
-    )
+    # In this order and rank: of einsum's own product XLA's CPU backend transposes the values at every token.
+    flat = weights.astype(value.dtype).reshape(*weights.shape[:-3], -1, weights.shape[-1])
+    out = jnp.matmul(flat, value, preferred_element_type=jnp.float32)
+    out = jnp.moveaxis(out.reshape(*weights.shape[:-1], -1), -2, -4)
     return out.astype(query.dtype).reshape(shape)
 
 
-def _by_key(scale: Float[Array, "batch kv_heads keys 1"]) -> Float[Array, "batch kv_heads 1 1 keys"]:
-    return scale.swapaxes(2, 3)[:, :, None]
+def _by_key(scale: Float[Array, "*batch kv_heads keys 1"]) -> Float[Array, "*batch kv_heads 1 1 keys"]:
+    return scale.swapaxes(-1, -2)[..., None, :]
 
 
 def causal_mask(

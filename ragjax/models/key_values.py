@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple, TypeAlias
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Int8
 
@@ -35,7 +36,8 @@ Buffer: TypeAlias = Array | Rounded
 
 
 class KeyValues(NamedTuple):
-    """Keys and values of one layer, in buffers of fixed length [batch, kv_heads, length, head]."""
+    """Keys and values of one layer, in buffers of fixed length [batch, kv_heads, length, head], or of one
+    sequence [kv_heads, length, head]."""
 
     key: Buffer
     value: Buffer
@@ -43,7 +45,7 @@ class KeyValues(NamedTuple):
     @property
     def length(self) -> int:
         """Positions there is room for."""
-        return self.key.shape[2]
+        return self.key.shape[-2]
 
 
 def empty_buffer(shape: tuple[int, int, int, int], dtype: Any) -> Buffer:
@@ -64,10 +66,26 @@ def held(
     at: Int[Array, ""] | Int[Array, " batch"],
 ) -> Buffer:
     """A buffer with new keys or values, in its type, from position `at` on."""
-    new = new.swapaxes(1, 2)
+    new, axis = new.swapaxes(1, 2), len(buffer.shape) - 2
+    if axis == 1:
+        new, at = new[0], at.reshape(())
     if not isinstance(buffer, Rounded):
-        return put(buffer, new, at, axis=2)
+        return put(buffer, new, at, axis=axis)
     new = new.astype(jnp.float32)
     scale = jnp.abs(new).max(-1, keepdims=True) / 127
     codes = jnp.round(new / jnp.where(scale == 0, 1, scale))
-    return Rounded(put(buffer.codes, codes, at, axis=2), put(buffer.scale, scale, at, axis=2))
+    return Rounded(put(buffer.codes, codes, at, axis=axis), put(buffer.scale, scale, at, axis=axis))
+
+
+def alone(cache: tuple[KeyValues, ...]) -> tuple[KeyValues, ...]:
+    """The buffers of a batch of one sequence without the first axis; of more as they are.
+
+    For loops: XLA's CPU backend drops such an axis from a product, and then copies at every turn a buffer
+    that is written and read.
+    """
+    return jax.tree.map(lambda x: x[0] if len(x) == 1 else x, cache)
+
+
+def batched(cache: tuple[KeyValues, ...]) -> tuple[KeyValues, ...]:
+    """The buffers with the axis that `alone` took."""
+    return jax.tree.map(lambda x: x[None] if x.ndim == 3 else x, cache)

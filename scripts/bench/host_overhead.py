@@ -12,7 +12,7 @@ once a call and what is paid for every token; medians of rounds in which all tak
     host        for every token: all else, and its share of step and host together; the aim is 2 %
     of a call   the host's share of the longer call
 
-`jax` has all tokens from one loop on the device. `jax_streamed` is handed them one by one, as a reader is,
+`jax` has all tokens from one loop on the device. `jax_streamed` is handed them as they come, as a reader is,
 while the device writes on: its host's time is what a token takes longer than in `jax`, in the same rounds.
 """
 

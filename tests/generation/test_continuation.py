@@ -7,7 +7,16 @@ import pytest
 
 from ragjax.config import Mesh
 from ragjax.errors import InputError
-from ragjax.generation import Decoding, continuations, decoding, generate, generate_tokens, stream, writer
+from ragjax.generation import (
+    Decoding,
+    continuation,
+    continuations,
+    decoding,
+    generate,
+    generate_tokens,
+    stream,
+    writer,
+)
 from ragjax.generation.request import request
 from ragjax.generation.writer import ModelWriter
 from ragjax.models.decoder_config import DecoderConfig
@@ -54,26 +63,35 @@ def test_greedy_equals_transformers_for_ragged_prompts(tiny_config, as_torch, ch
     assert [row.tolist() for row in found] == expected.tolist()
 
 
-def test_the_device_writes_the_next_token_while_the_last_is_looked_at(tiny_model, monkeypatch):
+@pytest.mark.parametrize(
+    ("seconds", "begun"), [(0.0, [1, 2, 3, 4, 5, 6, 7, 8]), (1e9, [1, 2, 3, 5, 7, 8])], ids=["slow", "fast"]
+)
+def test_the_device_writes_on_while_a_reader_is_told(tiny_model, monkeypatch, seconds, begun):
+    """One token ahead, or as many as come while the reader waits anyhow, at most twice as many as before."""
     seen, go_on = [], writer._go_on
     monkeypatch.setattr(
         writer, "_go_on", lambda *given, **named: (seen.append(int(given[3])), go_on(*given, **named))[1]
     )
-    alone = generate_tokens(tiny_model, [[5, 6]], max_new_tokens=5, stop_at_eos=False)
-    assert seen == [5]
+    monkeypatch.setattr(continuation, "_SECONDS_BETWEEN_LOOKS", seconds)
+    asked = Decoding(max_new_tokens=8, stop_at_eos=False)
+    [alone] = generate_tokens(tiny_model, [[5, 6]], asked)
+    assert seen == [8]
     seen.clear()
-    told = continuations(
-        tiny_model, [[5, 6]], max_new_tokens=5, stop_at_eos=False, on_text=lambda row, piece: None
-    )
-    assert seen == [1, 2, 3, 4, 5]
-    assert told[0].tokens.tolist() == alone[0].tolist()
-    asked, begun = request(tiny_model, [[5, 6]], Decoding(max_new_tokens=5), None), []
-    seen.clear()
-    one_by_one = ModelWriter(tiny_model, asked)
-    for count in range(1, 6):
-        one_by_one.write(count)
-        begun.append(seen[-1])
-    assert begun == [2, 3, 4, 5, 5]
+    [told] = continuations(tiny_model, [[5, 6]], asked, on_text=lambda row, piece: None)
+    assert seen == begun
+    assert told.tokens.tolist() == alone.tolist()
+
+
+@pytest.mark.parametrize("heads", [{}, {"kv_heads": 2}], ids=["own", "shared"])
+@pytest.mark.parametrize("batch", [1, 2])
+def test_a_step_copies_no_cache(tiny_config, variant, batch, heads):
+    room = 1024
+    model = variant(tiny_config, positions=2 * room, **heads)
+    asked = request(model, [[5, 6]] * batch, Decoding(max_new_tokens=room), None)
+    begun = ModelWriter(model, asked)
+    given = (begun._params, begun._layers, begun._state, np.int32(9), begun._settings)
+    held = decoding.decode.lower(*given, config=model.config).compile().memory_analysis()
+    assert held.temp_size_in_bytes < begun._state.cache[0].key.nbytes
 
 
 @pytest.mark.parametrize("windows", [(3,), (0, 4), (5, 0, 2)])

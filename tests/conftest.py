@@ -69,10 +69,12 @@ def pytest_configure(config):
 
 def _known(flags: dict[str, str]) -> dict[str, str]:
     """Those of some flags of XLA that this jaxlib knows; it would end the process at any other."""
-    spec = importlib.util.find_spec("jaxlib")
-    libraries = Path(spec.origin).parent.rglob("*.so")
+    libraries = Path(importlib.util.find_spec("jaxlib").origin).parent.rglob("*.so")
+    largest = max(libraries, key=lambda file: file.stat().st_size, default=None)
+    if largest is None:
+        return {}
     with (
-        max(libraries, key=lambda file: file.stat().st_size).open("rb") as file,
+        largest.open("rb") as file,
         mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as code,
     ):
         return {name: value for name, value in flags.items() if code.find(name.encode()) >= 0}
@@ -87,7 +89,10 @@ def own_process() -> dict[str, str]:
 
 @pytest.fixture
 def as_for_users():
-    """Compiles what a test is the first to compile with all optimizations, where the last bit counts."""
+    """Has LLVM compile what a test is the first to compile with all optimizations, where the last bit counts.
+
+    The flags of XLA stay; programs may ask for others when they are compiled.
+    """
     import jax
 
     before = jax.config.values["jax_disable_most_optimizations"]

@@ -31,7 +31,7 @@ from ragjax.parallel.hosts import to_host
 _TOKENS_BETWEEN_LOOKS = 16
 """How far the device writes before the host looks for stop strings."""
 _SECONDS_BETWEEN_LOOKS = 0.05
-"""How long a reader waits for more, where tokens come faster than that."""
+"""How long a reader waits for more, where tokens come faster than that; what the reader takes counts."""
 
 
 @dataclass(frozen=True)
@@ -184,7 +184,8 @@ def stream(
     programs are the same.
 
     Returns:
-      An iterator over the pieces; each is computed when it is asked for.
+      An iterator over the pieces. They come at least every 0.05 s, or with every token where tokens are
+      slower; meanwhile the device writes ahead, as far as it wrote for the last.
 
     Raises:
       InputError: as `generate`, at once; or beams, of which none is best before the end.
@@ -268,8 +269,7 @@ def _look(
     going, looked = list(range(len(transcripts))), time.perf_counter()
     while going:
         shortest = min(len(transcripts[row].tokens) for row in going)
-        count = min(shortest + stride, limit)
-        written = writer.write(count, min(count + stride, limit) if on_text else None)
+        written = writer.write(min(shortest + stride, limit), stride if on_text else 0)
         for row in going:
             transcript = transcripts[row]
             for token in written.tokens[row, len(transcript.tokens) : written.counts[row]].tolist():
@@ -280,9 +280,11 @@ def _look(
                     break
         writer.end([row for row in going if transcripts[row].ended == "stop_string"])
         going = [row for row in going if not transcripts[row].ended]
-        if on_text:
+        # Several hosts launch the same programs, whatever their clocks say.
+        if on_text and going and jax.process_count() == 1:
             took, looked = time.perf_counter() - looked, time.perf_counter()
-            stride = max(1, min(2 * stride, int(stride * _SECONDS_BETWEEN_LOOKS / max(took, 1e-6))))
+            arrived = min(len(transcripts[row].tokens) for row in going) - shortest
+            stride = max(1, min(2 * stride, int(arrived * _SECONDS_BETWEEN_LOOKS / max(took, 1e-6))))
         yield written.log_probs
 
 

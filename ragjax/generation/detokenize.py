@@ -24,6 +24,8 @@ class Detokenizer:
         # Decoded together with the last piece, which is as far back as a token's text looks; and the prompt
         # whole, since a tokenizer that spells bytes by tokens may read none of a run of them that is cut.
         self._context, self._fresh = list(prompt), list[int]()
+        if self._decoded(self._context).endswith(_UNFINISHED):
+            self._begin_within_a_character()
 
     def push(self, token: int) -> str:
         """The text that `token` completes; may be empty."""
@@ -38,17 +40,20 @@ class Detokenizer:
         """What was held back and is text, now that nothing follows."""
         return self._added().rstrip(_UNFINISHED) if self._fresh else ""
 
+    def _begin_within_a_character(self) -> None:
+        """Counts the bytes of a character that the prompt does not complete to what follows."""
+        for count in range(1, min(4, 1 + len(self._context))):
+            before = self._context[:-count]
+            if not self._decoded(before).endswith(_UNFINISHED):
+                self._context, self._fresh = before, self._context[-count:]
+                return
+
     def _added(self) -> str:
         """What the fresh tokens add to the text of those before."""
+        return self._decoded(self._context + self._fresh)[len(self._decoded(self._context)) :]
 
-        def decode(ids):
-            return self._tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
-
-        before, whole = decode(self._context), decode(self._context + self._fresh)
-        if not whole.startswith(before):
-            # The prompt ended within a character, which the fresh tokens complete.
-            before = before.rstrip(_UNFINISHED)
-        return whole[len(before) :]
+    def _decoded(self, ids: list[int]) -> str:
+        return str(self._tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False))
 
 
 def text_pieces(

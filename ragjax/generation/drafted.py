@@ -117,7 +117,7 @@ class DraftedWriter:
         self._timed: dict[int, list[float]] = {0: [], longest: []}
         self._seconds, self._compiled = 0.0, False
 
-    def write(self, count: int, then: int | None = None) -> Written:
+    def write(self, count: int, ahead: int = 0) -> Written:
         if not self._compiled:
             self._run(count, rounds=0, fixed=0)
             self._compiled, self._seconds = True, 0.0

@@ -24,7 +24,7 @@ from ragjax.generation.seats import (
     with_settings,
 )
 from ragjax.generation.slots import Drafts
-from ragjax.generation.speculative import Configs, Drafting, Network, Pace, no_tally, one_round
+from ragjax.generation.speculative import Configs, Drafting, Network, Pace, no_tally, one_round, rounds_while
 from ragjax.models.buffers import take
 from ragjax.models.decoder import Params
 
@@ -171,7 +171,7 @@ def write_on(
             model, draft, state, seats.limit, pace, seats.settings, configs=configs, menu=menu, least=1
         )
 
-    state = jax.lax.while_loop(going, step, start)
+    state = rounds_while(going, step, start)
     width = min(MOST_TOKENS + max(menu), room - 1)
     fresh = jnp.arange(width) < (state.written - before.written)[:, None]
     tokens = jnp.where(fresh, take(state.text, before.written + 1, width), -1)

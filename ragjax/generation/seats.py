@@ -25,7 +25,7 @@ from ragjax.generation.sampling import are_ends, keys_of, next_token, sequence_k
 from ragjax.models.buffers import put
 from ragjax.models.decoder import KeyValues, Params
 from ragjax.models.decoder_config import DecoderConfig
-from ragjax.models.key_values import empty_buffer
+from ragjax.models.key_values import alone, batched, empty_buffer
 from ragjax.parallel.pin import pin_heads
 
 MOST_TOKENS = 16
@@ -273,7 +273,9 @@ def write_on(
 
     tokens = jnp.full((count, MOST_TOKENS), -1, jnp.int32)
     record = log_probs.empty(count, MOST_TOKENS, alternatives)
-    return jax.lax.while_loop(going, step, (jnp.int32(0), seats, tokens, record))[1:]
+    seats = seats._replace(cache=alone(seats.cache))
+    _, seats, tokens, record = jax.lax.while_loop(going, step, (jnp.int32(0), seats, tokens, record))
+    return seats._replace(cache=batched(seats.cache)), tokens, record
 
 
 def advanced(

@@ -7,6 +7,7 @@ its own place in the caches; what was not kept is overwritten by what comes next
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -194,6 +195,13 @@ def speculate(
     def step(state: Drafting) -> Drafting:
         return one_round(model, draft, state, limit, pace, settings, configs=configs, menu=menu)
 
+    return rounds_while(going, step, state)
+
+
+def rounds_while(
+    going: Callable[[Drafting], Bool[Array, ""]], step: Callable[[Drafting], Drafting], state: Drafting
+) -> Drafting:
+    """A loop of rounds, which copies no cache."""
     begun = state._replace(model=alone(state.model), draft=alone(state.draft))
     state = jax.lax.while_loop(going, step, begun)
     return state._replace(model=batched(state.model), draft=batched(state.draft))

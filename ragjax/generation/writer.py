@@ -32,12 +32,12 @@ class Written(NamedTuple):
 class Writer(Protocol):
     """Writes on from the prompts of a request."""
 
-    def write(self, count: int, then: int | None = None) -> Written:
+    def write(self, count: int, ahead: int = 0) -> Written:
         """Goes on until every sequence has `count` new tokens or has ended.
 
         Args:
           count: new tokens; there may be more, if more were written already.
-          then: how many will likely be asked for next, if any will; they may be written meanwhile.
+          ahead: how many more may be written while the host looks at these.
         """
 
     def end(self, rows: Sequence[int]) -> None:
@@ -62,12 +62,12 @@ class ModelWriter:
         self._latest: _Told | None = None
         self.end(range(len(asked.prompts), len(asked.prompts) + asked.fillers))
 
-    def write(self, count: int, then: int | None = None) -> Written:
+    def write(self, count: int, ahead: int = 0) -> Written:
         if self._begun < count:
             self._begin(count)
-        latest = self._latest
-        if then is not None and then > self._begun:
-            self._begin(then)
+        latest, further = self._latest, min(self._begun + ahead, self._asked.options.max_new_tokens)
+        if further > self._begun:
+            self._begin(further)
         rows = len(self._asked.prompts)
         tokens, step, log_probs = to_host(latest)
         log_probs = jax.tree.map(lambda x: x[:rows], log_probs)

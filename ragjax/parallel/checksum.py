@@ -22,7 +22,7 @@ def checksum(tree: Any) -> int:
     hosts call it.
 
     Args:
-      tree: of arrays of at most 32 bits an element.
+      tree: of arrays of numbers, of at most 32 bits each.
 
     Example:
       >>> import numpy as np

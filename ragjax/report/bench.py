@@ -131,10 +131,12 @@ def _names(entries: list[dict[str, Any]]) -> list[str]:
 
 
 def _is_there(folder: Path, entry: dict[str, Any]) -> bool:
-    """Whether a model's files are as they were; one from elsewhere may be gone, and was what it was."""
+    """Whether a model's files are as they were; one from elsewhere, also a teacher, may be gone, and was what
+    it was."""
     role, elsewhere = entry["role"], Path(entry["folder"])
     place = folder / role if role is not None and (folder / role).is_dir() else elsewhere
-    if role in (None, "teacher") and not place.is_dir():
+    of_the_run = role not in (None, "teacher") or elsewhere == (folder / "teacher").resolve()
+    if not of_the_run and not place.is_dir():
         return True
     return all(
         is_as_seen(place, SeenFile(name=Path(seen["name"]).name, bytes=seen["bytes"], sha256=seen["sha256"]))

@@ -161,13 +161,16 @@ def fit(
         "stage": stage, "seed": seed, "model": asdict(start.config), "train": _without_habits(train),
         "sparsity": asdict(sparsity), "distill": asdict(distill), "shares": list(shares),
         "sequence_length": texts.sequence_length, "tokens": len(texts.train.tokens),
-        "isolate_documents": texts.isolate_documents, "fixed_cuts": texts.fixed_cuts,
-        "pack_pairs": texts.pack_pairs,
-        "teachers": [checksum(each) for each in frozen],
+        "fixed_cuts": texts.fixed_cuts, "pack_pairs": texts.pack_pairs,
         "teacher_cache": cache.manifest.identity if cache else None,
     }  # fmt: skip
+    # Those of before these were told have none of them.
     if quantize.scheme != "none":
         fingerprint["quantize"] = asdict(quantize)
+    if texts.isolate_documents:
+        fingerprint["isolate_documents"] = True
+    if frozen:
+        fingerprint["checksums of the teachers"] = [checksum(each) for each in frozen]
     writing = None
     if on_policy is not None and on_policy.asked:
         fingerprint["on_policy"] = asdict(on_policy)

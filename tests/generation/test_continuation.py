@@ -90,8 +90,10 @@ def test_a_step_copies_no_cache(tiny_config, variant, batch, heads):
     asked = request(model, [[5, 6]] * batch, Decoding(max_new_tokens=room), None)
     begun = ModelWriter(model, asked)
     given = (begun._params, begun._layers, begun._state, np.int32(9), begun._settings)
-    held = decoding.decode.lower(*given, config=model.config).compile().memory_analysis()
-    assert held.temp_size_in_bytes < begun._state.cache[0].key.nbytes
+    # As for users, whatever the other tests are compiled with.
+    users = {"xla_cpu_use_fusion_emitters": True, "xla_cpu_enable_concurrency_optimized_scheduler": True}
+    program = decoding.decode.lower(*given, config=model.config).compile(users)
+    assert program.memory_analysis().temp_size_in_bytes < begun._state.cache[0].key.nbytes
 
 
 @pytest.mark.parametrize("windows", [(3,), (0, 4), (5, 0, 2)])
@@ -339,6 +341,17 @@ def test_pieces_of_several_prompts_are_handed_on_as_they_come(tiny_byte_model):
     assert texts == generate(tiny_byte_model, prompts, **options)
     assert ["".join(piece for row, piece in pieces if row == i) for i in range(3)] == texts
     assert [row for row, _ in pieces] != sorted(row for row, _ in pieces)
+
+
+@pytest.mark.parametrize("cache_dtype", ["float32", "int8"])
+@pytest.mark.parametrize("tensor", [1, 2])
+def test_one_sequence_writes_what_it_writes_beside_another(tiny_config, variant, cache_dtype, tensor):
+    """Its buffers have no axis of sequences in the loop."""
+    model = variant(tiny_config, kv_heads=2, windows=(0, 4, 0))
+    mesh = None if tensor == 1 else make_mesh(Mesh(data=1, tensor=2), jax.devices()[:2])
+    options = {"max_new_tokens": 20, "cache_dtype": cache_dtype, "mesh": mesh}
+    [alone] = generate_tokens(model, PROMPTS[1:2], **options)
+    assert alone.tolist() == generate_tokens(model, PROMPTS, **options)[1].tolist()
 
 
 def test_a_cache_in_16_bits_takes_half_and_decides_almost_alike(tiny_config, variant):

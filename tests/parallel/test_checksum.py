@@ -24,11 +24,13 @@ def test_it_is_the_same_wherever_the_parts_lie(values):
 def test_one_bit_or_two_places_change_it(values, dtype):
     before = np.array(jnp.asarray(values * 20, dtype))
     flipped, swapped = before.copy(), before.copy()
-    flipped[3, 7, 15] = np.nextafter(np.float32(9), np.float32(10)) if dtype == jnp.float32 else 99
+    flipped.view(f"uint{8 * before.itemsize}")[3, 7, 15] ^= 1
+    highest = before.copy()
+    highest.view(f"uint{8 * before.itemsize}")[0, 0, 0] ^= 1 << 8 * before.itemsize - 1
     swapped[0, [0, 1]] = swapped[0, [1, 0]]
     layers = before[[1, 0, 2, 3]]
-    found = {checksum(x) for x in (before, flipped, swapped, layers, before.swapaxes(0, 1), before[:3])}
-    assert len(found) == 6
+    others = flipped, highest, swapped, layers, before.swapaxes(0, 1), before[:3]
+    assert len({checksum(x) for x in (before, *others)}) == 7
 
 
 def test_leaves_count_by_their_order(values):

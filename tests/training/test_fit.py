@@ -143,8 +143,8 @@ def test_a_checkpoint_of_another_training_is_refused(uninterrupted, texts, tiny_
         ({"sparsity": dataclasses.replace(SPARSITY, target=0.6)}, "sparsity.target: 0.5 there, 0.6 now"),
         ({"distill": dataclasses.replace(MIXED, temperature=2.0)}, "distill.temperature: 1.0 there"),
         ({"texts": dataclasses.replace(texts, train=shorter)}, "tokens: 2000 there, 1900 now"),
-        ({"texts": dataclasses.replace(texts, isolate_documents=True)}, "isolate_documents: False there"),
-        ({"teachers": [Model(tiny_config, init_params(tiny_config, seed=6))]}, "teachers: "),
+        ({"texts": dataclasses.replace(texts, isolate_documents=True)}, "isolate_documents: None there"),
+        ({"teachers": [Model(tiny_config, init_params(tiny_config, seed=6))]}, "checksums of the teachers: "),
     ):
         with pytest.raises(InputError, match=said):
             run(place_=place_in(tmp_path), **change)

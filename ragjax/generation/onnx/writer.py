@@ -48,7 +48,7 @@ class OnnxWriter:
         self._choice = choice_for(asked, config.vocab_size, config.positions)
         self._choice.add(self._network.read(prompts))
 
-    def write(self, count: int, then: int | None = None) -> Written:
+    def write(self, count: int, ahead: int = 0) -> Written:
         choice = self._choice
         while choice.written < count and not choice.done.all():
             # A sequence that has ended is fed its last token at one place over and over.

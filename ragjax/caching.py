@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
 
 from ragjax.config import Compress
 from ragjax.config.distill import values
-from ragjax.data.batches import Batches
 from ragjax.data.pair_rows import described
 from ragjax.data.uri import check_alike
 from ragjax.errors import InputError, listing
@@ -73,12 +73,8 @@ def cache_teacher(
     console = (console or Console(highlight=False)) if hosts.is_writer() else Console(quiet=True)
     assert config.teacher.model is not None
     teacher = existing_model(config.teacher.model, config.data, mesh)
-    texts = open_texts(config.data, teacher.tokenizer)
-    batches = Batches(
-        corpus=texts.train, batch_size=config.train.batch_size, sequence_length=texts.sequence_length,
-        seed=config.seed, isolate_documents=texts.isolate_documents, fixed_cuts=True,
-        pack_pairs=texts.pack_pairs,
-    )  # fmt: skip
+    texts = replace(open_texts(config.data, teacher.tokenizer), fixed_cuts=True)
+    batches = texts.batches(config.train.batch_size, seed=config.seed)
     windows = batches.visited(config.train.steps)
     kept = Kept(
         kind="drawn" if draws else "likeliest",

@@ -66,12 +66,25 @@ def _from_json(path: Path) -> Run:
         values = json.loads(path.read_text())
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise InputError(f"{path} is not JSON: {error}") from None
-    kind = values.pop("kind", None) if isinstance(values, dict) else None
+    return from_values(values, path)
+
+
+def from_values(values: Any, where: Path) -> Run:
+    """The config that `ragjax.config.to_dict` made plain JSON values of.
+
+    Args:
+      values: an object with the config's type under `kind`.
+      where: the file they are from, for messages.
+
+    Raises:
+      InputError: they are no config, or not of known fields.
+    """
+    kind = values.get("kind") if isinstance(values, dict) else None
     if not isinstance(kind, str) or kind not in KINDS:
         raise InputError(
-            f"{path} must be a JSON object with a `kind` of {' or '.join(KINDS)}, found {kind!r}."
+            f"{where} must be a JSON object with a `kind` of {' or '.join(KINDS)}, found {kind!r}."
         )
-    return from_dict(KINDS[kind], values)
+    return from_dict(KINDS[kind], {name: value for name, value in values.items() if name != "kind"})
 
 
 def from_dict(cls: type, values: dict[str, Any]) -> Any:

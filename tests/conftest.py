@@ -81,6 +81,12 @@ def _known(flags: dict[str, str]) -> dict[str, str]:
 
 
 @pytest.fixture(scope="session")
+def users_flags() -> dict[str, bool]:
+    """For `compile`: compiles one program as XLA does for users, whatever its flags are."""
+    return {name: True for name in _known(_HURRY) if _HURRY[name] == "false"}
+
+
+@pytest.fixture(scope="session")
 def own_process() -> dict[str, str]:
     """The environment of a process that counts its devices itself."""
     devices = " --xla_force_host_platform_device_count=8"
@@ -91,7 +97,7 @@ def own_process() -> dict[str, str]:
 def as_for_users():
     """Has LLVM compile what a test is the first to compile with all optimizations, where the last bit counts.
 
-    The flags of XLA stay; programs may ask for others when they are compiled.
+    XLA's flags stay: `users_flags`.
     """
     import jax
 

@@ -10,7 +10,7 @@ from typing import Any
 from ragjax.benchmark.quality import HeldOut, held_out, perplexity_on, why_not
 from ragjax.benchmark.report import Report
 from ragjax.config import Compress
-from ragjax.config_file import from_dict
+from ragjax.config_file import from_values
 from ragjax.errors import InputError
 from ragjax.interchange.onnx import is_onnx
 from ragjax.interchange.onnx.write import DATA, GRAPH
@@ -90,9 +90,9 @@ def keep(
 
 def _text_of(run: RunFolder, summary: dict[str, Any], own: Model | OnnxModel) -> HeldOut:
     # As it was when the figures were measured: the folder's config may have changed since.
-    measured = dict(summary["identity"]["config"])
-    measured.pop("kind", None)
-    return held_out(from_dict(Compress, measured), summary, own)
+    config = from_values(summary["identity"]["config"], run.path / "summary.json")
+    assert isinstance(config, Compress)
+    return held_out(config, summary, own)
 
 
 def _place(name: str) -> Path:

@@ -18,8 +18,8 @@ def checksum(tree: Any) -> int:
     """32 bits of every bit of a tree of arrays and of its place.
 
     It tells an array that was replaced from the one that was there, however the devices share either: each
-    device adds up its part, and the sums wrap. It withstands chance, and nobody who means to deceive. All
-    hosts call it.
+    device adds up its part, and the sums wrap. It withstands chance, and nobody who means to deceive, for
+    whom `ragjax.teacher_cache.teacher_digest` fetches and hashes all. All hosts call it.
 
     Args:
       tree: of arrays of numbers, of at most 32 bits each.

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 
 from ragjax.config import Compress, Data
 from ragjax.data import open_corpora
-from ragjax.data.batches import Batches
 from ragjax.errors import InputError
 from ragjax.model import Model
 from ragjax.parallel.agreement import from_writer
@@ -36,11 +35,7 @@ def open_cache(config: Compress, teacher: Model, texts: Texts) -> TeacherCache:
         cache,
         text=from_writer(lambda: text_digest(texts.train, isolate_documents=isolate, pack_pairs=pack)),
         teacher=teacher_digest(teacher),
-        batches=Batches(
-            corpus=texts.train, batch_size=config.train.batch_size, seed=config.seed,
-            sequence_length=texts.sequence_length, isolate_documents=isolate, fixed_cuts=True,
-            pack_pairs=pack,
-        ),
+        batches=texts.batches(config.train.batch_size, seed=config.seed),
         steps=config.train.steps,
         distill=config.distill,
     )  # fmt: skip

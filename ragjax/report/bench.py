@@ -134,9 +134,10 @@ def _is_there(folder: Path, entry: dict[str, Any]) -> bool:
     """Whether a model's files are as they were; one from elsewhere, also a teacher, may be gone, and was what
     it was."""
     role, elsewhere = entry["role"], Path(entry["folder"])
-    place = folder / role if role is not None and (folder / role).is_dir() else elsewhere
-    of_the_run = role not in (None, "teacher") or elsewhere == (folder / "teacher").resolve()
-    if not of_the_run and not place.is_dir():
+    own = None if role is None else folder / role
+    place = own if own is not None and own.is_dir() else elsewhere
+    from_elsewhere = own is None or (role == "teacher" and elsewhere != own.resolve())
+    if from_elsewhere and not place.is_dir():
         return True
     return all(
         is_as_seen(place, SeenFile(name=Path(seen["name"]).name, bytes=seen["bytes"], sha256=seen["sha256"]))

@@ -61,7 +61,13 @@ class Texts:
     pack_pairs: bool = False
 
     def batches(self, batch_size: int, *, seed: int = 0, known: TeacherCache | None = None) -> Batches:
-        """The batches to learn from; arguments as of `Batches`."""
+        """The batches to learn from.
+
+        Args:
+          batch_size: sequences in a batch, over all hosts.
+          seed: chooses the orders and the cuts.
+          known: what is known of a teacher's distributions there; none: nothing.
+        """
         return Batches(
             corpus=self.train, batch_size=batch_size, sequence_length=self.sequence_length, seed=seed,
             isolate_documents=self.isolate_documents, fixed_cuts=self.fixed_cuts, pack_pairs=self.pack_pairs,
@@ -164,7 +170,7 @@ def fit(
         "fixed_cuts": texts.fixed_cuts, "pack_pairs": texts.pack_pairs,
         "teacher_cache": cache.manifest.identity if cache else None,
     }  # fmt: skip
-    # Those of before these were told have none of them.
+    # Left out where unused, so that checkpoints of before they were told are still gone on from.
     if quantize.scheme != "none":
         fingerprint["quantize"] = asdict(quantize)
     if texts.isolate_documents:

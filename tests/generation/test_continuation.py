@@ -84,15 +84,13 @@ def test_the_device_writes_on_while_a_reader_is_told(tiny_model, monkeypatch, se
 
 @pytest.mark.parametrize("heads", [{}, {"kv_heads": 2}], ids=["own", "shared"])
 @pytest.mark.parametrize("batch", [1, 2])
-def test_a_step_copies_no_cache(tiny_config, variant, batch, heads):
+def test_a_step_copies_no_cache(tiny_config, variant, users_flags, batch, heads):
     room = 1024
     model = variant(tiny_config, positions=2 * room, **heads)
     asked = request(model, [[5, 6]] * batch, Decoding(max_new_tokens=room), None)
     begun = ModelWriter(model, asked)
     given = (begun._params, begun._layers, begun._state, np.int32(9), begun._settings)
-    # As for users, whatever the other tests are compiled with.
-    users = {"xla_cpu_use_fusion_emitters": True, "xla_cpu_enable_concurrency_optimized_scheduler": True}
-    program = decoding.decode.lower(*given, config=model.config).compile(users)
+    program = decoding.decode.lower(*given, config=model.config).compile(users_flags)
     assert program.memory_analysis().temp_size_in_bytes < begun._state.cache[0].key.nbytes
 
 

@@ -10,7 +10,7 @@ POINTS = np.concatenate([np.linspace(-12, 12, 401) + 0.0123, [-40.0, 40.0]]).ast
 
 
 @pytest.mark.parametrize("name", ACTIVATIONS)
-def test_values_and_derivatives_are_those_of_transformers(name):
+def test_values_and_derivatives_are_those_of_transformers(name, as_for_users):
     import torch
     from transformers.activations import ACT2FN
 
@@ -20,5 +20,4 @@ def test_values_and_derivatives_are_those_of_transformers(name):
 
     ours, our_slope = jax.vmap(jax.value_and_grad(ACTIVATIONS[name]))(jnp.asarray(POINTS))
     np.testing.assert_allclose(ours, y.detach().numpy(), rtol=2e-6, atol=2e-6)
-    # A tanh that misses 1 by one unit in the last place is multiplied by up to x cubed.
-    np.testing.assert_allclose(our_slope, slope.numpy(), rtol=1e-5, atol=2e-5)
+    np.testing.assert_allclose(our_slope, slope.numpy(), rtol=1e-5, atol=5e-6)

@@ -171,5 +171,9 @@ def test_a_student_learns_from_what_its_teacher_wrote(writer, written, tmp_path)
     scored = sum(len(pair.completion.encode()) + pair.ended for pair in held_out)
     assert figures["student"].tokens == figures["teacher"].tokens == scored
     assert f"pairs: {len(lines) - len(held_out)}, sequences: " in shown.getvalue()
+    done = json.loads((tmp_path / "run" / "student" / "ragjax.json").read_text())["history"][-1]
+    learnt = json.loads((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[-2])["tokens"]
+    # Prompts and what fills a sequence up are not learnt.
+    assert done["tokens"] == round(learnt) < 3 * 8 * 32
     samples = json.loads((tmp_path / "run" / "samples.json").read_text())
     assert [sample["prompt"] for sample in samples] == sorted({pair.prompt for pair in held_out}, key=len)[:3]

@@ -2,22 +2,26 @@
 
 The forward pass saves the logarithm of each row's sum; the backward pass makes the scores again from it
 (Dao et al., "FlashAttention", https://arxiv.org/abs/2205.14135). On CPU the queries are taken in blocks,
-and each block reads only the keys up to its own end.
+each of which reads only the keys up to its own end, and a few heads at a time, whose scores stay in cache.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, PyTree
 
 from ragjax.models.matmul import transposed
 from ragjax.models.residuals import keep, kept
 
 _SMALLEST_BLOCK, _MOST_BLOCKS = 128, 8
+_MOST_SCORES, _SCORES_AT_ONCE = 2**23, 2**20
+"""More scores than the first, 32 MB, are not made all at once, but about as many at a time as the second, 4 MB:
+these stay in a CPU's cache."""
 _LOWEST = -1e30
 
 
@@ -39,14 +43,20 @@ def causal_attend(
     return _attend(*by_head, mask, jnp.asarray(scale, jnp.float32)).swapaxes(1, 2)
 
 
-class _Saved(NamedTuple):
+class _Heads(NamedTuple):
     query: Float[Array, "batch heads seq head"]
     key: Float[Array, "batch heads seq head"]
     value: Float[Array, "batch heads seq head"]
-    mask: Bool[Array, "#batch seq seq"]
-    scale: Float[Array, ""]
+
+
+class _Made(NamedTuple):
     out: Float[Array, "batch heads seq head"]
     log_sum: Float[Array, "batch heads seq 1"]
+
+
+_Mask: TypeAlias = Bool[Array, "#batch seq seq"]
+_Function: TypeAlias = Callable[..., PyTree[Array]]
+"""From arrays of heads [batch, heads, ...], a mask, a scale and the size of a block, to arrays of heads."""
 
 
 @jax.custom_vjp
@@ -54,30 +64,80 @@ def _attend(query, key, value, mask, scale):
     return _forward(query, key, value, mask, scale)[0]
 
 
-def _forward(*inputs):
-    out, log_sum = _by_platform(_forward_in_blocks, *inputs)
-    query, key, value, mask, scale = inputs
-    return out, _Saved(keep(query), keep(key), keep(value), mask, scale, keep(out), log_sum)
+def _forward(query, key, value, mask, scale):
+    out, log_sum = _by_platform(_forward_in_blocks, (_Heads(query, key, value),), mask, scale)
+    return out, (_Heads(keep(query), keep(key), keep(value)), _Made(keep(out), log_sum), mask, scale)
 
 
-def _backward(saved: _Saved, gradient):
-    heads = {name: kept(getattr(saved, name), gradient.dtype) for name in ("query", "key", "value", "out")}
-    saved = saved._replace(**heads)
-    return *_by_platform(_backward_in_blocks, saved, gradient), None, None
+def _backward(saved, gradient):
+    heads, made, mask, scale = saved
+    heads = _Heads(*(kept(x, gradient.dtype) for x in heads))
+    made = made._replace(out=kept(made.out, gradient.dtype))
+    return *_by_platform(_backward_in_blocks, (heads, made, gradient), mask, scale), None, None
 
 
 _attend.defvjp(_forward, _backward)
 
 
-def _by_platform(function, *arguments):
-    length = jax.tree.leaves(arguments)[0].shape[2]
+def _by_platform(function: _Function, heads: PyTree[Array], mask: _Mask, scale: Array) -> PyTree[Array]:
+    length = jax.tree.leaves(heads)[0].shape[2]
     if jax.export.is_symbolic_dim(length):
         # A program for every length has no number of blocks.
-        return function(*arguments, block=length)
+        return function(*heads, mask, scale, block=length)
     block = max(_SMALLEST_BLOCK, -(-length // _MOST_BLOCKS))
     return jax.lax.platform_dependent(
-        *arguments, cpu=partial(function, block=block), default=partial(function, block=length)
+        heads,
+        mask,
+        scale,
+        cpu=partial(_few_at_a_time, function, block=block),
+        default=lambda heads, mask, scale: function(*heads, mask, scale, block=length),
     )
+
+
+def _few_at_a_time(
+    function: _Function, heads: PyTree[Array], mask: _Mask, scale: Array, *, block: int
+) -> PyTree[Array]:
+    """The function of all heads; where these have many scores, of a few heads at a time.
+
+    One after the other they also work in the same memory: XLA gives every score of one program a place of
+    its own, and the kernel hands it out anew at each call. Over several devices, all at once.
+    """
+    batch, count, length = jax.tree.leaves(heads)[0].shape[:3]
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.size > 1 or batch * count * length**2 <= _MOST_SCORES:
+        return function(*heads, mask, scale, block=block)
+    together = _divisor(count, _SCORES_AT_ONCE // length**2)
+    rows = _divisor(batch, _SCORES_AT_ONCE // (count * length**2))
+
+    def some_rows(heads: PyTree[Array], mask: _Mask) -> PyTree[Array]:
+        return _mapped(lambda heads: function(*heads, mask, scale, block=block), heads, together, axis=1)
+
+    if mask.shape[0] == 1:
+        return _mapped(lambda heads: some_rows(heads, mask), heads, rows, axis=0)
+    return _mapped(lambda given: some_rows(*given), (heads, mask), rows, axis=0)
+
+
+def _divisor(count: int, most: int) -> int:
+    """The largest divisor of `count` that is at most `most`, or 1."""
+    return max(size for size in range(1, count + 1) if count % size == 0 and size <= max(1, most))
+
+
+def _mapped(
+    function: Callable[[PyTree[Array]], PyTree[Array]], given: PyTree[Array], size: int, axis: int
+) -> PyTree[Array]:
+    """The function of `size` entries of an axis after the other, put together again."""
+    count = jax.tree.leaves(given)[0].shape[axis]
+    if size == count:
+        return function(given)
+
+    def apart(x: Array) -> Array:
+        return jnp.moveaxis(x.reshape(*x.shape[:axis], count // size, size, *x.shape[axis + 1 :]), axis, 0)
+
+    def whole(x: Array) -> Array:
+        x = jnp.moveaxis(x, 0, axis)
+        return x.reshape(*x.shape[:axis], count, *x.shape[axis + 2 :])
+
+    return jax.tree.map(whole, jax.lax.map(function, jax.tree.map(apart, given)))
 
 
 def _blocks(length: int, block: int) -> list[tuple[slice, slice]]:
@@ -93,7 +153,8 @@ def _scores(query, key, mask, scale):
     return jnp.where(mask[:, None], scores, -jnp.inf)
 
 
-def _forward_in_blocks(query, key, value, mask, scale, *, block):
+def _forward_in_blocks(heads: _Heads, mask: _Mask, scale: Array, *, block: int) -> _Made:
+    query, key, value = heads
     outs, log_sums = [], []
     for rows, seen in _blocks(query.shape[2], block):
         scores = _scores(query[:, :, rows], key[:, :, seen], mask[:, rows, seen], scale)
@@ -104,11 +165,14 @@ def _forward_in_blocks(query, key, value, mask, scale, *, block):
         mixed = jnp.matmul(weights.astype(value.dtype), value[:, :, seen], preferred_element_type=jnp.float32)
         outs.append((mixed / total).astype(value.dtype))
         log_sums.append(highest + jnp.log(total))
-    return jnp.concatenate(outs, 2), jnp.concatenate(log_sums, 2)
+    return _Made(jnp.concatenate(outs, 2), jnp.concatenate(log_sums, 2))
 
 
-def _backward_in_blocks(saved: _Saved, gradient, *, block):
-    query, key, value, mask, scale, out, log_sum = saved
+def _backward_in_blocks(
+    heads: _Heads, made: _Made, gradient: Array, mask: _Mask, scale: Array, *, block: int
+) -> _Heads:
+    query, key, value = heads
+    out, log_sum = made
     # The sum over keys of weight times its gradient, which the softmax takes off.
     shared = (gradient.astype(jnp.float32) * out.astype(jnp.float32)).sum(-1, keepdims=True)
     dquery, dkey, dvalue = [], jnp.zeros((), jnp.float32), jnp.zeros((), jnp.float32)
@@ -122,7 +186,7 @@ def _backward_in_blocks(saved: _Saved, gradient, *, block):
         dquery.append(jnp.matmul(dscores, key[:, :, seen], preferred_element_type=jnp.float32))
         dkey += _added(transposed(dscores), query[:, :, rows], key.shape[2])
         dvalue += _added(transposed(weights.astype(value.dtype)), gradient[:, :, rows], key.shape[2])
-    return (
+    return _Heads(
         jnp.concatenate(dquery, 2).astype(query.dtype),
         dkey.astype(key.dtype),
         dvalue.astype(value.dtype),

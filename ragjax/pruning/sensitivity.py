@@ -24,7 +24,7 @@ from ragjax.models.decoder_config import DecoderConfig
 from ragjax.models.run import apply
 from ragjax.pruning.one_shot import Plan, plan
 from ragjax.sparsity.calibrated.methods import METHODS, Matrices, prune_block
-from ragjax.sparsity.calibrated.statistics import gather_and_run, nothing_yet
+from ragjax.sparsity.calibrated.statistics import completed, gather_and_run, nothing_yet
 from ragjax.sparsity.calibrated.stream import readers
 from ragjax.sparsity.sensitivity import Sensitivity
 
@@ -95,6 +95,7 @@ def sensitivity(
         for number, x in enumerate(hidden):
             sums, out = gather_and_run(sums, block, data, x, config=model.config)
             hidden[number] = np.asarray(out)
+        sums = completed(sums)
         flat = flatten_dict(block, sep="/")
         for level, sparsity in enumerate(sparsities):
             given = Matrices(

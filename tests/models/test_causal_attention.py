@@ -12,10 +12,22 @@ from ragjax.models.causal_attention import causal_attend
 BATCH, SEQ, HEADS, HEAD, SCALE = 2, 11, 3, 5, 0.3
 
 
-@pytest.fixture(autouse=True, params=[4, 128], ids=["three_blocks", "one_block"])
-def _block(request, monkeypatch):
-    """Blocks of 4, so that a short sequence has whole ones and a part; and one block for all."""
-    monkeypatch.setattr(causal_attention, "_SMALLEST_BLOCK", request.param)
+ALL_AT_ONCE = (2**23, 2**20)
+PARTS = {
+    "three_blocks": (4, *ALL_AT_ONCE),
+    "one_block": (128, *ALL_AT_ONCE),
+    "head_by_head": (4, 0, SEQ**2),
+    "row_by_row": (4, 0, HEADS * SEQ**2),
+}
+
+
+@pytest.fixture(autouse=True, params=PARTS.values(), ids=PARTS)
+def _parts(request, monkeypatch):
+    """Blocks of 4, so that a short sequence has whole ones and a part; one block; few heads at a time."""
+    for name, value in zip(
+        ("_SMALLEST_BLOCK", "_MOST_SCORES", "_SCORES_AT_ONCE"), request.param, strict=True
+    ):
+        monkeypatch.setattr(causal_attention, name, value)
 
 
 def order():
@@ -114,6 +126,8 @@ def test_blocks_are_few_and_read_no_key_after_their_end(monkeypatch, types_of_pr
     def forward(*heads):
         return causal_attend(*heads, mask=MASKS["causal"](), scale=SCALE)
 
+    monkeypatch.setattr(causal_attention, "_MOST_SCORES", ALL_AT_ONCE[0])
+
     def flops(smallest):
         monkeypatch.setattr(causal_attention, "_SMALLEST_BLOCK", smallest)
         return (
@@ -129,3 +143,14 @@ def test_blocks_are_few_and_read_no_key_after_their_end(monkeypatch, types_of_pr
     monkeypatch.setattr(causal_attention, "_SMALLEST_BLOCK", 1)
     # At most 8 blocks: of 2 queries here, with two products each.
     assert len(types_of_products(forward, *some_heads()[:3])) == 2 * 6
+
+
+def test_many_scores_are_not_made_all_at_once():
+    shape = jax.ShapeDtypeStruct((2, 1024, 8, 16), jnp.float32)
+    mask = jax.ShapeDtypeStruct((1, 1024, 1024), jnp.bool_)
+
+    def forward(query, key, value, mask):
+        return causal_attend(query, key, value, mask=mask, scale=SCALE)
+
+    memory = jax.jit(forward).lower(shape, shape, shape, mask).compile().memory_analysis()
+    assert memory.temp_size_in_bytes < 12e6

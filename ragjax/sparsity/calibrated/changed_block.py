@@ -17,7 +17,7 @@ from ragjax.models.decoder import LayerData, Params
 from ragjax.models.decoder_config import DecoderConfig
 from ragjax.parallel.hosts import to_host
 from ragjax.sparsity.calibrated.calibration import Calibration, default_device, on_device, over
-from ragjax.sparsity.calibrated.statistics import Statistics, gather, gather_and_run, nothing_yet
+from ragjax.sparsity.calibrated.statistics import Statistics, completed, gather, gather_and_run, nothing_yet
 
 T = TypeVar("T")
 Leaves = dict[str, Array]
@@ -66,7 +66,7 @@ def change_block(
         sums, before = gather_and_run(sums, block, data, first, config=config)
         for x in hidden[1:]:
             sums = gather(sums, block, data, on_device(x, mesh), config=config)
-        new, told = change(leaves, sums)
+        new, told = change(leaves, completed(sums))
         del sums, block
         after = unflatten_dict(leaves | new, sep="/")
         out = next_hidden(after, data, first, config=config)

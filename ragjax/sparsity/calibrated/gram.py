@@ -1,4 +1,8 @@
-"""X'X of a matrix's inputs: what a change of the matrix does to its outputs is told by it alone."""
+"""X'X of a matrix's inputs: what a change of the matrix does to its outputs is told by it alone.
+
+It is symmetric. On CPU no more than the half above the diagonal is summed up, in place, and the other half is
+copied from it at the end. TPU and GPU compile the plain product, and so do several devices together.
+"""
 
 from __future__ import annotations
 
@@ -8,29 +12,80 @@ from jaxtyping import Array, Float
 
 from ragjax.models.matmul import transposed
 
-_WIDEST = 512
-"""Columns of X that CPU multiplies at once: smaller products save more of the half, but run slower."""
+_WIDEST = 256
+"""Columns of X that CPU multiplies with themselves: smaller ones save more of the half, but run slower."""
 
 
 def gram(x: Float[Array, "*tokens in"]) -> Float[Array, "in in"]:
     """X'X, summed over all tokens in float32.
 
-    It is symmetric, and CPU computes little more than half of it. TPU and GPU compile the plain product.
-
     Args:
       x: inputs of a matrix, one row a token. Tokens that are split over devices are summed over them.
     """
+    return whole(with_gram(jnp.zeros((x.shape[-1], x.shape[-1]), jnp.float32), x))
+
+
+def with_gram(total: Float[Array, "in in"], x: Float[Array, "*tokens in"]) -> Float[Array, "in in"]:
+    """A sum and X'X, of which only the entries above the diagonal and on it are to be read.
+
+    Args:
+      total: the sum so far; where it is donated, it is added to in place.
+      x: as in `gram`.
+    """
     rows = x.reshape(-1, x.shape[-1])
-    return jax.lax.platform_dependent(rows, cpu=_in_halves, default=lambda x: _product(x, x))
+    if _spread():
+        return total + _product(rows, rows)
+    return jax.lax.platform_dependent(
+        total, rows, cpu=_with_half, default=lambda total, x: total + _product(x, x)
+    )
 
 
-def _in_halves(x: Float[Array, "tokens in"]) -> Float[Array, "in in"]:
+def whole(total: Float[Array, "in in"]) -> Float[Array, "in in"]:
+    """A sum from `with_gram`, all entries of which may be read.
+
+    Args:
+      total: the sum; where it is donated, it is completed in place.
+    """
+    if _spread():
+        return total
+    return jax.lax.platform_dependent(total, cpu=_mirrored, default=lambda total: total)
+
+
+def _spread() -> bool:
+    return jax.sharding.get_abstract_mesh().size > 1
+
+
+def _with_half(total: Float[Array, "in in"], x: Float[Array, "tokens in"], first: int = 0) -> Array:
+    """Adds X'X where rows and columns begin at `first`."""
+    left, right = _halves(x)
+    if right is None:
+        return _with_block(total, _product(x, x), first, first)
+    middle = first + left.shape[1]
+    total = _with_half(_with_half(total, left, first), right, middle)
+    return _with_block(total, _product(left, right), first, middle)
+
+
+def _halves(x: Float[Array, "tokens in"]) -> tuple[Array, Array | None]:
     width = x.shape[-1]
     if width <= _WIDEST or width % 2:
-        return _product(x, x)
-    left, right = x[:, : width // 2], x[:, width // 2 :]
-    across = _product(left, right)
-    return jnp.block([[_in_halves(left), across], [across.T, _in_halves(right)]])
+        return x, None
+    return x[:, : width // 2], x[:, width // 2 :]
+
+
+def _with_block(total: Array, block: Float[Array, "n m"], row: int, column: int) -> Array:
+    before = jax.lax.dynamic_slice(total, (row, column), block.shape)
+    return jax.lax.dynamic_update_slice(total, before + block, (row, column))
+
+
+def _mirrored(total: Float[Array, "in in"], first: int = 0, width: int | None = None) -> Array:
+    width = total.shape[0] if width is None else width
+    if width <= _WIDEST or width % 2:
+        return total
+    half = width // 2
+    middle = first + half
+    total = _mirrored(_mirrored(total, first, half), middle, half)
+    across = jax.lax.dynamic_slice(total, (first, middle), (half, half))
+    return jax.lax.dynamic_update_slice(total, across.T, (middle, first))
 
 
 def _product(x: Float[Array, "tokens n"], y: Float[Array, "tokens m"]) -> Float[Array, "n m"]:

@@ -14,7 +14,7 @@ from ragjax.models.blockwise import BlockRun, layer_of, run_block
 from ragjax.models.decoder import LayerData, Params
 from ragjax.models.decoder_config import DecoderConfig
 from ragjax.parallel.pin import pin
-from ragjax.sparsity.calibrated.gram import gram
+from ragjax.sparsity.calibrated.gram import whole, with_gram
 
 
 class InputSizes(NamedTuple):
@@ -32,7 +32,7 @@ class InputStatistics(NamedTuple):
     squares: Float[Array, " in"]
     """Sum of x_j^2."""
     gram: Float[Array, "in in"] | None = None
-    """Sum of x x'; none where nobody asked for it."""
+    """Sum of x x'; none where nobody asked for it. Before `completed` its upper half alone is to be read."""
     sizes: InputSizes | None = None
     """None where nobody asked for them."""
 
@@ -101,7 +101,7 @@ def _added(sums: Statistics, run: BlockRun) -> Statistics:
     def add(group: tuple[str, ...], so_far: InputStatistics) -> InputStatistics:
         x = run.inputs[group[0]]
         squares = pin(so_far.squares + jnp.square(x.astype(jnp.float32)).sum((0, 1)), ())
-        grown = None if so_far.gram is None else _by_rows(so_far.gram + gram(x))
+        grown = None if so_far.gram is None else _by_rows(with_gram(so_far.gram, x))
         return InputStatistics(squares, grown, None if so_far.sizes is None else larger(so_far.sizes, x))
 
     def larger(so_far: InputSizes, x: Float[Array, "batch seq in"]) -> InputSizes:
@@ -120,6 +120,20 @@ def _by_rows(matrix: Float[Array, "in in"]) -> Float[Array, "in in"]:
     if mesh.empty or "tensor" not in mesh.axis_names or matrix.shape[0] % mesh.shape["tensor"]:
         return matrix
     return pin(matrix, ("tensor",), ())
+
+
+@partial(jax.jit, donate_argnames="sums")
+def completed(sums: Statistics) -> Statistics:
+    """Sums of all tokens, as they may be read: the last step after `gather`.
+
+    Args:
+      sums: what was gathered, which is used up.
+    """
+
+    def complete(known: InputStatistics) -> InputStatistics:
+        return known if known.gram is None else known._replace(gram=_by_rows(whole(known.gram)))
+
+    return {group: complete(known) for group, known in sums.items()}
 
 
 @partial(jax.jit, static_argnames="config", donate_argnames="sums")

@@ -16,7 +16,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from ragjax.distillation.known import Drawn, Likeliest, binned, likeliest
 from ragjax.distillation.losses import LOSSES, LOWEST, MIXING, Mixing, Pair, centred, log_probs
-from ragjax.models.matmul import weight_gradient
+from ragjax.models.matmul import transposed
 from ragjax.models.residuals import keep, kept
 from ragjax.parallel.mesh import BATCH_AXES
 from ragjax.parallel.pin import pin
@@ -225,10 +225,13 @@ def _with_table_gradient(sums: jax.Array, gradient: jax.Array, hidden: jax.Array
     gradient, hidden = (x.reshape(sums.shape[0], -1, x.shape[-1]) for x in (gradient, hidden))
     width = hidden.shape[-1]
     few = max(n for n in range(1, 257) if width % n == 0)
+    # Once, ahead of the loop.
+    by_row = transposed(gradient)
 
     def add(number, sums):
         columns = jax.lax.dynamic_slice_in_dim(hidden, number * few, few, 2)
-        after = jax.lax.dynamic_slice_in_dim(sums, number * few, few, 2) + weight_gradient(gradient, columns)
+        product = jnp.matmul(by_row, columns, preferred_element_type=jnp.float32)
+        after = jax.lax.dynamic_slice_in_dim(sums, number * few, few, 2) + product
         return jax.lax.dynamic_update_slice_in_dim(sums, after, number * few, 2)
 
     return jax.lax.fori_loop(0, width // few, add, sums)

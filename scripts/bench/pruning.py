@@ -16,6 +16,8 @@ process's resident set above what it is after imports; working memory is that pa
 the resident set between prunings, when there are the weights and the programs: the calibration text's
 residual streams, and what pruning needs. Both prune in place; ours prunes in every round what it pruned in
 the one before, which is the same work, and torch's puts each block's dense weights back when it is done.
+Beside ours stands what one block is bound to take by the compiled programs: the largest program's arguments
+(the block, its statistics), results and temporaries, and the residual streams.
 
     python scripts/bench/pruning.py --layers 1        one layer
     python scripts/bench/pruning.py                   the whole model
@@ -83,6 +85,7 @@ def compare(options: argparse.Namespace) -> dict:
         }
         for name in names
     }
+    found["ragjax"]["one_block_mb"] = closing["ragjax"]["one_block_mb"]
     for key in ("seconds", "cpu_seconds"):
         ratios = [r["torch"][key] / r["ragjax"][key] for r in rounds]
         found[f"{key}_ratio"] = round(median(ratios), 2)
@@ -103,6 +106,7 @@ def table(found: dict) -> str:
             lines.append(f"{name:<12}{times}")
         for name, key in (("  peak", "peak_memory_mb"), ("  working", "working_memory_mb")):
             lines.append(f"{name:<12}{ours[key]:>9} MB{theirs[key]:>9} MB{theirs[key] / ours[key]:>15.2f}")
+        lines.append(f"{'  one block':<12}{ours['one_block_mb']:>9} MB")
     return "\n".join(lines)
 
 
@@ -140,7 +144,38 @@ def ragjax_peer(options: argparse.Namespace):
     rest = resident_mb("VmRSS") - base
     return {"prune": prune}, lambda: {
         "peak_mb": resident_mb("VmHWM") - base, "rest_mb": rest, "version": jax.__version__,
+        "one_block_mb": round(one_block_mb(config, params, calibration, options.method, how)),
     }  # fmt: skip
+
+
+def one_block_mb(config, params, calibration, method, how) -> float:
+    """Of the largest program: arguments, results and temporaries; and the residual streams."""
+    import jax
+    import jax.numpy as jnp
+    from flax.traverse_util import flatten_dict
+
+    from ragjax.models.blockwise import layer_of, one_layer
+    from ragjax.sparsity.calibrated.calibration import embedded
+    from ragjax.sparsity.calibrated.methods import METHODS, Matrices, prune_block
+    from ragjax.sparsity.calibrated.statistics import gather_and_run, nothing_yet, readers
+
+    block, hidden = one_layer(params["layers"], 0), embedded(config, params, calibration)
+    kernels = {name: leaf for name, leaf in flatten_dict(block, sep="/").items() if leaf.ndim == 2}
+    groups = readers(config, block, list(kernels))
+    sums = nothing_yet(groups, with_gram=METHODS[method].needs_gram)
+    half = {name: jnp.float32(0.5) for name in kernels}
+    given = Matrices(kernels, sums, half, jax.random.key(0))
+    programs = (
+        gather_and_run.lower(sums, block, layer_of(config, 0), hidden[0], config=config),
+        prune_block.lower(given, method=method, how=how),
+    )
+
+    def needed(memory) -> int:
+        new = memory.output_size_in_bytes - memory.alias_size_in_bytes
+        return memory.argument_size_in_bytes + new + memory.temp_size_in_bytes
+
+    most = max(needed(program.compile().memory_analysis()) for program in programs)
+    return (most + sum(x.nbytes for x in hidden)) / 2**20
 
 
 def torch_peer(options: argparse.Namespace):

@@ -16,13 +16,16 @@ from jaxtyping import Array, Bool, Float, Int
 
 from ragjax.distillation.known import Drawn, Likeliest, binned, likeliest
 from ragjax.distillation.losses import LOSSES, LOWEST, MIXING, Mixing, Pair, centred, log_probs
-from ragjax.models.matmul import transposed
+from ragjax.models.matmul import transposed, weight_gradient
 from ragjax.models.residuals import keep, kept
 from ragjax.parallel.mesh import BATCH_AXES
 from ragjax.parallel.pin import pin
 
 VOCABULARY_AXES = ("tensor",)
 """Mesh axes that split the vocabulary."""
+
+_ROWS, _COLUMNS = 1600, 256
+"""Of a table's gradient, at most so many are added at a time."""
 
 Scalar = float | Float[Array, ""]
 
@@ -221,20 +224,45 @@ def _slice(x: jax.Array, first: jax.Array, length: int) -> jax.Array:
 
 
 def _with_table_gradient(sums: jax.Array, gradient: jax.Array, hidden: jax.Array) -> jax.Array:
-    """Sums of each shard, and the table's gradient from a chunk, a few columns at a time and in place."""
+    """Sums of each shard, and the table's gradient from a chunk, a part of it at a time and in place.
+
+    On CPU a part is a few rows, whose product is still in the cache when it is added; else a few columns:
+    devices may have split the rows, and a GPU wants larger products.
+    """
     gradient, hidden = (x.reshape(sums.shape[0], -1, x.shape[-1]) for x in (gradient, hidden))
-    width = hidden.shape[-1]
-    few = max(n for n in range(1, 257) if width % n == 0)
+    if jax.sharding.get_abstract_mesh().size > 1:
+        return _with_columns(sums, gradient, hidden)
+    return jax.lax.platform_dependent(sums, gradient, hidden, cpu=_with_rows, default=_with_columns)
+
+
+def _with_rows(sums: jax.Array, gradient: jax.Array, hidden: jax.Array) -> jax.Array:
+    few = _divisor(sums.shape[1], _ROWS)
+
+    def add(number, sums):
+        part = jax.lax.dynamic_slice_in_dim(gradient, number * few, few, 2)
+        after = jax.lax.dynamic_slice_in_dim(sums, number * few, few, 1) + weight_gradient(part, hidden)
+        return jax.lax.dynamic_update_slice_in_dim(sums, after, number * few, 1)
+
+    return jax.lax.fori_loop(0, sums.shape[1] // few, add, sums)
+
+
+def _with_columns(sums: jax.Array, gradient: jax.Array, hidden: jax.Array) -> jax.Array:
+    few = _divisor(sums.shape[2], _COLUMNS)
     # Once, ahead of the loop.
     by_row = transposed(gradient)
 
     def add(number, sums):
-        columns = jax.lax.dynamic_slice_in_dim(hidden, number * few, few, 2)
-        product = jnp.matmul(by_row, columns, preferred_element_type=jnp.float32)
+        part = jax.lax.dynamic_slice_in_dim(hidden, number * few, few, 2)
+        product = jnp.matmul(by_row, part, preferred_element_type=jnp.float32)
         after = jax.lax.dynamic_slice_in_dim(sums, number * few, few, 2) + product
         return jax.lax.dynamic_update_slice_in_dim(sums, after, number * few, 2)
 
-    return jax.lax.fori_loop(0, width // few, add, sums)
+    return jax.lax.fori_loop(0, sums.shape[2] // few, add, sums)
+
+
+def _divisor(count: int, most: int) -> int:
+    """The largest divisor of `count` that is at most `most`."""
+    return max(n for n in range(1, most + 1) if count % n == 0)
 
 
 def _tables(teachers: tuple[Teacher, ...]) -> tuple[jax.Array | None, ...]:

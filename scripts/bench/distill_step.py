@@ -12,9 +12,9 @@ of its twelve layers, both from a random start, without dropout, on random token
     torch_chunked  the same, scores and loss in eight chunks of tokens, as torchtune has it
 
 Bfloat16 is autocast over float32 parameters in torch, as in ragjax. Each row runs in a process of its own and
-sleeps while the others work; a round is one step of each, in alternating order, and a ratio is the median
-over rounds of the quotient within a round. Peak memory is the growth of the process's resident set above what
-it is after imports, compilation apart.
+sleeps while the others work; a round is two steps of each, of which the second is timed, in alternating
+order, and a ratio is the median over rounds of the quotient within a round. Peak memory is the growth of the
+process's resident set above what it is after imports, compilation apart.
 
 With --device cuda all of it is done on a graphics card; peak memory is then what each takes of the card, and
 --compile-torch compiles torch's models.
@@ -85,7 +85,7 @@ def compare(options: argparse.Namespace) -> dict:
     rounds: list[dict] = []
     for number in range(options.rounds):
         order = list(peers) if number % 2 == 0 else list(peers)[::-1]
-        rounds.append({name: peers[name].ask("step") for name in order})
+        rounds.append({name: peers[name].ask_warm("step") for name in order})
     closing = {name: one.close() for name, one in peers.items()}
 
     def ratio(above: tuple[str, ...], below: tuple[str, ...], what: str) -> float:

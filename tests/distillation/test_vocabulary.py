@@ -130,6 +130,18 @@ def test_chunk_size_never_changes_the_loss(chunk_tokens):
     jax.tree.map(close, gradients, expected_gradients)
 
 
+@pytest.mark.parametrize("chunk_tokens", [8, 40])
+@pytest.mark.parametrize("at_once", ["_with_rows", "_with_columns"])
+def test_the_table_gradient_is_added_a_part_at_a_time(monkeypatch, at_once, chunk_tokens):
+    problem = Problem()
+    for name in ("_ROWS", "_COLUMNS"):
+        monkeypatch.setattr(vocabulary, name, 9)
+    monkeypatch.setattr(vocabulary, "_with_rows", getattr(vocabulary, at_once))
+    options = MIXTURES["mixed"] | {"teacher": problem.teacher}
+    _, gradients = problem.value_and_gradients(chunk_tokens=chunk_tokens, **options)
+    jax.tree.map(close, gradients, reference(problem, **MIXTURES["mixed"])[2])
+
+
 def test_what_pads_the_vocabulary_never_changes_the_loss():
     problem = Problem()
     options = MIXTURES["mixed"] | {"teacher": problem.teacher}

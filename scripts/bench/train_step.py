@@ -4,8 +4,9 @@ The step is forward, backward, clipping to global norm 1 and AdamW (weight decay
 GPT-2 from a random start, without dropout, on random tokens: `ragjax.training.make_step` against torch
 eager (transformers' GPT2LMHeadModel, scaled_dot_product_attention, torch.optim.AdamW, clip_grad_norm_;
 bfloat16 by autocast over float32 parameters, as ours). Each runs in a process of its own and sleeps while
-the other works; a round is two steps of each, of which the second is timed, in alternating order, and the ratio
-is the median over rounds of the quotient within a round. The peak of XLA's matrix product is measured in every round, in our process.
+the other works; a round is two steps of each, of which the second is timed, in alternating order, and the
+ratio is the median over rounds of the quotient within a round. The peak of XLA's matrix product is measured
+in every round, in our process.
 
 Model FLOPs of a token: 6 (12 L D^2 + V D) + 12 L S D for L layers, width D, vocabulary V and sequence S:
 two for each multiplication, three products for each matrix (forward, and two gradients), attention counted in

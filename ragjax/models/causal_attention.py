@@ -148,8 +148,8 @@ def _blocks(length: int, block: int) -> list[tuple[slice, slice]]:
     return [(slice(start, end), slice(end)) for start in starts for end in [min(start + block, length)]]
 
 
-def _scores(left, right, mask, scale):
-    scores = jnp.matmul(left, transposed(right), preferred_element_type=jnp.float32) * scale
+def _scores(query, key, mask, scale):
+    scores = jnp.matmul(query, transposed(key), preferred_element_type=jnp.float32) * scale
     return jnp.where(mask[:, None], scores, -jnp.inf)
 
 
@@ -171,25 +171,23 @@ def _forward_in_blocks(heads: _Heads, mask: _Mask, scale: Array, *, block: int) 
 def _backward_in_blocks(
     heads: _Heads, made: _Made, gradient: Array, mask: _Mask, scale: Array, *, block: int
 ) -> _Heads:
-    """Scores are [keys, queries] here: no product then asks for a large factor to be transposed."""
     query, key, value = heads
-    log_sum = made.log_sum.mT
+    out, log_sum = made
     # The sum over keys of weight times its gradient, which the softmax takes off.
-    shared = (gradient.astype(jnp.float32) * made.out.astype(jnp.float32)).sum(-1)[:, :, None]
-    turned_key, turned_mask = transposed(key), mask.mT
+    shared = (gradient.astype(jnp.float32) * out.astype(jnp.float32)).sum(-1, keepdims=True)
     dquery, dkey, dvalue = [], jnp.zeros((), jnp.float32), jnp.zeros((), jnp.float32)
     for rows, seen in _blocks(query.shape[2], block):
-        scores = _scores(key[:, :, seen], query[:, :, rows], turned_mask[:, seen, rows], scale)
-        weights = jnp.exp(scores - log_sum[..., rows])
+        scores = _scores(query[:, :, rows], key[:, :, seen], mask[:, rows, seen], scale)
+        weights = jnp.exp(scores - log_sum[:, :, rows])
         dweights = jnp.matmul(
-            value[:, :, seen], transposed(gradient[:, :, rows]), preferred_element_type=jnp.float32
+            gradient[:, :, rows], transposed(value[:, :, seen]), preferred_element_type=jnp.float32
         )
-        dscores = (weights * (dweights - shared[..., rows]) * scale).astype(query.dtype)
-        dquery.append(jnp.matmul(turned_key[..., seen], dscores, preferred_element_type=jnp.float32))
-        dkey += _added(dscores, query[:, :, rows], key.shape[2])
-        dvalue += _added(weights.astype(value.dtype), gradient[:, :, rows], key.shape[2])
+        dscores = (weights * (dweights - shared[:, :, rows]) * scale).astype(query.dtype)
+        dquery.append(jnp.matmul(dscores, key[:, :, seen], preferred_element_type=jnp.float32))
+        dkey += _added(transposed(dscores), query[:, :, rows], key.shape[2])
+        dvalue += _added(transposed(weights.astype(value.dtype)), gradient[:, :, rows], key.shape[2])
     return _Heads(
-        transposed(jnp.concatenate(dquery, 3).astype(query.dtype)),
+        jnp.concatenate(dquery, 2).astype(query.dtype),
         dkey.astype(key.dtype),
         dvalue.astype(value.dtype),
     )

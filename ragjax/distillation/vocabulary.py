@@ -16,10 +16,11 @@ from jaxtyping import Array, Bool, Float, Int
 
 from ragjax.distillation.known import Drawn, Likeliest, binned, likeliest
 from ragjax.distillation.losses import LOSSES, LOWEST, MIXING, Mixing, Pair, centred, log_probs
-from ragjax.models.matmul import transposed, weight_gradient
+from ragjax.models.divisor import largest_divisor
+from ragjax.models.matmul import weight_gradient
 from ragjax.models.residuals import keep, kept
 from ragjax.parallel.mesh import BATCH_AXES
-from ragjax.parallel.pin import pin
+from ragjax.parallel.pin import pin, several_devices
 
 VOCABULARY_AXES = ("tensor",)
 """Mesh axes that split the vocabulary."""
@@ -230,39 +231,31 @@ def _with_table_gradient(sums: jax.Array, gradient: jax.Array, hidden: jax.Array
     devices may have split the rows, and a GPU wants larger products.
     """
     gradient, hidden = (x.reshape(sums.shape[0], -1, x.shape[-1]) for x in (gradient, hidden))
-    if jax.sharding.get_abstract_mesh().size > 1:
+    if several_devices():
         return _with_columns(sums, gradient, hidden)
     return jax.lax.platform_dependent(sums, gradient, hidden, cpu=_with_rows, default=_with_columns)
 
 
 def _with_rows(sums: jax.Array, gradient: jax.Array, hidden: jax.Array) -> jax.Array:
-    few = _divisor(sums.shape[1], _ROWS)
-
-    def add(number, sums):
-        part = jax.lax.dynamic_slice_in_dim(gradient, number * few, few, 2)
-        after = jax.lax.dynamic_slice_in_dim(sums, number * few, few, 1) + weight_gradient(part, hidden)
-        return jax.lax.dynamic_update_slice_in_dim(sums, after, number * few, 1)
-
-    return jax.lax.fori_loop(0, sums.shape[1] // few, add, sums)
+    few = largest_divisor(sums.shape[1], _ROWS)
+    return _part_by_part(sums, few, 1, lambda part: weight_gradient(part(gradient, 2), hidden))
 
 
 def _with_columns(sums: jax.Array, gradient: jax.Array, hidden: jax.Array) -> jax.Array:
-    few = _divisor(sums.shape[2], _COLUMNS)
-    # Once, ahead of the loop.
-    by_row = transposed(gradient)
+    few = largest_divisor(sums.shape[2], _COLUMNS)
+    return _part_by_part(sums, few, 2, lambda part: weight_gradient(gradient, part(hidden, 2)))
+
+
+def _part_by_part(sums: jax.Array, few: int, axis: int, product: Callable[..., jax.Array]) -> jax.Array:
+    """Adds a product to `few` entries of an axis at a time, in place; `part` cuts its factors alike."""
 
     def add(number, sums):
-        part = jax.lax.dynamic_slice_in_dim(hidden, number * few, few, 2)
-        product = jnp.matmul(by_row, part, preferred_element_type=jnp.float32)
-        after = jax.lax.dynamic_slice_in_dim(sums, number * few, few, 2) + product
-        return jax.lax.dynamic_update_slice_in_dim(sums, after, number * few, 2)
+        def part(x, axis):
+            return jax.lax.dynamic_slice_in_dim(x, number * few, few, axis)
 
-    return jax.lax.fori_loop(0, sums.shape[2] // few, add, sums)
+        return jax.lax.dynamic_update_slice_in_dim(sums, part(sums, axis) + product(part), number * few, axis)
 
-
-def _divisor(count: int, most: int) -> int:
-    """The largest divisor of `count` that is at most `most`."""
-    return max(n for n in range(1, most + 1) if count % n == 0)
+    return jax.lax.fori_loop(0, sums.shape[axis] // few, add, sums)
 
 
 def _tables(teachers: tuple[Teacher, ...]) -> tuple[jax.Array | None, ...]:

@@ -15,8 +15,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, PyTree
 
+from ragjax.models.divisor import largest_divisor
 from ragjax.models.matmul import transposed
 from ragjax.models.residuals import keep, kept
+from ragjax.parallel.pin import several_devices
 
 _SMALLEST_BLOCK, _MOST_BLOCKS = 128, 8
 _MOST_SCORES, _SCORES_AT_ONCE = 2**23, 2**20
@@ -103,11 +105,10 @@ def _few_at_a_time(
     its own, and the kernel hands it out anew at each call. Over several devices, all at once.
     """
     batch, count, length = jax.tree.leaves(heads)[0].shape[:3]
-    mesh = jax.sharding.get_abstract_mesh()
-    if mesh.size > 1 or batch * count * length**2 <= _MOST_SCORES:
+    if several_devices() or batch * count * length**2 <= _MOST_SCORES:
         return function(*heads, mask, scale, block=block)
-    together = _divisor(count, _SCORES_AT_ONCE // length**2)
-    rows = _divisor(batch, _SCORES_AT_ONCE // (count * length**2))
+    together = largest_divisor(count, _SCORES_AT_ONCE // length**2)
+    rows = largest_divisor(batch, _SCORES_AT_ONCE // (count * length**2))
 
     def some_rows(heads: PyTree[Array], mask: _Mask) -> PyTree[Array]:
         return _mapped(lambda heads: function(*heads, mask, scale, block=block), heads, together, axis=1)
@@ -115,11 +116,6 @@ def _few_at_a_time(
     if mask.shape[0] == 1:
         return _mapped(lambda heads: some_rows(heads, mask), heads, rows, axis=0)
     return _mapped(lambda given: some_rows(*given), (heads, mask), rows, axis=0)
-
-
-def _divisor(count: int, most: int) -> int:
-    """The largest divisor of `count` that is at most `most`, or 1."""
-    return max(size for size in range(1, count + 1) if count % size == 0 and size <= max(1, most))
 
 
 def _mapped(

@@ -10,6 +10,11 @@ from jax.sharding import PartitionSpec
 from ragjax.parallel.mesh import BATCH_AXES
 
 
+def several_devices() -> bool:
+    """Whether the mesh in use has more than one device: what cuts arrays up would then move them about."""
+    return jax.sharding.get_abstract_mesh().size > 1
+
+
 def pin(x: jax.Array, *axes: tuple[str, ...]) -> jax.Array:
     """`x` split over those of the named axes that the mesh in use has; unchanged without a mesh."""
     mesh = jax.sharding.get_abstract_mesh()

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from ragjax.models.matmul import transposed
+from ragjax.parallel.pin import several_devices
 
 _WIDEST = 256
 """Columns of X that CPU multiplies with themselves: smaller ones save more of the half, but run slower."""
@@ -33,7 +34,7 @@ def with_gram(total: Float[Array, "in in"], x: Float[Array, "*tokens in"]) -> Fl
       x: as in `gram`.
     """
     rows = x.reshape(-1, x.shape[-1])
-    if _spread():
+    if several_devices():
         return total + _product(rows, rows)
     return jax.lax.platform_dependent(
         total, rows, cpu=_with_half, default=lambda total, x: total + _product(x, x)
@@ -46,30 +47,24 @@ def whole(total: Float[Array, "in in"]) -> Float[Array, "in in"]:
     Args:
       total: the sum; where it is donated, it is completed in place.
     """
-    if _spread():
+    if several_devices():
         return total
     return jax.lax.platform_dependent(total, cpu=_mirrored, default=lambda total: total)
 
 
-def _spread() -> bool:
-    return jax.sharding.get_abstract_mesh().size > 1
+def _half(width: int) -> int:
+    """Half of so many columns; 0 where they are not halved any more."""
+    return 0 if width <= _WIDEST or width % 2 else width // 2
 
 
 def _with_half(total: Float[Array, "in in"], x: Float[Array, "tokens in"], first: int = 0) -> Array:
     """Adds X'X where rows and columns begin at `first`."""
-    left, right = _halves(x)
-    if right is None:
+    half = _half(x.shape[-1])
+    if not half:
         return _with_block(total, _product(x, x), first, first)
-    middle = first + left.shape[1]
+    left, right, middle = x[:, :half], x[:, half:], first + half
     total = _with_half(_with_half(total, left, first), right, middle)
     return _with_block(total, _product(left, right), first, middle)
-
-
-def _halves(x: Float[Array, "tokens in"]) -> tuple[Array, Array | None]:
-    width = x.shape[-1]
-    if width <= _WIDEST or width % 2:
-        return x, None
-    return x[:, : width // 2], x[:, width // 2 :]
 
 
 def _with_block(total: Array, block: Float[Array, "n m"], row: int, column: int) -> Array:
@@ -78,10 +73,10 @@ def _with_block(total: Array, block: Float[Array, "n m"], row: int, column: int)
 
 
 def _mirrored(total: Float[Array, "in in"], first: int = 0, width: int | None = None) -> Array:
-    width = total.shape[0] if width is None else width
-    if width <= _WIDEST or width % 2:
+    """Copies what lies above the diagonal, in `width` rows and columns from `first`, to below it."""
+    half = _half(total.shape[0] if width is None else width)
+    if not half:
         return total
-    half = width // 2
     middle = first + half
     total = _mirrored(_mirrored(total, first, half), middle, half)
     across = jax.lax.dynamic_slice(total, (first, middle), (half, half))

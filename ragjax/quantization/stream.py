@@ -17,7 +17,7 @@ from ragjax.models.decoder_config import DecoderConfig
 from ragjax.parallel.hosts import to_host
 from ragjax.parallel.rules import place
 from ragjax.quantization.block import CALIBRATED, How, QuantizedFigures, quantize_block
-from ragjax.sparsity.calibrated.calibration import Calibration, block_on_device, default_device, embedded
+from ragjax.sparsity.calibrated.calibration import Calibration, default_device, embedded
 from ragjax.sparsity.calibrated.changed_block import Leaves, Watched, change_block
 from ragjax.sparsity.calibrated.statistics import Statistics, readers
 
@@ -77,11 +77,10 @@ def quantize_blocks(
 
     for layer in range(config.layers):
         began = time.monotonic()
-        block = block_on_device(params, layer, calibration.mesh)
-        _, made, error = change_block(config, layer, block, hidden, calibration, watched, change)
+        made, error = change_block(config, layer, params, hidden, calibration, watched, change)[1:]
         kept.append(to_host(made.kept))
         matrices = {_PREFIX + name: each for name, each in to_host(made.figures).items()}
-        del made, block
+        del made
         done.append(LayerFigures(layer, error, matrices, time.monotonic() - began))
         progress(done[-1])
     return _with_layers(params, kept, calibration.mesh), done

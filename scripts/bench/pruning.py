@@ -9,15 +9,19 @@ columns of each 128. (So torch ranks queries, keys and values together, and ours
 other masks.)
 
 Each runs in a process of its own and sleeps while the other works; a round is one pruning of each, in
-alternating order, and a ratio is the median over rounds of the quotient within a round: of the time that
-passed, and of the time the processors were busy, which says more on a machine that others use. Everything
-runs once before the first round, so that nothing is compiled in one. Peak memory is the growth of the
-process's resident set above what it is after imports; working memory is that part of it which goes beyond
-the resident set between prunings, when there are the weights and the programs: the calibration text's
-residual streams, and what pruning needs. Both prune in place; ours prunes in every round what it pruned in
-the one before, which is the same work, and torch's puts each block's dense weights back when it is done.
-Beside ours stands what one block is bound to take by the compiled programs: the largest program's arguments
-(the block, its statistics), results and temporaries, and the residual streams.
+alternating order, the second of two in a row (`turns.Peer.ask_warm`), and a ratio is the median over rounds
+of the quotient within a round: of the time that passed, and of the time the processors were busy, which says
+more on a machine that others use. Everything runs once before the first round, so that nothing is compiled in
+one. Both prune in place; ours prunes in every round what it pruned in the one before, which is the same work,
+and torch's puts each block's dense weights back when it is done.
+
+Peak memory is the growth of the process's resident set above what it is after imports. Working memory is that
+part of it which goes beyond the resident set between prunings, when there are the weights and the programs:
+the calibration text's residual streams, and what pruning needs. Allocated is what of this was asked of malloc
+and not given back, the most of one pruning that is not timed: the rest are pieces that malloc keeps. Beside
+ours stands what one block is bound to take by the compiled programs: the largest program's arguments (the
+block, its statistics), results and temporaries, the residual streams, and one microbatch's as the dense block
+hands it on. (A program's temporaries go back a little after its results are there; until then they count.)
 
     python scripts/bench/pruning.py --layers 1        one layer
     python scripts/bench/pruning.py                   the whole model
@@ -30,7 +34,7 @@ import json
 import math
 from statistics import median
 
-from turns import Peer, forget_peak, machine, resident_mb, serve
+from turns import Peer, forget_peak, machine, most_allocated_mb, resident_mb, serve
 
 WIDTH, HEADS, VOCAB = 768, 12, 50257
 METHODS = ("wanda", "sparsegpt")
@@ -73,7 +77,7 @@ def compare(options: argparse.Namespace) -> dict:
     rounds = []
     for number in range(options.rounds):
         order = names if number % 2 == 0 else names[::-1]
-        rounds.append({name: peers[name].ask("prune") for name in order})
+        rounds.append({name: peers[name].ask_warm("prune") for name in order})
     closing = {name: peer.close() for name, peer in peers.items()}
     found: dict = {
         name: {
@@ -81,6 +85,7 @@ def compare(options: argparse.Namespace) -> dict:
             "cpu_seconds": round(median(r[name]["cpu_seconds"] for r in rounds), 2),
             "peak_memory_mb": round(closing[name]["peak_mb"]),
             "working_memory_mb": round(closing[name]["peak_mb"] - closing[name]["rest_mb"]),
+            "allocated_mb": round(closing[name]["allocated_mb"]),
             "version": closing[name]["version"],
         }
         for name in names
@@ -104,7 +109,8 @@ def table(found: dict) -> str:
         for name, key in ((method, "seconds"), ("  busy", "cpu_seconds")):
             times = f"{ours[key]:>10.2f} s{theirs[key]:>10.2f} s{each[f'{key}_ratio']:>15.2f}"
             lines.append(f"{name:<12}{times}")
-        for name, key in (("  peak", "peak_memory_mb"), ("  working", "working_memory_mb")):
+        for name in ("peak_memory", "working_memory", "allocated"):
+            key, name = f"{name}_mb", f"  {name.removesuffix('_memory')}"
             lines.append(f"{name:<12}{ours[key]:>9} MB{theirs[key]:>9} MB{theirs[key] / ours[key]:>15.2f}")
         lines.append(f"{'  one block':<12}{ours['one_block_mb']:>9} MB")
     return "\n".join(lines)
@@ -144,12 +150,13 @@ def ragjax_peer(options: argparse.Namespace):
     rest = resident_mb("VmRSS") - base
     return {"prune": prune}, lambda: {
         "peak_mb": resident_mb("VmHWM") - base, "rest_mb": rest, "version": jax.__version__,
+        "allocated_mb": most_allocated_mb(prune),
         "one_block_mb": round(one_block_mb(config, params, calibration, options.method, how)),
     }  # fmt: skip
 
 
 def one_block_mb(config, params, calibration, method, how) -> float:
-    """Of the largest program: arguments, results and temporaries; and the residual streams."""
+    """Of the largest program: arguments, results and temporaries; and the residual streams and one more."""
     import jax
     import jax.numpy as jnp
     from flax.traverse_util import flatten_dict
@@ -175,7 +182,7 @@ def one_block_mb(config, params, calibration, method, how) -> float:
         return memory.argument_size_in_bytes + new + memory.temp_size_in_bytes
 
     most = max(needed(program.compile().memory_analysis()) for program in programs)
-    return (most + sum(x.nbytes for x in hidden)) / 2**20
+    return (most + sum(x.nbytes for x in hidden) + hidden[0].nbytes) / 2**20
 
 
 def torch_peer(options: argparse.Namespace):
@@ -276,6 +283,7 @@ def torch_peer(options: argparse.Namespace):
     rest = resident_mb("VmRSS") - base
     return {"prune": prune}, lambda: {
         "peak_mb": resident_mb("VmHWM") - base, "rest_mb": rest, "version": torch.__version__,
+        "allocated_mb": most_allocated_mb(prune),
     }  # fmt: skip
 
 

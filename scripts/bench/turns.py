@@ -9,6 +9,7 @@ import platform
 import resource
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -171,3 +172,41 @@ def forget_peak() -> None:
     """Lets VmHWM start again from the present resident set, without what the compiler left behind."""
     ctypes.CDLL(None).malloc_trim(0)
     Path("/proc/self/clear_refs").write_text("5")
+
+
+class _Mallinfo2(ctypes.Structure):
+    _fields_ = [
+        (name, ctypes.c_size_t)
+        for name in (
+            "arena", "ordblks", "smblks", "hblks", "hblkhd", "usmblks", "fsmblks", "uordblks", "fordblks",
+            "keepcost",
+        )
+    ]  # fmt: skip
+
+
+def allocated_mb() -> float:
+    """What this process has asked glibc's malloc for and not given back: not what malloc keeps."""
+    libc = ctypes.CDLL(None)
+    libc.mallinfo2.restype = _Mallinfo2
+    info = libc.mallinfo2()
+    return (info.uordblks + info.hblkhd) / 2**20
+
+
+def most_allocated_mb(work: Callable[[], object]) -> float:
+    """The most that `work` has allocated at a time beyond what was before, looked at every millisecond."""
+    before = allocated_mb()
+    most, done = before, threading.Event()
+
+    def look() -> None:
+        nonlocal most
+        while not done.wait(0.001):
+            most = max(most, allocated_mb())
+
+    watcher = threading.Thread(target=look)
+    watcher.start()
+    try:
+        work()
+    finally:
+        done.set()
+        watcher.join()
+    return most - before

@@ -1,4 +1,8 @@
-"""One block of a model, changed as it goes by: given a text, changed, and handing on what it then makes."""
+"""One block of a model, changed as it goes by: given a text, changed, and handing on what it then makes.
+
+A program is called when the one before it is done: CPU gives it memory for its temporaries when it is called,
+and not when it begins. What it is given from the host is on its way by then.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +20,13 @@ from ragjax.models.blockwise import layer_of, next_hidden
 from ragjax.models.decoder import LayerData, Params
 from ragjax.models.decoder_config import DecoderConfig
 from ragjax.parallel.hosts import to_host
-from ragjax.sparsity.calibrated.calibration import Calibration, default_device, on_device, over
+from ragjax.sparsity.calibrated.calibration import (
+    Calibration,
+    block_on_device,
+    default_device,
+    on_device,
+    over,
+)
 from ragjax.sparsity.calibrated.statistics import Statistics, completed, gather, gather_and_run, nothing_yet
 
 T = TypeVar("T")
@@ -38,7 +48,7 @@ class Watched(NamedTuple):
 def change_block(
     config: DecoderConfig,
     layer: int,
-    block: Params,
+    params: Params,
     hidden: list[Float[np.ndarray, "rows seq width"]],
     calibration: Calibration,
     watched: Watched,
@@ -49,7 +59,7 @@ def change_block(
     Args:
       config: the architecture.
       layer: which block.
-      block: its parameters, where `calibration` runs.
+      params: of the whole model, wherever they lie.
       hidden: the residual streams before it, on the host; those after the changed block take their place.
       calibration: where it runs.
       watched: what is remembered of its inputs.
@@ -59,16 +69,19 @@ def change_block(
       What `change` returned, and ||B'(x) - B(x)|| / ||B(x) - x|| of what block B adds to its input x, on one
       microbatch.
     """
-    data, leaves, mesh = layer_of(config, layer), flatten_dict(block, sep="/"), calibration.mesh
+    data, mesh = layer_of(config, layer), calibration.mesh
+    block = block_on_device(params, layer, mesh)
+    leaves = flatten_dict(block, sep="/")
     with over(mesh):
         sums = no_sums(watched, mesh)
         first = on_device(hidden[0], mesh)
         sums, before = gather_and_run(sums, block, data, first, config=config)
         for x in hidden[1:]:
-            sums = gather(sums, block, data, on_device(x, mesh), config=config)
-        new, told = change(leaves, completed(sums))
-        del sums, block
+            given = on_device(x, mesh)
+            sums = gather(jax.block_until_ready(sums), block, data, given, config=config)
+        new, told = jax.block_until_ready(change(leaves, jax.block_until_ready(completed(sums))))
         after = unflatten_dict(leaves | new, sep="/")
+        del sums, block, leaves
         out = next_hidden(after, data, first, config=config)
         error = float(_block_error(first, before, out))
         hidden[0] = to_host(out)
@@ -98,7 +111,9 @@ def _handed_on(
     """
     running: jax.Array | None = None
     for number, x in enumerate(hidden[1:], 1):
-        out = next_hidden(block, data, on_device(x, mesh), config=config)
+        given = on_device(x, mesh)
+        jax.block_until_ready(running)
+        out = next_hidden(block, data, given, config=config)
         if running is not None:
             hidden[number - 1] = to_host(running)
         running = out

@@ -98,11 +98,10 @@ def prune_blocks(
             )
             return prune_block(given, method=method, how=how)
 
-        block = block_on_device(unflatten_dict(flat | stacks, sep="/"), layer, calibration.mesh)
-        kernels, figures, error = change_block(config, layer, block, hidden, calibration, watched, change)
-        del block
-        for name, kernel in kernels.items():
-            stacks[_PREFIX + name] = _with_layer(stacks[_PREFIX + name], layer, kernel)
+        so_far = unflatten_dict(flat | stacks, sep="/")
+        kernels, figures, error = change_block(config, layer, so_far, hidden, calibration, watched, change)
+        for name in list(kernels):
+            stacks[_PREFIX + name] = _with_layer(stacks[_PREFIX + name], layer, kernels.pop(name))
         matrices = {_PREFIX + name: each for name, each in to_host(figures).items()}
         done.append(LayerFigures(layer, error, matrices, time.monotonic() - began))
         progress(done[-1])

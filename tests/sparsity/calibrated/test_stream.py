@@ -231,3 +231,29 @@ def test_the_error_of_a_block_is_what_pruning_changes_of_what_it_adds(random_mod
     expected = np.linalg.norm(sparse - dense) / np.linalg.norm(dense - hidden)
     assert figures[0].error == pytest.approx(expected, rel=1e-4)
     assert all(0 < each.error < 2 and each.seconds > 0 for each in figures)
+
+
+@pytest.mark.parametrize("method", ["wanda", "sparsegpt"])
+def test_of_the_weights_one_block_lives_and_no_dense_one_beside_the_pruned(method, random_model, monkeypatch):
+    config = DecoderConfig(vocab_size=50, layers=3, positions=12, width=16, heads=4, mlp_width=41)
+    params, living = random_model(config).params, []
+
+    def watched(name):
+        program = getattr(changed_block, name)
+
+        def call(*arguments, **options):
+            shapes = [x.shape for x in jax.live_arrays()]
+            living.append((name, shapes.count((16, 41)), shapes.count((16, 16))))
+            return program(*arguments, **options)
+
+        monkeypatch.setattr(changed_block, name, call)
+
+    watched("gather")
+    watched("next_hidden")
+    calibration = Calibration(TOKENS)
+    prune_blocks(
+        config, params, calibration, everywhere(params, 0.5), method=method, how=How("row"), donate=True
+    )
+    grams = 3 if method == "sparsegpt" else 0
+    expected = [("gather", 1, 4 + grams)] * 2 + [("next_hidden", 1, 4)] * 3
+    assert living == expected * 2 + expected[:3]

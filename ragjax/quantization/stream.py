@@ -77,6 +77,7 @@ def quantize_blocks(
 
     for layer in range(config.layers):
         began = time.monotonic()
+        # What is new has one name, under which it is let go of below.
         made, error = change_block(config, layer, params, hidden, calibration, watched, change)[1:]
         kept.append(to_host(made.kept))
         matrices = {_PREFIX + name: each for name, each in to_host(made.figures).items()}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import gc
 import json
 import os
 import platform
@@ -184,16 +185,23 @@ class _Mallinfo2(ctypes.Structure):
     ]  # fmt: skip
 
 
+_LIBC = ctypes.CDLL(None)
+if hasattr(_LIBC, "mallinfo2"):
+    _LIBC.mallinfo2.restype = _Mallinfo2
+
+
 def allocated_mb() -> float:
-    """What this process has asked glibc's malloc for and not given back: not what malloc keeps."""
-    libc = ctypes.CDLL(None)
-    libc.mallinfo2.restype = _Mallinfo2
-    info = libc.mallinfo2()
+    """What this process has asked malloc for and not given back: not what malloc keeps (glibc 2.33)."""
+    info = _LIBC.mallinfo2()
     return (info.uordblks + info.hblkhd) / 2**20
 
 
 def most_allocated_mb(work: Callable[[], object]) -> float:
-    """The most that `work` has allocated at a time beyond what was before, looked at every millisecond."""
+    """The most that `work` has allocated at a time beyond what was before.
+
+    It is looked at every millisecond: what is held for less than that may be missed.
+    """
+    gc.collect()
     before = allocated_mb()
     most, done = before, threading.Event()
 

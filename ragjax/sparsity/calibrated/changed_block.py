@@ -1,7 +1,7 @@
 """One block of a model, changed as it goes by: given a text, changed, and handing on what it then makes.
 
-A program is called when the one before it is done: CPU gives it memory for its temporaries when it is called,
-and not when it begins. What it is given from the host is on its way by then.
+On CPU a large program is called when the one before it is done: called ahead, it would hold its temporaries
+beside those of the one that runs. Other devices take them in turn by themselves.
 """
 
 from __future__ import annotations
@@ -70,7 +70,8 @@ def change_block(
       microbatch.
     """
     data, mesh = layer_of(config, layer), calibration.mesh
-    block = block_on_device(params, layer, mesh)
+    # Taken from the model here, so that nobody holds the dense block when it is changed.
+    block = _done(block_on_device(params, layer, mesh))
     leaves = flatten_dict(block, sep="/")
     with over(mesh):
         sums = no_sums(watched, mesh)
@@ -78,8 +79,8 @@ def change_block(
         sums, before = gather_and_run(sums, block, data, first, config=config)
         for x in hidden[1:]:
             given = on_device(x, mesh)
-            sums = gather(jax.block_until_ready(sums), block, data, given, config=config)
-        new, told = jax.block_until_ready(change(leaves, jax.block_until_ready(completed(sums))))
+            sums = gather(_done(sums), block, data, given, config=config)
+        new, told = _done(change(leaves, _done(completed(_done(sums)))))
         after = unflatten_dict(leaves | new, sep="/")
         del sums, block, leaves
         out = next_hidden(after, data, first, config=config)
@@ -112,13 +113,20 @@ def _handed_on(
     running: jax.Array | None = None
     for number, x in enumerate(hidden[1:], 1):
         given = on_device(x, mesh)
-        jax.block_until_ready(running)
+        _done(running)
         out = next_hidden(block, data, given, config=config)
         if running is not None:
             hidden[number - 1] = to_host(running)
         running = out
     if running is not None:
         hidden[-1] = to_host(running)
+
+
+def _done(made: T) -> T:
+    """What programs make: on CPU when it is there, else at once."""
+    leaves = jax.tree.leaves(made)
+    on_cpu = bool(leaves) and all(device.platform == "cpu" for device in leaves[0].devices())
+    return jax.block_until_ready(made) if on_cpu else made
 
 
 @jax.jit

@@ -98,8 +98,10 @@ def prune_blocks(
             )
             return prune_block(given, method=method, how=how)
 
-        so_far = unflatten_dict(flat | stacks, sep="/")
-        kernels, figures, error = change_block(config, layer, so_far, hidden, calibration, watched, change)
+        kernels, figures, error = change_block(
+            config, layer, unflatten_dict(flat | stacks, sep="/"), hidden, calibration, watched, change
+        )
+        # None of them is held into the next layer.
         for name in list(kernels):
             stacks[_PREFIX + name] = _with_layer(stacks[_PREFIX + name], layer, kernels.pop(name))
         matrices = {_PREFIX + name: each for name, each in to_host(figures).items()}

@@ -1,5 +1,6 @@
 """A model pruned as its blocks go by, against the same written out plainly, without a stream."""
 
+import gc
 from functools import partial
 
 import jax
@@ -233,27 +234,69 @@ def test_the_error_of_a_block_is_what_pruning_changes_of_what_it_adds(random_mod
     assert all(0 < each.error < 2 and each.seconds > 0 for each in figures)
 
 
+@pytest.mark.parametrize("donate", [False, True])
 @pytest.mark.parametrize("method", ["wanda", "sparsegpt"])
-def test_of_the_weights_one_block_lives_and_no_dense_one_beside_the_pruned(method, random_model, monkeypatch):
-    config = DecoderConfig(vocab_size=50, layers=3, positions=12, width=16, heads=4, mlp_width=41)
+def test_of_the_weights_one_block_lives_and_no_dense_one_beside_the_pruned(
+    method, donate, random_model, monkeypatch
+):
+    config = DecoderConfig(vocab_size=50, layers=3, positions=12, width=28, heads=4, mlp_width=41)
     params, living = random_model(config).params, []
+
+    def of_the_block():
+        gc.collect()
+        shapes = [x.shape for x in jax.live_arrays()]
+        return shapes.count((28, 41)), shapes.count((28, 28))
 
     def watched(name):
         program = getattr(changed_block, name)
 
         def call(*arguments, **options):
-            shapes = [x.shape for x in jax.live_arrays()]
-            living.append((name, shapes.count((16, 41)), shapes.count((16, 16))))
+            wide, square = of_the_block()
+            living.append((name, wide - before[0], square - before[1]))
             return program(*arguments, **options)
 
         monkeypatch.setattr(changed_block, name, call)
 
+    before = of_the_block()
     watched("gather")
     watched("next_hidden")
-    calibration = Calibration(TOKENS)
-    prune_blocks(
-        config, params, calibration, everywhere(params, 0.5), method=method, how=How("row"), donate=True
-    )
+    half, calibration = everywhere(params, 0.5), Calibration(TOKENS)
+    prune_blocks(config, params, calibration, half, method=method, how=How("row"), donate=donate)
     grams = 3 if method == "sparsegpt" else 0
     expected = [("gather", 1, 4 + grams)] * 2 + [("next_hidden", 1, 4)] * 3
     assert living == expected * 2 + expected[:3]
+
+
+def test_on_cpu_no_program_is_called_ahead(random_model, monkeypatch):
+    running, called = [], []
+
+    def watched(name):
+        program = getattr(changed_block, name)
+
+        def call(*arguments, **options):
+            called.append((name, [*running]))
+            running.append(name)
+            return program(*arguments, **options)
+
+        monkeypatch.setattr(changed_block, name, call)
+
+    def wait(made):
+        if jax.tree.leaves(made):
+            running.clear()
+        return done(made)
+
+    def measured(*arguments):  # its result is a number on the host
+        running.clear()
+        return error(*arguments)
+
+    done, error = changed_block._done, changed_block._block_error
+    for name in ("gather_and_run", "gather", "completed", "next_hidden"):
+        watched(name)
+    monkeypatch.setattr(changed_block, "_done", wait)
+    monkeypatch.setattr(changed_block, "_block_error", measured)
+    params = random_model(GPT2).params
+    prune_blocks(
+        GPT2, params, Calibration(TOKENS), everywhere(params, 0.5), method="sparsegpt", how=How("row")
+    )
+    assert len(called) == 7 + 7 + 5
+    assert all(ahead == [] for _, ahead in called), called

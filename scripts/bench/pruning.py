@@ -109,8 +109,8 @@ def table(found: dict) -> str:
         for name, key in ((method, "seconds"), ("  busy", "cpu_seconds")):
             times = f"{ours[key]:>10.2f} s{theirs[key]:>10.2f} s{each[f'{key}_ratio']:>15.2f}"
             lines.append(f"{name:<12}{times}")
-        for name in ("peak_memory", "working_memory", "allocated"):
-            key, name = f"{name}_mb", f"  {name.removesuffix('_memory')}"
+        for key in ("peak_memory_mb", "working_memory_mb", "allocated_mb"):
+            name = f"  {key.split('_')[0]}"
             lines.append(f"{name:<12}{ours[key]:>9} MB{theirs[key]:>9} MB{theirs[key] / ours[key]:>15.2f}")
         lines.append(f"{'  one block':<12}{ours['one_block_mb']:>9} MB")
     return "\n".join(lines)

@@ -169,12 +169,6 @@ def device_name(device: str) -> str:
     return subprocess.run(asked, check=True, capture_output=True, text=True).stdout.strip()
 
 
-def forget_peak() -> None:
-    """Lets VmHWM start again from the present resident set, without what the compiler left behind."""
-    ctypes.CDLL(None).malloc_trim(0)
-    Path("/proc/self/clear_refs").write_text("5")
-
-
 class _Mallinfo2(ctypes.Structure):
     _fields_ = [
         (name, ctypes.c_size_t)
@@ -188,6 +182,12 @@ class _Mallinfo2(ctypes.Structure):
 _LIBC = ctypes.CDLL(None)
 if hasattr(_LIBC, "mallinfo2"):
     _LIBC.mallinfo2.restype = _Mallinfo2
+
+
+def forget_peak() -> None:
+    """Lets VmHWM start again from the present resident set, without what the compiler left behind."""
+    _LIBC.malloc_trim(0)
+    Path("/proc/self/clear_refs").write_text("5")
 
 
 def allocated_mb() -> float:

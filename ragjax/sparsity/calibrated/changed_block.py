@@ -123,7 +123,7 @@ def _handed_on(
 
 
 def _done(made: T) -> T:
-    """What programs make: on CPU when it is there, else at once."""
+    """The arrays that a program makes; on CPU not before they are there."""
     leaves = jax.tree.leaves(made)
     on_cpu = bool(leaves) and all(device.platform == "cpu" for device in leaves[0].devices())
     return jax.block_until_ready(made) if on_cpu else made

@@ -18,7 +18,7 @@ from ragjax.models.rotary import angles, rotate
 from ragjax.models.run import apply, run_decoder
 from ragjax.parallel.mesh import make_mesh
 from ragjax.parallel.rules import place
-from ragjax.sparsity.calibrated import changed_block
+from ragjax.sparsity.calibrated import changed_block, stream
 from ragjax.sparsity.calibrated.calibration import Calibration
 from ragjax.sparsity.calibrated.methods import How, prune_block
 from ragjax.sparsity.calibrated.stream import dense_norms, prune_blocks
@@ -270,33 +270,34 @@ def test_of_the_weights_one_block_lives_and_no_dense_one_beside_the_pruned(
 def test_on_cpu_no_program_is_called_ahead(random_model, monkeypatch):
     running, called = [], []
 
-    def watched(name):
-        program = getattr(changed_block, name)
+    def watched(module, name):
+        program = getattr(module, name)
 
         def call(*arguments, **options):
             called.append((name, [*running]))
             running.append(name)
             return program(*arguments, **options)
 
-        monkeypatch.setattr(changed_block, name, call)
+        monkeypatch.setattr(module, name, call)
 
     def wait(made):
         if jax.tree.leaves(made):
             running.clear()
-        return done(made)
+        return ready(made)
 
     def measured(*arguments):  # its result is a number on the host
         running.clear()
         return error(*arguments)
 
-    done, error = changed_block._done, changed_block._block_error
+    ready, error = jax.block_until_ready, changed_block._block_error
     for name in ("gather_and_run", "gather", "completed", "next_hidden"):
-        watched(name)
-    monkeypatch.setattr(changed_block, "_done", wait)
+        watched(changed_block, name)
+    watched(stream, "prune_block")
+    monkeypatch.setattr(jax, "block_until_ready", wait)
     monkeypatch.setattr(changed_block, "_block_error", measured)
     params = random_model(GPT2).params
     prune_blocks(
         GPT2, params, Calibration(TOKENS), everywhere(params, 0.5), method="sparsegpt", how=How("row")
     )
-    assert len(called) == 7 + 7 + 5
+    assert len(called) == 8 + 8 + 6
     assert all(ahead == [] for _, ahead in called), called

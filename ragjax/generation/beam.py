@@ -80,7 +80,7 @@ def beam_search(
 
     Args:
       params: with stacked layers.
-      layers: from `unstack`.
+      layers: from `laid_out`.
       prompts: flush right; what stands in the padding does not matter.
       padding: places before each prompt.
       until: tokens a continuation may have, at most `room`.

@@ -16,9 +16,9 @@ from ragjax.config import Decoding
 from ragjax.data.tokenizer import encode_prompts
 from ragjax.errors import InputError
 from ragjax.generation.beam import Rules, beam_search
-from ragjax.generation.decoding import unstack
 from ragjax.generation.drafted import DraftedWriter, Speculation, check_draft
 from ragjax.generation.log_probs import LogProbs
+from ragjax.generation.network import laid_out
 from ragjax.generation.onnx import OnnxWriter, check_onnx
 from ragjax.generation.prompts import Described, tokenizer_of
 from ragjax.generation.request import Request, request
@@ -309,7 +309,7 @@ def _beams(model: Model, asked: Request, on_text: Callable[[int, str], None] | N
     with asked.on_mesh():
         params = asked.placed(model.params)
         found = beam_search(
-            params, unstack(params, config=config), *asked.aligned(config.positions),
+            *laid_out(params, config=config, mesh=asked.mesh), *asked.aligned(config.positions),
             jnp.int32(options.max_new_tokens), rules, config=config, room=asked.room(config.positions),
             beams=options.beams, spare=max(2, 1 + len(asked.ends)),
             cache_dtype=jnp.dtype(options.cache_dtype),

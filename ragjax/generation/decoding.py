@@ -72,15 +72,6 @@ class State(NamedTuple):
     """Of the new tokens, where asked for."""
 
 
-@partial(jax.jit, static_argnames="config")
-def unstack(params: Params, *, config: DecoderConfig) -> tuple[Params, ...]:
-    """The parameters of each layer as arrays of their own.
-
-    A slice of the stacked ones would be copied at every step of the decoding loop.
-    """
-    return tuple(jax.tree.map(lambda x, i=i: x[i], params["layers"]) for i in range(config.layers))
-
-
 @partial(jax.jit, static_argnames=("config", "room", "cache_dtype", "alternatives"))
 def prefill(
     params: Params,
@@ -184,7 +175,7 @@ def decode(
 
     Args:
       params: for the embedding, the last norm and the head.
-      layers: from `unstack`.
+      layers: from `laid_out`.
       state: consumed.
       until: at most the state's room.
       settings: how tokens are chosen.
@@ -230,7 +221,7 @@ def extend(
 
     Args:
       params: for the embedding.
-      layers: from `unstack`.
+      layers: from `laid_out`.
       cache: of each layer; has room for the tokens.
       tokens: as many for each sequence.
       padding: places before each prompt.

@@ -13,10 +13,10 @@ import numpy as np
 
 from ragjax.config import Decoding
 from ragjax.errors import InputError, listing
-from ragjax.generation.decoding import unstack
 from ragjax.generation.draft_length import round_costs
+from ragjax.generation.network import laid_out
 from ragjax.generation.request import Request
-from ragjax.generation.speculative import Configs, Drafting, Network, Pace, begin, speculate
+from ragjax.generation.speculative import Configs, Drafting, Pace, begin, speculate
 from ragjax.generation.writer import Written, ended
 from ragjax.model import Model
 from ragjax.parallel.hosts import to_host
@@ -103,7 +103,7 @@ class DraftedWriter:
         with asked.on_mesh():
             params = asked.placed(model.params), asked.placed(draft.params)
             self._networks = tuple(
-                Network(each, unstack(each, config=config))
+                laid_out(each, config=config, mesh=asked.mesh)
                 for each, config in zip(params, self._configs, strict=True)
             )
             self._state: Drafting = begin(

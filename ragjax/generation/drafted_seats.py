@@ -14,6 +14,7 @@ from jaxtyping import Array, Bool, Float, Int
 from ragjax.generation import log_probs
 from ragjax.generation.decoding import Settings, tokens_of
 from ragjax.generation.log_probs import LogProbs
+from ragjax.generation.network import Network
 from ragjax.generation.sampling import are_ends
 from ragjax.generation.seats import (
     MOST_TOKENS,
@@ -24,7 +25,7 @@ from ragjax.generation.seats import (
     with_settings,
 )
 from ragjax.generation.slots import Drafts
-from ragjax.generation.speculative import Configs, Drafting, Network, Pace, no_tally, one_round, rounds_while
+from ragjax.generation.speculative import Configs, Drafting, Pace, no_tally, one_round, rounds_while
 from ragjax.models.buffers import take
 from ragjax.models.decoder import Params
 

@@ -9,8 +9,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from ragjax.generation.decoding import Settings, State, advance, read, unstack
+from ragjax.generation.decoding import Settings, State, advance, read
 from ragjax.generation.filters import Filters, filtered
+from ragjax.generation.network import unstack
 from ragjax.generation.sampling import next_token, sequence_keys
 from ragjax.models.decoder import KeyValues, Params
 from ragjax.models.decoder_config import DecoderConfig

@@ -240,7 +240,7 @@ def write_on(
 
     Args:
       params: for the embedding, the last norm and the head.
-      layers: from `unstack`.
+      layers: from `laid_out`.
       seats: consumed.
       most: tokens to add, at most `MOST_TOKENS`.
       config: the architecture.

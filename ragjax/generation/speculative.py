@@ -22,19 +22,12 @@ from ragjax.generation.decoding import Settings, extend, fill, scored, tokens_of
 from ragjax.generation.draft_length import best_length, likely
 from ragjax.generation.filters import penalized
 from ragjax.generation.log_probs import LogProbs
+from ragjax.generation.network import Network
 from ragjax.generation.sampling import are_ends, next_token, sequence_keys
 from ragjax.models.buffers import put, take
 from ragjax.models.decoder import KeyValues, Params
 from ragjax.models.decoder_config import DecoderConfig
 from ragjax.models.key_values import alone, batched
-
-
-class Network(NamedTuple):
-    """A model as the loop takes it."""
-
-    params: Params
-    layers: tuple[Params, ...]
-    """From `unstack`."""
 
 
 class Configs(NamedTuple):

@@ -15,14 +15,15 @@ from jaxtyping import Array, Int
 
 from ragjax.config import Decoding
 from ragjax.generation import drafted_seats, seats
-from ragjax.generation.decoding import Settings, unstack
+from ragjax.generation.decoding import Settings
 from ragjax.generation.draft_length import round_costs
 from ragjax.generation.drafted import draft_lengths
 from ragjax.generation.log_probs import LogProbs
+from ragjax.generation.network import Network, laid_out
 from ragjax.generation.prompts import Prompts
 from ragjax.generation.seats import ENDS, MOST_TOKENS
 from ragjax.generation.slots import Drafts
-from ragjax.generation.speculative import Configs, Network, Pace
+from ragjax.generation.speculative import Configs, Pace
 from ragjax.model import Model
 from ragjax.parallel.rules import place
 
@@ -176,4 +177,4 @@ class Drafted:
 
 def _network(model: Model, mesh: jax.sharding.Mesh | None) -> Network:
     params = model.params if mesh is None else place(model.params, mesh)
-    return Network(params, unstack(params, config=model.config))
+    return laid_out(params, config=model.config, mesh=mesh)

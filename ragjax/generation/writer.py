@@ -11,11 +11,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int
 
-from ragjax.generation.decoding import Settings, State, decode, prefill, unstack
+from ragjax.generation.decoding import Settings, State, decode, prefill
 from ragjax.generation.log_probs import LogProbs
+from ragjax.generation.network import Network, laid_out
 from ragjax.generation.request import Request
 from ragjax.model import Model
-from ragjax.models.decoder import Params
 from ragjax.models.decoder_config import DecoderConfig
 from ragjax.parallel.hosts import to_host
 
@@ -51,10 +51,10 @@ class ModelWriter:
         config, options = model.config, asked.options
         self._asked, self._settings, self._config = asked, asked.settings(), config
         with asked.on_mesh():
-            self._params = asked.placed(model.params)
-            self._layers = unstack(self._params, config=config)
+            params = asked.placed(model.params)
+            self._network = laid_out(params, config=config, mesh=asked.mesh)
             self._state: State = prefill(
-                self._params, *asked.aligned(config.positions), self._settings, config=config,
+                params, *asked.aligned(config.positions), self._settings, config=config,
                 room=asked.room(config.positions), cache_dtype=jnp.dtype(options.cache_dtype),
                 alternatives=options.log_probs,
             )  # fmt: skip
@@ -80,7 +80,7 @@ class ModelWriter:
         """Has the device go on until there are `count` new tokens, and does not wait for them."""
         with self._asked.on_mesh():
             self._state, self._latest = _go_on(
-                self._params, self._layers, self._state, np.int32(count), self._settings, config=self._config
+                self._network, self._state, np.int32(count), self._settings, config=self._config
             )
         self._begun = count
 
@@ -95,15 +95,14 @@ class _Told(NamedTuple):
 
 @partial(jax.jit, static_argnames="config", donate_argnames="state")
 def _go_on(
-    params: Params,
-    layers: tuple[Params, ...],
+    network: Network,
     state: State,
     until: Int[jax.Array, ""],
     settings: Settings,
     *,
     config: DecoderConfig,
 ) -> tuple[State, _Told]:
-    state = decode(params, layers, state, until, settings, config=config)
+    state = decode(*network, state, until, settings, config=config)
     return state, _Told(state.tokens, state.step, state.log_probs)
 
 

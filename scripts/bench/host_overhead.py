@@ -184,7 +184,7 @@ def timed_programs(seconds: dict[str, float]) -> Iterator[None]:
 
         return call
 
-    parts = {"unstack": "layers", "prefill": "prompt", "_go_on": "steps"}
+    parts = {"laid_out": "layers", "prefill": "prompt", "_go_on": "steps"}
     replaced = {name: timed(getattr(writer, name), part) for name, part in parts.items()}
     with mock.patch.multiple(writer, **replaced):
         yield

@@ -81,7 +81,8 @@ def temporaries(model, batch: int) -> int:
     import jax
     import jax.numpy as jnp
 
-    from ragjax.generation.decoding import Settings, decode, prefill, unstack
+    from ragjax.generation.decoding import Settings, decode, prefill
+    from ragjax.generation.network import unstack
 
     settings = Settings(jnp.float32(0), jax.random.key(0), jnp.array([-1], jnp.int32))
     prompts, padding = jnp.ones((batch, 16), jnp.int32), jnp.zeros(batch, jnp.int32)

@@ -17,6 +17,7 @@ from ragjax.generation import (
     stream,
     writer,
 )
+from ragjax.generation.network import unstack
 from ragjax.generation.request import request
 from ragjax.generation.writer import ModelWriter
 from ragjax.models.decoder_config import DecoderConfig
@@ -70,7 +71,7 @@ def test_the_device_writes_on_while_a_reader_is_told(tiny_model, monkeypatch, se
     """One token ahead, or as many as come while the reader waits anyhow, at most twice as many as before."""
     seen, go_on = [], writer._go_on
     monkeypatch.setattr(
-        writer, "_go_on", lambda *given, **named: (seen.append(int(given[3])), go_on(*given, **named))[1]
+        writer, "_go_on", lambda *given, **named: (seen.append(int(given[2])), go_on(*given, **named))[1]
     )
     monkeypatch.setattr(continuation, "_SECONDS_BETWEEN_LOOKS", seconds)
     asked = Decoding(max_new_tokens=8, stop_at_eos=False)
@@ -89,7 +90,7 @@ def test_a_step_copies_no_cache(tiny_config, variant, users_flags, batch, heads)
     model = variant(tiny_config, positions=2 * room, **heads)
     asked = request(model, [[5, 6]] * batch, Decoding(max_new_tokens=room), None)
     begun = ModelWriter(model, asked)
-    given = (begun._params, begun._layers, begun._state, np.int32(9), begun._settings)
+    given = (*begun._network, begun._state, np.int32(9), begun._settings)
     program = decoding.decode.lower(*given, config=model.config).compile(users_flags)
     assert program.memory_analysis().temp_size_in_bytes < begun._state.cache[0].key.nbytes
 
@@ -107,7 +108,7 @@ def test_cached_scores_equal_recomputed_ones(tiny_config, windows, variant):
     prompt = [[9, 8, 7, 6, 5]]
     padded = np.array([[0] * 3 + prompt[0]], np.int32)
     settings = decoding.Settings(np.float32(0), jax.random.key(0), np.array([-1], np.int32))
-    layers = decoding.unstack(model.params, config=model.config)
+    layers = unstack(model.params, config=model.config)
     state = decoding.prefill(
         model.params, padded, np.array([3], np.int32), settings, config=model.config, room=16
     )
@@ -160,7 +161,7 @@ def test_the_loop_itself_ends_early(tiny_config, variant):
     state = decoding.prefill(
         model.params, np.array([PROMPTS[0]]), np.zeros(1, np.int32), settings, config=config, room=8
     )
-    layers = decoding.unstack(model.params, config=config)
+    layers = unstack(model.params, config=config)
     state = decoding.decode(model.params, layers, state, np.int32(8), settings, config=config)
     assert int(state.step) == 1
 

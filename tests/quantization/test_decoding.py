@@ -11,8 +11,9 @@ from ragjax.config import Decoding, Mesh, Quantize
 from ragjax.evaluation.perplexity import perplexity
 from ragjax.generation import continuations
 from ragjax.generation.continuation import generate_tokens
-from ragjax.generation.decoding import Settings, decode, prefill, unstack
+from ragjax.generation.decoding import Settings, decode, prefill
 from ragjax.generation.model_slots import ModelSlots
+from ragjax.generation.network import unstack
 from ragjax.models.decoder import init_params
 from ragjax.models.decoder_config import DecoderConfig
 from ragjax.models.stand_ins import made_whole

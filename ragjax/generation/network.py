@@ -1,0 +1,86 @@
+"""A model's parameters as a decoding step reads them fastest."""
+
+from __future__ import annotations
+
+import weakref
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from ragjax.kernels.panels import panels_serve
+from ragjax.models.decoder import Params
+from ragjax.models.decoder_config import DecoderConfig
+from ragjax.models.panels import PanelTable, panel_kernel, panel_table
+from ragjax.models.stand_ins import is_stand_in
+
+
+class Network(NamedTuple):
+    """A model as the loops over new tokens take it."""
+
+    params: Params
+    """For the embedding, the last norm and the head."""
+    layers: tuple[Params, ...]
+    """The parameters of each layer by themselves."""
+
+
+def laid_out(params: Params, *, config: DecoderConfig, mesh: jax.sharding.Mesh | None = None) -> Network:
+    """The network of `params`.
+
+    Where panels serve, float32 matrices and the table are laid out in panels on the first call: a second copy
+    of the weights, which lives as long as all of `params` do. Elsewhere layers are taken apart at each call.
+
+    Args:
+      params: with stacked layers, placed on the mesh if there is one.
+      config: the architecture.
+      mesh: devices that share the weights; none: one device.
+    """
+    if mesh is not None or not _fit_panels(params):
+        return Network(params, unstack(params, config=config))
+    layers, table = _kept_panels(params, config)
+    if "head" in params:
+        return Network(params | {"head": table}, layers)
+    return Network(params | {"embedding": params["embedding"] | {"tokens": table}}, layers)
+
+
+@partial(jax.jit, static_argnames="config")
+def unstack(params: Params, *, config: DecoderConfig) -> tuple[Params, ...]:
+    """The parameters of each layer as arrays of their own.
+
+    A slice of the stacked ones would be copied at every step of the decoding loop.
+    """
+    return tuple(jax.tree.map(lambda x, i=i: x[i], params["layers"]) for i in range(config.layers))
+
+
+def _fit_panels(params: Params) -> bool:
+    """Whether all is plain float32, where panels serve."""
+    leaves = jax.tree.leaves(params, is_leaf=is_stand_in)
+    return panels_serve() and all(not is_stand_in(x) and x.dtype == jnp.float32 for x in leaves)
+
+
+@jax.jit
+def _layer_in_panels(stacked: Params, i: int) -> Params:
+    def laid(path: Any, x: jax.Array) -> Any:
+        return panel_kernel(x[i]) if path[-1].key == "kernel" else x[i]
+
+    return jax.tree_util.tree_map_with_path(laid, stacked)
+
+
+_table_in_panels = jax.jit(panel_table)
+
+
+_KEPT: dict[tuple[int, ...], tuple[tuple[Params, ...], PanelTable]] = {}
+"""Panels of parameters by the identities of their arrays, all of which are alive."""
+
+
+def _kept_panels(params: Params, config: DecoderConfig) -> tuple[tuple[Params, ...], PanelTable]:
+    leaves = jax.tree.leaves(params)
+    key = tuple(map(id, leaves))
+    if key not in _KEPT:
+        layers = tuple(_layer_in_panels(params["layers"], i) for i in range(config.layers))
+        table = params["head"] if "head" in params else params["embedding"]["tokens"]
+        _KEPT[key] = layers, _table_in_panels(table)
+        for leaf in leaves:
+            weakref.finalize(leaf, _KEPT.pop, key, None)
+    return _KEPT[key]

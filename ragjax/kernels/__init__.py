@@ -1,0 +1,1 @@
+"""Machine code of our own for what XLA does slowly on CPU."""

@@ -1,0 +1,89 @@
+"""Machine code for this processor, made from LLVM's text, which XLA's programs can call."""
+
+from __future__ import annotations
+
+import ctypes
+import importlib.util
+import re
+from functools import cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+
+_KNOWN = (3, 4)
+"""Minor versions of XLA's interface 0.x whose structs are those of `panels.ll`."""
+_LIVING: list[Any] = []
+"""Owners of the code that XLA knows by its address."""
+
+
+class Vectors(NamedTuple):
+    """Of float32, in a processor's registers."""
+
+    lanes: int
+    """Values in one."""
+    registers: int
+    """How many there are."""
+
+
+@cache
+def interface() -> int | None:
+    """Minor version of XLA's interface for custom calls, if the text can be compiled and speaks it."""
+    header = Path(jax.ffi.include_dir(), "xla", "ffi", "api", "c_api.h")
+    if importlib.util.find_spec("llvmlite") is None or not header.exists():
+        return None
+    version = dict(re.findall(r"#define XLA_FFI_API_(MAJOR|MINOR) (\d+)", header.read_text()))
+    major, minor = int(version.get("MAJOR", -1)), int(version.get("MINOR", -1))
+    return minor if major == 0 and minor in _KNOWN else None
+
+
+@cache
+def vectors() -> Vectors:
+    """The vectors of this processor."""
+    has = _features()
+    if has.get("avx512f"):
+        return Vectors(16, 32)
+    if has.get("avx"):
+        return Vectors(8, 16)
+    return Vectors(4, 32 if has.get("neon") else 16)
+
+
+def register(name: str, text: str) -> None:
+    """Compiles `text` for this processor, and has XLA call its `handler` by `name`.
+
+    Args:
+      name: of the custom call, not given yet.
+      text: a module of LLVM.
+    """
+    import llvmlite.binding as llvm
+
+    llvm.initialize_native_target()
+    llvm.initialize_native_asmprinter()
+    # A vector of 512 bits is one register, whatever LLVM holds to be quicker in general.
+    features = ",".join([f"{'+' if on else '-'}{feature}" for feature, on in _features().items()])
+    machine = llvm.Target.from_default_triple().create_target_machine(
+        cpu=llvm.get_host_cpu_name(), features=f"{features},-prefer-256-bit", opt=3
+    )
+    module = llvm.parse_assembly(text)
+    module.verify()
+    builder = llvm.create_pass_builder(machine, llvm.create_pipeline_tuning_options(speed_level=2))
+    builder.getModulePassManager().run(module, builder)
+    engine = llvm.create_mcjit_compiler(module, machine)
+    engine.finalize_object()
+    _LIVING.append(engine)
+    jax.ffi.register_ffi_target(name, _capsule(engine.get_function_address("handler")), platform="cpu")
+
+
+def _features() -> dict[str, bool]:
+    import llvmlite.binding as llvm
+
+    try:
+        return dict(llvm.get_host_cpu_features())
+    except RuntimeError:  # LLVM cannot tell them of every processor
+        return {}
+
+
+def _capsule(address: int) -> Any:
+    new = ctypes.pythonapi.PyCapsule_New
+    new.restype, new.argtypes = ctypes.py_object, [ctypes.c_void_p, ctypes.c_char_p, ctypes.c_void_p]
+    return new(address, None, None)

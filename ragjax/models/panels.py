@@ -1,0 +1,89 @@
+"""Kernels and tables in panels, which stand among the parameters while tokens are written on CPU."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from ragjax.kernels.panels import in_panels, multiply_panels, out_of_panels
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class PanelKernel:
+    """Stands for a kernel [in, out]; made by `panel_kernel`."""
+
+    panels: Float[Array, "panels in width"]
+    outputs: int = field(metadata={"static": True})
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of the kernel."""
+        return (self.panels.shape[1], self.outputs)
+
+    @property
+    def size(self) -> int:
+        """Weights of the kernel."""
+        return self.panels.shape[1] * self.outputs
+
+    def whole(self) -> Float[Array, "in out"]:
+        """The kernel."""
+        return out_of_panels(self.panels, self.outputs)
+
+    def nonzero(self) -> Bool[Array, "in out"]:
+        """Where the kernel is not 0."""
+        return self.whole() != 0
+
+    def multiply(self, x: Float[Array, "... in"]) -> Float[Array, "... out"]:
+        """`x @ kernel` in float32."""
+        rows = x.astype(jnp.float32).reshape(-1, x.shape[-1])
+        out = multiply_panels(rows, self.panels)[:, : self.outputs]
+        return out.reshape(*x.shape[:-1], self.outputs)
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class PanelTable:
+    """Stands for a table of tokens [vocabulary, width], which is the transpose of a kernel."""
+
+    transposed: PanelKernel
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of the table."""
+        return self.transposed.shape[::-1]
+
+    @property
+    def size(self) -> int:
+        """Weights of the table."""
+        return self.transposed.size
+
+    def whole(self) -> Float[Array, "vocab width"]:
+        """The table."""
+        return self.transposed.whole().T
+
+    def nonzero(self) -> Bool[Array, "vocab width"]:
+        """Where the table is not 0."""
+        return self.whole() != 0
+
+    def rows(self, tokens: Int[Array, "..."]) -> Float[Array, "... width"]:
+        """The rows of tokens."""
+        panels = self.transposed.panels
+        return panels[tokens // panels.shape[2], :, tokens % panels.shape[2]]
+
+    def scores(self, hidden: Float[Array, "... width"]) -> Float[Array, "... vocab"]:
+        """`hidden @ table'` in float32."""
+        return self.transposed.multiply(hidden)
+
+
+def panel_kernel(kernel: Float[Array, "in out"]) -> PanelKernel:
+    """What stands for a kernel."""
+    return PanelKernel(in_panels(kernel), kernel.shape[1])
+
+
+def panel_table(table: Float[Array, "vocab width"]) -> PanelTable:
+    """What stands for a table."""
+    return PanelTable(panel_kernel(table.T))

@@ -1,0 +1,100 @@
+import gc
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ragjax.config import Mesh
+from ragjax.generation import generate_tokens, network
+from ragjax.generation.network import laid_out
+from ragjax.model import Model
+from ragjax.models.decoder import init_params
+from ragjax.models.panels import PanelKernel, PanelTable
+from ragjax.models.stand_ins import has_stand_ins, made_whole
+from ragjax.parallel.mesh import make_mesh
+from ragjax.parallel.rules import place
+from ragjax.quantization.table import quantized_table
+
+PROMPTS = [[5], [7, 8, 9, 10, 11], [20, 3, 29]]
+
+
+@pytest.fixture
+def no_panels(monkeypatch):
+    monkeypatch.setattr(network, "panels_serve", lambda: False)
+
+
+def made(config, seed=0):
+    return init_params(config, seed)
+
+
+def test_matrices_and_the_table_stand_in_panels(of_kind, kind):
+    config = of_kind(kind)
+    params = made(config)
+    laid = laid_out(params, config=config)
+    head = laid.params["head"] if not config.tied else laid.params["embedding"]["tokens"]
+    assert isinstance(head, PanelTable)
+    for i, layer in enumerate(laid.layers):
+        assert isinstance(layer["attention"]["query"]["kernel"], PanelKernel)
+        whole = made_whole(layer)
+        jax.tree.map(
+            np.testing.assert_array_equal, whole, jax.tree.map(lambda x, i=i: x[i], params["layers"])
+        )
+    rest = {name: value for name, value in laid.params.items() if name != "layers"}
+    jax.tree.map(
+        np.testing.assert_array_equal, made_whole(rest), {n: v for n, v in params.items() if n != "layers"}
+    )
+
+
+def test_tokens_are_those_of_the_plain_products(of_kind, kind, monkeypatch):
+    model = Model(of_kind(kind), made(of_kind(kind)))
+    options = {"max_new_tokens": 9, "stop_at_eos": False}
+    found = [generate_tokens(model, PROMPTS, **options), generate_tokens(model, PROMPTS, beams=3, **options)]
+    monkeypatch.setattr(network, "panels_serve", lambda: False)
+    plain = [generate_tokens(model, PROMPTS, **options), generate_tokens(model, PROMPTS, beams=3, **options)]
+    jax.tree.map(np.testing.assert_array_equal, found, plain)
+
+
+def test_panels_are_made_once_and_go_with_the_model(tiny_config):
+    gc.collect()
+    before = len(network._KEPT)
+    params = made(tiny_config, 5)
+    first, again = laid_out(params, config=tiny_config), laid_out(params, config=tiny_config)
+    kernels = [each.layers[0]["mlp"]["up"]["kernel"].panels for each in (first, again)]
+    assert kernels[0] is kernels[1]
+    assert len(network._KEPT) == before + 1
+
+    changed = params | {"final_norm": jax.tree.map(lambda x: x + 1, params["final_norm"])}
+    other = laid_out(changed, config=tiny_config)
+    np.testing.assert_array_equal(other.params["final_norm"]["scale"], changed["final_norm"]["scale"])
+    assert len(network._KEPT) == before + 2
+
+    del first, again, kernels, other, params, changed
+    gc.collect()
+    assert len(network._KEPT) == before
+
+
+@pytest.mark.usefixtures("no_panels")
+def test_where_panels_do_not_serve_layers_are_arrays(tiny_config):
+    assert not has_stand_ins(laid_out(made(tiny_config), config=tiny_config).layers)
+
+
+def test_no_panels_on_a_mesh(tiny_config):
+    mesh = make_mesh(Mesh(tensor=2), jax.devices()[:2])
+    with jax.set_mesh(mesh):
+        params = place(made(tiny_config), mesh)
+        assert not has_stand_ins(tuple(laid_out(params, config=tiny_config, mesh=mesh)))
+
+
+def test_no_panels_of_other_types(tiny_config):
+    params = jax.tree.map(lambda x: x.astype(jnp.bfloat16), made(tiny_config))
+    assert not has_stand_ins(tuple(laid_out(params, config=tiny_config)))
+
+
+def test_no_panels_beside_integers(tiny_config):
+    params = made(tiny_config)
+    tokens = params["embedding"]["tokens"]
+    params["embedding"]["tokens"] = quantized_table(tokens)
+    laid = laid_out(params, config=tiny_config)
+    assert not has_stand_ins(laid.layers)
+    assert laid.params is params

@@ -1,0 +1,125 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ragjax.kernels import machine, panels
+from ragjax.kernels.machine import Vectors, interface, register, vectors
+from ragjax.kernels.panels import in_panels, multiply_panels, out_of_panels, panels_serve
+from ragjax.kernels.panels_text import panel_width, panels_text
+
+SHAPES = [(0, 7), (1, 1), (16, 20), (100, 333), (64, 2000), (768, 512)]
+
+
+def factors(rows, inputs, outputs):
+    rng = np.random.default_rng(rows)
+    return (
+        rng.standard_normal((rows, inputs)).astype(np.float32),
+        rng.standard_normal((inputs, outputs)).astype(np.float32),
+    )
+
+
+def close(found, x, kernel):
+    """Whether each value is as near to a product in float64 as a sum in float32 must be."""
+    exact = x.astype(np.float64) @ kernel.astype(np.float64)
+    bound = (x.shape[1] + 1) * 2.0**-24 * (np.abs(x).astype(np.float64) @ np.abs(kernel))
+    return (np.abs(found - exact) <= bound).all()
+
+
+def test_panels_serve_here():
+    assert panels_serve()
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_a_matrix_is_in_panels_as_it_was(shape):
+    _, kernel = factors(1, *shape)
+    laid = in_panels(kernel)
+    assert laid.shape == (-(-shape[1] // laid.shape[2]), shape[0], panel_width(vectors()))
+    np.testing.assert_array_equal(out_of_panels(laid, shape[1]), kernel)
+
+
+@pytest.mark.parametrize("rows", [0, 1, 2, 7, 8, 9, 21, 500])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_product_is_that_of_numpy_in_float64(rows, shape):
+    x, kernel = factors(rows, *shape)
+    found = np.asarray(jax.jit(multiply_panels)(x, in_panels(kernel)))
+    assert close(found[:, : shape[1]], x, kernel)
+    assert (found[:, shape[1] :] == 0).all()
+
+
+def test_a_row_does_not_depend_on_the_others():
+    x, kernel = factors(19, 100, 333)
+    laid = in_panels(kernel)
+    together = multiply_panels(x, laid)
+    for row in range(19):
+        np.testing.assert_array_equal(multiply_panels(x[row : row + 1], laid)[0], together[row])
+
+
+def test_threads_that_share_many_products_leave_out_none():
+    x, kernel = factors(3, 48, 4000)
+    laid = in_panels(kernel)
+
+    @jax.jit
+    def often(x):
+        # Each product overwrites what the one before has written.
+        def turn(i, worst):
+            found = multiply_panels(x * (i + 1), laid)
+            return jnp.maximum(worst, jnp.abs(found / (i + 1) - expected).max())
+
+        return jax.lax.fori_loop(0, 2000, turn, jnp.float32(0))
+
+    expected = multiply_panels(x, laid)
+    assert often(x) < 1e-5 * float(jnp.abs(expected).max())
+
+
+@pytest.mark.parametrize("kind", [Vectors(4, 16), Vectors(4, 32), Vectors(8, 16)])
+def test_other_processors_vectors(kind, monkeypatch):
+    name = f"test_panels_{kind.lanes}_{kind.registers}"
+    register(name, panels_text(kind, interface()))
+    monkeypatch.setattr(panels, "vectors", lambda: kind)
+    monkeypatch.setattr(panels, "_target", lambda: name)
+    for rows in (1, 3, 4, 5, 11):
+        x, kernel = factors(rows, 50, 203)
+        laid = in_panels(kernel)
+        assert laid.shape[2] == 2 * kind.lanes
+        assert close(np.asarray(multiply_panels(x, laid))[:, :203], x, kernel)
+
+
+@pytest.mark.parametrize(
+    ("header", "serves"),
+    [
+        ("#define XLA_FFI_API_MAJOR 0\n#define XLA_FFI_API_MINOR 4\n", True),
+        ("#define XLA_FFI_API_MAJOR 0\n#define XLA_FFI_API_MINOR 5\n", False),
+        ("#define XLA_FFI_API_MAJOR 1\n#define XLA_FFI_API_MINOR 3\n", False),
+        ("", False),
+        (None, False),
+    ],
+)
+def test_only_known_interfaces_of_xla_are_spoken(header, serves, tmp_path, monkeypatch):
+    if header is not None:
+        folder = tmp_path / "xla" / "ffi" / "api"
+        folder.mkdir(parents=True)
+        (folder / "c_api.h").write_text(header)
+    monkeypatch.setattr(jax.ffi, "include_dir", lambda: str(tmp_path))
+    monkeypatch.setattr(panels, "interface", machine.interface.__wrapped__)
+    assert panels_serve() is serves
+
+
+def test_without_llvmlite_there_are_no_panels(monkeypatch):
+    monkeypatch.setattr(machine.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(panels, "interface", machine.interface.__wrapped__)
+    assert not panels_serve()
+
+
+@pytest.mark.parametrize(
+    ("features", "expected"),
+    [
+        ({"avx": True, "avx512f": True}, Vectors(16, 32)),
+        ({"avx": True, "avx512f": False}, Vectors(8, 16)),
+        ({"neon": True}, Vectors(4, 32)),
+        ({}, Vectors(4, 16)),
+    ],
+)
+def test_vectors_are_those_of_the_processor(features, expected, monkeypatch):
+    monkeypatch.setattr(machine, "_features", lambda: features)
+    assert machine.vectors.__wrapped__() == expected

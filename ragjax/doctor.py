@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ragjax.cache_folder import cache_folder
+from ragjax.kernels.machine import compiles, interface
 from ragjax.run_folder import processor_name, versions
 
 _MATMUL = 2048
@@ -48,6 +49,7 @@ def examine() -> dict[str, Any]:
             name: round(_matmul_speed(dtype) / 1e9)
             for name, dtype in (("float32", jnp.float32), ("bfloat16", jnp.bfloat16))
         },
+        "decoding": _decoding(),
         "cache": str(cache),
         "cache_free_bytes": free,
         "problems": problems,
@@ -67,6 +69,17 @@ def _matmul_speed(dtype: jnp.dtype) -> float:
     return 2 * _MATMUL**3 / best
 
 
+def _decoding() -> str:
+    """Whose products of few rows a decoding step takes."""
+    if jax.default_backend() != "cpu":
+        return "by XLA"
+    if not compiles():
+        return "by XLA; faster with pip install 'ragjax[cpu]'"
+    if interface() is None:
+        return "by XLA, since the custom calls of this jaxlib are not known here"
+    return "in panels, compiled for this processor"
+
+
 def print_findings(findings: dict[str, Any]) -> None:
     """Shows what `examine` found to a person."""
     console = Console(highlight=False)
@@ -79,6 +92,7 @@ def print_findings(findings: dict[str, Any]) -> None:
     )
     speeds = ", ".join(f"{name} {speed:,} GFLOP/s" for name, speed in findings["matmul_gflops"].items())
     table.add_row("matmul", f"{speeds} (2048 x 2048, float32 results)")
+    table.add_row("decoding", findings["decoding"])
     table.add_row("cache", f"{findings['cache']}, {findings['cache_free_bytes'] / 1e9:.0f} GB free")
     console.print(table)
     for problem in findings["problems"]:

@@ -12,8 +12,8 @@ import jax.numpy as jnp
 from ragjax.kernels.panels import panels_serve
 from ragjax.models.decoder import Params
 from ragjax.models.decoder_config import DecoderConfig
-from ragjax.models.panels import PanelTable, panel_kernel, panel_table
-from ragjax.models.stand_ins import is_stand_in
+from ragjax.models.panels import panel_kernel, panel_table
+from ragjax.models.stand_ins import Table, is_stand_in
 
 
 class Network(NamedTuple):
@@ -28,8 +28,8 @@ class Network(NamedTuple):
 def laid_out(params: Params, *, config: DecoderConfig, mesh: jax.sharding.Mesh | None = None) -> Network:
     """The network of `params`.
 
-    Where panels serve, float32 matrices and the table are laid out in panels on the first call: a second copy
-    of the weights, which lives as long as all of `params` do. Elsewhere layers are taken apart at each call.
+    Where panels serve, matrices and the table are laid out in panels on the first call: a second copy of the
+    weights, which lives as long as all of `params` do. Elsewhere layers are taken apart at each call.
 
     Args:
       params: with stacked layers, placed on the mesh if there is one.
@@ -54,27 +54,32 @@ def unstack(params: Params, *, config: DecoderConfig) -> tuple[Params, ...]:
 
 
 def _fit_panels(params: Params) -> bool:
-    """Whether all is plain float32, where panels serve."""
+    """Whether all floats are float32, where panels serve."""
     leaves = jax.tree.leaves(params, is_leaf=is_stand_in)
-    return panels_serve() and all(not is_stand_in(x) and x.dtype == jnp.float32 for x in leaves)
+    return panels_serve() and all(is_stand_in(x) or x.dtype == jnp.float32 for x in leaves)
 
 
 @jax.jit
 def _layer_in_panels(stacked: Params, i: int) -> Params:
-    def laid(path: Any, x: jax.Array) -> Any:
-        return panel_kernel(x[i]) if path[-1].key == "kernel" else x[i]
+    def laid(path: Any, leaf: Any) -> Any:
+        if is_stand_in(leaf):
+            return leaf.in_panels()
+        return panel_kernel(leaf) if path[-1].key == "kernel" else leaf
 
-    return jax.tree_util.tree_map_with_path(laid, stacked)
+    layer = jax.tree.map(lambda x: x[i], stacked)
+    return jax.tree_util.tree_map_with_path(laid, layer, is_leaf=is_stand_in)
 
 
-_table_in_panels = jax.jit(panel_table)
+@jax.jit
+def _table_in_panels(table: Any) -> Table:
+    return table.in_panels() if is_stand_in(table) else panel_table(table)
 
 
-_KEPT: dict[tuple[int, ...], tuple[tuple[Params, ...], PanelTable]] = {}
+_KEPT: dict[tuple[int, ...], tuple[tuple[Params, ...], Table]] = {}
 """Panels of parameters by the identities of their arrays, all of which are alive."""
 
 
-def _kept_panels(params: Params, config: DecoderConfig) -> tuple[tuple[Params, ...], PanelTable]:
+def _kept_panels(params: Params, config: DecoderConfig) -> tuple[tuple[Params, ...], Table]:
     leaves = jax.tree.leaves(params)
     key = tuple(map(id, leaves))
     if key not in _KEPT:

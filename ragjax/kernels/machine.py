@@ -28,13 +28,18 @@ class Vectors(NamedTuple):
 
 @cache
 def interface() -> int | None:
-    """Minor version of XLA's interface for custom calls, if the text can be compiled and speaks it."""
+    """Minor version of XLA's interface for custom calls; none: not one that is spoken here."""
     header = Path(jax.ffi.include_dir(), "xla", "ffi", "api", "c_api.h")
-    if importlib.util.find_spec("llvmlite") is None or not header.exists():
+    if not header.exists():
         return None
     version = dict(re.findall(r"#define XLA_FFI_API_(MAJOR|MINOR) (\d+)", header.read_text()))
     major, minor = int(version.get("MAJOR", -1)), int(version.get("MINOR", -1))
     return minor if major == 0 and minor in _KNOWN else None
+
+
+def compiles() -> bool:
+    """Whether LLVM is there."""
+    return importlib.util.find_spec("llvmlite") is not None
 
 
 @cache
@@ -46,6 +51,12 @@ def vectors() -> Vectors:
     if has.get("avx"):
         return Vectors(8, 16)
     return Vectors(4, 32 if has.get("neon") else 16)
+
+
+@cache
+def has_dot_product() -> bool:
+    """Whether the processor adds up products of integers of 8 bits, sixteen times four at once."""
+    return bool(vectors().lanes == 16 and _features().get("avx512vnni"))
 
 
 def register(name: str, text: str) -> None:

@@ -22,7 +22,6 @@
 
 declare ptr @malloc(i64)
 declare void @free(ptr)
-declare $vector @llvm.fmuladd.$suffix($vector, $vector, $vector)
 
 ; Called once when it is registered, to say which version it speaks, and then for every product.
 define ptr @handler(ptr %frame) {
@@ -136,7 +135,7 @@ entry:
   %out = extractvalue %Work %all, 8
   %api = extractvalue %Work %all, 9
   %future = extractvalue %Work %all, 10
-  %size = mul i64 %inputs, $width
+  %size = mul i64 %inputs, $row
   br label %next
 
 next:
@@ -146,9 +145,9 @@ next:
 
 multiply:
   %first = mul i64 %panel, %size
-  %from = getelementptr float, ptr %weights, i64 %first
+  %from = getelementptr $weights, ptr %weights, i64 %first
   %column = mul i64 %panel, $width
-  %to = getelementptr float, ptr %out, i64 %column
+  %to = getelementptr $out, ptr %out, i64 %column
   br label %some.rows
 
 some.rows:
@@ -158,9 +157,9 @@ some.rows:
   %tile.at = getelementptr ptr, ptr @tiles, i64 %these
   %tile = load ptr, ptr %tile.at
   %x.first = mul i64 %row, %inputs
-  %x.here = getelementptr float, ptr %x, i64 %x.first
+  %x.here = getelementptr $out, ptr %x, i64 %x.first
   %to.first = mul i64 %row, %outputs
-  %to.here = getelementptr float, ptr %to, i64 %to.first
+  %to.here = getelementptr $out, ptr %to, i64 %to.first
   call void %tile(ptr %x.here, ptr %from, ptr %to.here, i64 %inputs, i64 %outputs)
   %row.next = add i64 %row, %these
   %is.more = icmp ult i64 %row.next, %rows

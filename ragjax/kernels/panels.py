@@ -12,21 +12,27 @@ import threading
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int8, Int32, Shaped, UInt8
 
-from ragjax.kernels.machine import interface, register, vectors
-from ragjax.kernels.panels_text import panel_width, panels_text
+from ragjax.kernels.machine import compiles, has_dot_product, interface, register, vectors
+from ragjax.kernels.panels_text import FLOATS, INTEGERS, SMALL_WEIGHTS, Factors, panel_width, panels_text
 
-_COMPILED: list[str] = []
+_NAMES = {FLOATS: "ragjax_panels", SMALL_WEIGHTS: "ragjax_panels_i8", INTEGERS: "ragjax_panels_u8_i8"}
+_COMPILED: set[Factors] = set()
 _COMPILING = threading.Lock()
 
 
 def panels_serve() -> bool:
     """Whether there are panels: on CPU, with `llvmlite`, and with an interface of XLA's that is known."""
-    return jax.default_backend() == "cpu" and interface() is not None
+    return jax.default_backend() == "cpu" and compiles() and interface() is not None
 
 
-def in_panels(kernel: Float[Array, "in out"]) -> Float[Array, "panels in width"]:
+def quads_serve() -> bool:
+    """Whether there are quads too: where the processor multiplies integers of 8 bits."""
+    return panels_serve() and has_dot_product()
+
+
+def in_panels(kernel: Shaped[Array, "in out"]) -> Shaped[Array, "panels in width"]:
     """A matrix in panels as wide as this processor likes them, the last one filled up with zeros."""
     inputs, outputs = kernel.shape
     width = panel_width(vectors())
@@ -34,14 +40,29 @@ def in_panels(kernel: Float[Array, "in out"]) -> Float[Array, "panels in width"]
     return padded.reshape(inputs, padded.shape[1] // width, width).transpose(1, 0, 2)
 
 
-def out_of_panels(panels: Float[Array, "panels in width"], outputs: int) -> Float[Array, "in out"]:
+def out_of_panels(panels: Shaped[Array, "panels in width"], outputs: int) -> Shaped[Array, "in out"]:
     """The matrix of so many outputs that stands in panels."""
     count, inputs, width = panels.shape
     return panels.transpose(1, 0, 2).reshape(inputs, count * width)[:, :outputs]
 
 
+def in_quads(kernel: Int8[Array, "in out"]) -> Int8[Array, "panels quads width 4"]:
+    """A matrix in panels in which four inputs of an output stand together, filled up with zeros."""
+    inputs = -(-kernel.shape[0] // 4)
+    panels = in_panels(jnp.pad(kernel, ((0, 4 * inputs - kernel.shape[0]), (0, 0))))
+    return panels.reshape(panels.shape[0], inputs, 4, panels.shape[2]).swapaxes(2, 3)
+
+
+def out_of_quads(
+    quads: Int8[Array, "panels quads width 4"], inputs: int, outputs: int
+) -> Int8[Array, "in out"]:
+    """The matrix of so many inputs and outputs that stands in quads."""
+    count, fours, width, _ = quads.shape
+    return out_of_panels(quads.swapaxes(2, 3).reshape(count, 4 * fours, width), outputs)[:inputs]
+
+
 def multiply_panels(
-    x: Float[Array, "rows in"], panels: Float[Array, "panels in width"]
+    x: Float[Array, "rows in"], panels: Float[Array, "panels in width"] | Int8[Array, "panels in width"]
 ) -> Float[Array, "rows padded"]:
     """`x @ kernel` in float32, the columns that fill up the last panel included.
 
@@ -50,21 +71,42 @@ def multiply_panels(
 
     Args:
       x: float32.
-      panels: from `in_panels`, float32.
+      panels: from `in_panels`; of float32, or of integers, which are read as such.
     """
-    rows, (count, inputs, width) = x.shape[0], panels.shape
-    out = jax.ShapeDtypeStruct((rows, count * width), jnp.float32)
-    if not rows * count * inputs:
+    count, inputs, width = panels.shape
+    factors = SMALL_WEIGHTS if panels.dtype == jnp.int8 else FLOATS
+    return _call(factors, x, panels, (x.shape[0], count * width), steps=inputs)
+
+
+def multiply_quads(
+    x: UInt8[Array, "rows in"], quads: Int8[Array, "panels quads width 4"]
+) -> Int32[Array, "rows padded"]:
+    """`x @ kernel` in integers, the columns that fill up the last panel included.
+
+    Args:
+      x: integers without a sign.
+      quads: from `in_quads`.
+    """
+    count, fours, width, _ = quads.shape
+    x = jnp.pad(x, ((0, 0), (0, 4 * fours - x.shape[1])))
+    return _call(INTEGERS, x, quads, (x.shape[0], count * width), steps=fours)
+
+
+def _call(
+    factors: Factors, x: jax.Array, panels: jax.Array, shape: tuple[int, int], *, steps: int
+) -> jax.Array:
+    out = jax.ShapeDtypeStruct(shape, jnp.int32 if factors == INTEGERS else jnp.float32)
+    if not shape[0] * shape[1] * steps:
         return jnp.zeros(out.shape, out.dtype)
-    return jax.ffi.ffi_call(_target(), out)(x, panels)
+    return jax.ffi.ffi_call(_target(factors), out)(x, panels)
 
 
-def _target() -> str:
+def _target(factors: Factors) -> str:
     """The custom call, which is compiled when it is first asked for."""
     minor = interface()
     assert minor is not None
     with _COMPILING:
-        if not _COMPILED:
-            register("ragjax_panels", panels_text(vectors(), minor))
-            _COMPILED.append("ragjax_panels")
-        return _COMPILED[0]
+        if factors not in _COMPILED:
+            register(_NAMES[factors], panels_text(factors, vectors(), minor))
+            _COMPILED.add(factors)
+    return _NAMES[factors]

@@ -37,6 +37,10 @@ class PanelKernel:
         """Where the kernel is not 0."""
         return self.whole() != 0
 
+    def in_panels(self) -> PanelKernel:
+        """Itself."""
+        return self
+
     def multiply(self, x: Float[Array, "... in"]) -> Float[Array, "... out"]:
         """`x @ kernel` in float32."""
         rows = x.astype(jnp.float32).reshape(-1, x.shape[-1])
@@ -68,6 +72,10 @@ class PanelTable:
     def nonzero(self) -> Bool[Array, "vocab width"]:
         """Where the table is not 0."""
         return self.whole() != 0
+
+    def in_panels(self) -> PanelTable:
+        """Itself."""
+        return self
 
     def rows(self, tokens: Int[Array, "..."]) -> Float[Array, "... width"]:
         """The rows of tokens."""

@@ -29,6 +29,9 @@ class StandIn(Protocol):
     def nonzero(self) -> Bool[Array, "..."]:
         """Where it is not 0."""
 
+    def in_panels(self) -> StandIn:
+        """Of a single layer: what stands for the same where `ragjax.kernels.panels` serve, or itself."""
+
 
 @runtime_checkable
 class Kernel(StandIn, Protocol):

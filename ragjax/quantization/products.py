@@ -44,7 +44,7 @@ def multiply(
     """
     rows = x.reshape(-1, x.shape[-1])
     if scheme.activations:
-        integers, step = _rounded(rows)
+        integers, step = rounded_inputs(rows)
         sums = _by_platform(_of_integers, _of_integers, _grouped(integers, codes, scale, zero))
         made = sums * step * scale.astype(jnp.float32)
     else:
@@ -60,7 +60,7 @@ def _by_platform(tile: _Product, product: _Product, given: _Grouped) -> Array:
     return product(given)
 
 
-def _rounded(x: Float[Array, "rows in"]) -> tuple[Int8[Array, "rows in"], Float[Array, "rows 1"]]:
+def rounded_inputs(x: Float[Array, "rows in"]) -> tuple[Int8[Array, "rows in"], Float[Array, "rows 1"]]:
     """Inputs as integers of 8 bits, and what they are multiples of: for each token its largest over 127."""
     step = jnp.abs(x).max(-1, keepdims=True).astype(jnp.float32) / 127
     return jnp.round(x / jnp.where(step == 0, 1, step)).astype(jnp.int8), step

@@ -9,8 +9,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Float16, Int8, UInt8
 
+from ragjax.kernels.panels import quads_serve
 from ragjax.quantization.grid import Grid, from_codes, grid, to_codes
 from ragjax.quantization.packing import pack, unpack
+from ragjax.quantization.panels import PanelQuantized, panel_quantized
 from ragjax.quantization.products import multiply
 from ragjax.quantization.scheme import Scheme
 
@@ -75,6 +77,14 @@ class Quantized:
         if self.input_scale is not None:
             x = (x / self.input_scale).astype(x.dtype)
         return multiply(x, self.codes, self.scale, self.zero, self.scheme)
+
+    def in_panels(self) -> Quantized | PanelQuantized:
+        """The same in panels, of 8 bits with one scale an output; itself of others."""
+        scheme = self.scheme
+        plain = scheme.bits == 8 and self.scale.shape[-2] == 1 and self.zero is None
+        if not plain or (scheme.activations and not quads_serve()):
+            return self
+        return panel_quantized(self.codes, self.scale[0], self.input_scale, quads=bool(scheme.activations))
 
 
 def encoded(

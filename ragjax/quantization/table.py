@@ -11,6 +11,7 @@ from jaxtyping import Array, Bool, Float, Float16, Int, Int8
 
 from ragjax.parallel.pin import pin
 from ragjax.quantization.grid import grid, to_codes
+from ragjax.quantization.panels import PanelQuantizedTable, panel_quantized
 from ragjax.quantization.scheme import SCHEMES
 
 _ROWS = 128
@@ -43,6 +44,10 @@ class QuantizedTable:
     def nonzero(self) -> Bool[Array, "padded_vocab width"]:
         """Where that table is not 0."""
         return self.whole() != 0
+
+    def in_panels(self) -> PanelQuantizedTable:
+        """The same in panels."""
+        return PanelQuantizedTable(panel_quantized(self.codes.T, self.scale, None, quads=False))
 
     def rows(self, tokens: Int[Array, "..."]) -> Float[Array, "... width"]:
         """The rows of tokens, in float32."""

@@ -9,7 +9,9 @@ quotient within a round. Rows:
     ctranslate2_int8
     llama_f32           llama.cpp, through llama-cpp-python; and its own q8_0:
     llama_q8_0
-    ragjax              the JAX engine, float32
+    ragjax              the JAX engine, float32; and with `ragjax quantize --scheme`, --tables int8:
+    ragjax_int8
+    ragjax_int8_activations
     onnx_f32            `ragjax generate --engine onnx`, which is onnxruntime; and of `ragjax export --dtype`:
     onnx_int8
     onnx_int8_128
@@ -21,8 +23,9 @@ environment of its own, whose interpreter --llama-python names. What is not inst
 Share of bandwidth: bytes of the weights that a step reads (all of them, the table of tokens as the head),
 times steps a second, over the rate at which torch sums up a gigabyte in the same round.
 
-Aims on two cores: ragjax at least 2.2 times transformers at batch 1 and 3.5 times at batch 8; int8 in
-onnxruntime 5 and 7.
+The JAX engine decodes in panels, which want `pip install '.[cpu]'`.
+
+Aims on two cores: ragjax at least 2.2 times transformers at batch 1 and 3.5 times at batch 8; int8 5 and 7.
 """
 
 from __future__ import annotations
@@ -45,6 +48,7 @@ VOCAB, PROMPT = 50257, 8
 TABLE, REST = 50257 * 768, 12 * 12 * 768**2
 BYTES = {
     "ctranslate2_int8": (1.0, 1.0), "llama_q8_0": (34 / 32, 34 / 32), "onnx_int8": (1.125, 1.125),
+    "ragjax_int8": (1.003, 1.003), "ragjax_int8_activations": (1.003, 1.003),
     "onnx_int8_128": (1 + 4 / 128, 1 + 4 / 128), "onnx_int4": (1.125, 0.625),
 }  # fmt: skip
 """Of a weight of the table of tokens, and of another matrix; 4 where it is float32."""
@@ -144,7 +148,7 @@ def compare(options: argparse.Namespace, batch: int, folder: str) -> dict:
     rounds = []
     for number in range(options.rounds):
         order = list(peers) if number % 2 == 0 else list(peers)[::-1]
-        rounds.append({name: peers[name].ask("work") for name in order})
+        rounds.append({name: peers[name].ask_warm("work") for name in order})
     closing = {name: one.close() for name, one in peers.items()}
     new = batch * options.new_tokens
     told: dict[str, dict] = {}
@@ -284,12 +288,16 @@ def llama_peer(options: argparse.Namespace):
 def ragjax_peer(options: argparse.Namespace):
     import jax
 
+    from ragjax.config import Quantize
     from ragjax.generation import generate_tokens
     from ragjax.interchange.folder import load
     from ragjax.parallel.compile_cache import keep_compiled_programs
+    from ragjax.quantizing import quantize
 
     keep_compiled_programs()
     model, rows = load(options.model), prompts(options)
+    if options.peer != "ragjax":
+        model = quantize(model, Quantize(scheme=options.peer.removeprefix("ragjax_"), tables="int8")).model
 
     def write() -> list[list[int]]:
         out = generate_tokens(model, rows, max_new_tokens=options.new_tokens, stop_at_eos=False)
@@ -362,6 +370,8 @@ PEERS = {
     "llama_f32": llama_peer,
     "llama_q8_0": llama_peer,
     "ragjax": ragjax_peer,
+    "ragjax_int8": ragjax_peer,
+    "ragjax_int8_activations": ragjax_peer,
     "onnx_f32": onnx_peer,
     "onnx_int8": onnx_peer,
     "onnx_int8_128": onnx_peer,

@@ -14,7 +14,6 @@ from ragjax.models.panels import PanelKernel, PanelTable
 from ragjax.models.stand_ins import has_stand_ins, made_whole
 from ragjax.parallel.mesh import make_mesh
 from ragjax.parallel.rules import place
-from ragjax.quantization.table import quantized_table
 
 PROMPTS = [[5], [7, 8, 9, 10, 11], [20, 3, 29]]
 
@@ -89,12 +88,3 @@ def test_no_panels_on_a_mesh(tiny_config):
 def test_no_panels_of_other_types(tiny_config):
     params = jax.tree.map(lambda x: x.astype(jnp.bfloat16), made(tiny_config))
     assert not has_stand_ins(tuple(laid_out(params, config=tiny_config)))
-
-
-def test_no_panels_beside_integers(tiny_config):
-    params = made(tiny_config)
-    tokens = params["embedding"]["tokens"]
-    params["embedding"]["tokens"] = quantized_table(tokens)
-    laid = laid_out(params, config=tiny_config)
-    assert not has_stand_ins(laid.layers)
-    assert laid.params is params

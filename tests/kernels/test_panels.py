@@ -5,8 +5,17 @@ import pytest
 
 from ragjax.kernels import machine, panels
 from ragjax.kernels.machine import Vectors, interface, register, vectors
-from ragjax.kernels.panels import in_panels, multiply_panels, out_of_panels, panels_serve
-from ragjax.kernels.panels_text import panel_width, panels_text
+from ragjax.kernels.panels import (
+    in_panels,
+    in_quads,
+    multiply_panels,
+    multiply_quads,
+    out_of_panels,
+    out_of_quads,
+    panels_serve,
+    quads_serve,
+)
+from ragjax.kernels.panels_text import FLOATS, panel_width, panels_text
 
 SHAPES = [(0, 7), (1, 1), (16, 20), (100, 333), (64, 2000), (768, 512)]
 
@@ -47,6 +56,32 @@ def test_product_is_that_of_numpy_in_float64(rows, shape):
     assert (found[:, shape[1] :] == 0).all()
 
 
+@pytest.mark.parametrize("rows", [1, 8, 11])
+@pytest.mark.parametrize("shape", SHAPES[1:])
+def test_weights_of_8_bits_are_those_of_numpy(rows, shape):
+    x, _ = factors(rows, *shape)
+    codes = np.random.default_rng(1).integers(-127, 128, shape).astype(np.int8)
+    laid = in_panels(codes)
+    assert laid.dtype == jnp.int8
+    np.testing.assert_array_equal(out_of_panels(laid, shape[1]), codes)
+    assert close(np.asarray(multiply_panels(x, laid))[:, : shape[1]], x, codes.astype(np.float32))
+
+
+@pytest.mark.skipif(not quads_serve(), reason="needs AVX-512 VNNI")
+@pytest.mark.parametrize("rows", [1, 8, 11])
+@pytest.mark.parametrize("shape", [*SHAPES[1:], (3072, 70)])
+def test_integers_times_integers_are_exact(rows, shape):
+    rng = np.random.default_rng(1)
+    codes = rng.integers(-128, 128, shape).astype(np.int8)
+    x = rng.integers(0, 256, (rows, shape[0])).astype(np.uint8)
+    # The largest sums there are must not saturate.
+    x[0], codes[:, 0] = 255, 127
+    laid = in_quads(codes)
+    np.testing.assert_array_equal(out_of_quads(laid, *shape), codes)
+    found = np.asarray(multiply_quads(x, laid))[:, : shape[1]]
+    np.testing.assert_array_equal(found, x.astype(np.int64) @ codes.astype(np.int64))
+
+
 def test_a_row_does_not_depend_on_the_others():
     x, kernel = factors(19, 100, 333)
     laid = in_panels(kernel)
@@ -75,9 +110,9 @@ def test_threads_that_share_many_products_leave_out_none():
 @pytest.mark.parametrize("kind", [Vectors(4, 16), Vectors(4, 32), Vectors(8, 16)])
 def test_other_processors_vectors(kind, monkeypatch):
     name = f"test_panels_{kind.lanes}_{kind.registers}"
-    register(name, panels_text(kind, interface()))
+    register(name, panels_text(FLOATS, kind, interface()))
     monkeypatch.setattr(panels, "vectors", lambda: kind)
-    monkeypatch.setattr(panels, "_target", lambda: name)
+    monkeypatch.setattr(panels, "_target", lambda factors: name)
     for rows in (1, 3, 4, 5, 11):
         x, kernel = factors(rows, 50, 203)
         laid = in_panels(kernel)
@@ -107,7 +142,6 @@ def test_only_known_interfaces_of_xla_are_spoken(header, serves, tmp_path, monke
 
 def test_without_llvmlite_there_are_no_panels(monkeypatch):
     monkeypatch.setattr(machine.importlib.util, "find_spec", lambda name: None)
-    monkeypatch.setattr(panels, "interface", machine.interface.__wrapped__)
     assert not panels_serve()
 
 
@@ -123,3 +157,18 @@ def test_without_llvmlite_there_are_no_panels(monkeypatch):
 def test_vectors_are_those_of_the_processor(features, expected, monkeypatch):
     monkeypatch.setattr(machine, "_features", lambda: features)
     assert machine.vectors.__wrapped__() == expected
+
+
+@pytest.mark.parametrize(
+    ("features", "serves"),
+    [
+        ({"avx512f": True, "avx512vnni": True}, True),
+        ({"avx512f": True, "avx512vnni": False}, False),
+        ({"avx": True, "avxvnni": True}, False),
+    ],
+)
+def test_quads_need_the_instruction_for_them(features, serves, monkeypatch):
+    monkeypatch.setattr(machine, "_features", lambda: features)
+    monkeypatch.setattr(machine, "vectors", machine.vectors.__wrapped__)
+    monkeypatch.setattr(panels, "has_dot_product", machine.has_dot_product.__wrapped__)
+    assert quads_serve() is serves

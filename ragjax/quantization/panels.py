@@ -1,0 +1,139 @@
+"""Integers of 8 bits in panels, which stand among the parameters while tokens are written on CPU."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Float16, Int, Int8, Int32
+
+from ragjax.kernels.panels import (
+    in_panels,
+    in_quads,
+    multiply_panels,
+    multiply_quads,
+    out_of_panels,
+    out_of_quads,
+)
+from ragjax.quantization.products import rounded_inputs
+
+_MIDDLE = 128
+"""What is added to integers with a sign, to be taken off the sums again."""
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class PanelQuantized:
+    """Stands for a kernel [in, out] of one scale an output; made by `panel_quantized`."""
+
+    panels: Int8[Array, "panels in width"] | Int8[Array, "panels quads width 4"]
+    """In quads where the inputs are rounded to integers as well."""
+    scale: Float16[Array, " out"]
+    input_scale: Float[Array, " in"] | None
+    """Divides the inputs; none: 1."""
+    sums: Int32[Array, " out"] | None
+    """Of the integers of each output, where the inputs are rounded."""
+    inputs: int = field(metadata={"static": True})
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of the kernel."""
+        return (self.inputs, *self.scale.shape)
+
+    @property
+    def size(self) -> int:
+        """Weights of the kernel."""
+        return self.inputs * self.scale.size
+
+    def _codes(self) -> Int8[Array, "in out"]:
+        if self.sums is None:
+            return out_of_panels(self.panels, self.scale.size)
+        return out_of_quads(self.panels, self.inputs, self.scale.size)
+
+    def whole(self) -> Float[Array, "in out"]:
+        """The kernel, in float32."""
+        kernel = self._codes() * self.scale.astype(jnp.float32)
+        return kernel if self.input_scale is None else kernel / self.input_scale[:, None]
+
+    def nonzero(self) -> Bool[Array, "in out"]:
+        """Where the kernel is not 0."""
+        return (self._codes() != 0) & (self.scale != 0)
+
+    def in_panels(self) -> PanelQuantized:
+        """Itself."""
+        return self
+
+    def multiply(self, x: Float[Array, "... in"]) -> Float[Array, "... out"]:
+        """`x @ kernel` in float32, from the integers."""
+        if self.input_scale is not None:
+            x = (x / self.input_scale).astype(x.dtype)
+        rows = x.reshape(-1, self.inputs)
+        if self.sums is None:
+            made = multiply_panels(rows.astype(jnp.float32), self.panels)[:, : self.scale.size]
+        else:
+            integers, step = rounded_inputs(rows)
+            unsigned = (integers.astype(jnp.int32) + _MIDDLE).astype(jnp.uint8)
+            found = multiply_quads(unsigned, self.panels)[:, : self.scale.size]
+            made = (found - _MIDDLE * self.sums) * step
+        return (made * self.scale.astype(jnp.float32)).reshape(*x.shape[:-1], -1)
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class PanelQuantizedTable:
+    """Stands for a table of tokens [vocabulary, width] of one scale a token."""
+
+    transposed: PanelQuantized
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of the table."""
+        return self.transposed.shape[::-1]
+
+    @property
+    def size(self) -> int:
+        """Values of the table."""
+        return self.transposed.size
+
+    def whole(self) -> Float[Array, "vocab width"]:
+        """The table, in float32."""
+        return self.transposed.whole().T
+
+    def nonzero(self) -> Bool[Array, "vocab width"]:
+        """Where the table is not 0."""
+        return self.transposed.nonzero().T
+
+    def in_panels(self) -> PanelQuantizedTable:
+        """Itself."""
+        return self
+
+    def rows(self, tokens: Int[Array, "..."]) -> Float[Array, "... width"]:
+        """The rows of tokens, in float32."""
+        panels, scale = self.transposed.panels, self.transposed.scale
+        codes = panels[tokens // panels.shape[2], :, tokens % panels.shape[2]]
+        return codes * scale[tokens].astype(jnp.float32)[..., None]
+
+    def scores(self, hidden: Float[Array, "... width"]) -> Float[Array, "... vocab"]:
+        """`hidden @ table'` in float32, from the integers."""
+        return self.transposed.multiply(hidden)
+
+
+def panel_quantized(
+    codes: Int8[Array, "in out"],
+    scale: Float16[Array, " out"],
+    input_scale: Float[Array, " in"] | None,
+    *,
+    quads: bool,
+) -> PanelQuantized:
+    """What stands for `codes * scale / input_scale`.
+
+    Args:
+      codes: integers.
+      scale: of each output.
+      input_scale: of each input; none: 1.
+      quads: whether inputs are rounded, each token's largest to 127, and multiplied as integers.
+    """
+    sums = codes.astype(jnp.int32).sum(0) if quads else None
+    laid = in_quads(codes) if quads else in_panels(codes)
+    return PanelQuantized(laid, scale, input_scale, sums, codes.shape[0])

@@ -1,0 +1,104 @@
+from dataclasses import replace
+
+import jax
+import numpy as np
+import pytest
+
+from ragjax.generation import generate_tokens, network
+from ragjax.generation.network import laid_out
+from ragjax.kernels.panels import quads_serve
+from ragjax.model import Model
+from ragjax.models.decoder import init_params
+from ragjax.models.stand_ins import Kernel, Table
+from ragjax.quantization.panels import PanelQuantized, PanelQuantizedTable
+from ragjax.quantization.quantized import Quantized, quantized
+from ragjax.quantization.scheme import SCHEMES, Scheme
+from ragjax.quantization.table import quantized_table
+
+INTEGERS = pytest.param(
+    "int8_activations", marks=pytest.mark.skipif(not quads_serve(), reason="needs AVX-512 VNNI")
+)
+
+
+def layer(scheme, inputs=50, outputs=70, scaled=False):
+    """One layer's kernel, as a scan or a loop over layers has it."""
+    rng = np.random.default_rng(0)
+    made = quantized(rng.standard_normal((1, inputs, outputs)).astype(np.float32), scheme)
+    if scaled:
+        made = replace(made, input_scale=rng.uniform(0.5, 2, (1, inputs)).astype(np.float32))
+    return jax.tree.map(lambda x: x[0], made)
+
+
+@pytest.mark.parametrize("scaled", [False, True])
+@pytest.mark.parametrize("name", ["int8", INTEGERS])
+def test_in_panels_a_kernel_is_what_it_was(name, scaled):
+    held = layer(SCHEMES[name], scaled=scaled)
+    laid = held.in_panels()
+    assert isinstance(laid, PanelQuantized)
+    assert isinstance(laid, Kernel)
+    assert not isinstance(laid, Table)
+    assert laid.in_panels() is laid
+    assert (laid.shape, laid.size) == (held.shape, held.size)
+    np.testing.assert_array_equal(laid.whole(), held.whole())
+    np.testing.assert_array_equal(laid.nonzero(), held.nonzero())
+
+
+@pytest.mark.parametrize("lead", [(), (5,), (2, 9)])
+@pytest.mark.parametrize("scaled", [False, True])
+@pytest.mark.parametrize("name", ["int8", INTEGERS])
+def test_products_are_those_of_xla(name, scaled, lead):
+    held = layer(SCHEMES[name], scaled=scaled)
+    x = np.random.default_rng(1).standard_normal((*lead, 50)).astype(np.float32)
+    found, expected = held.in_panels().multiply(x), held.multiply(x)
+    assert found.shape == expected.shape
+    # Integers add up exactly; of a token that is 0 throughout as well.
+    np.testing.assert_allclose(found, expected, rtol=1e-6 if name == "int8_activations" else 0, atol=2e-5)
+    np.testing.assert_array_equal(held.in_panels().multiply(0 * x), 0 * expected)
+
+
+def test_a_table_in_panels_is_what_it_was():
+    table = quantized_table(np.random.default_rng(0).standard_normal((256, 24)).astype(np.float32))
+    laid = table.in_panels()
+    assert isinstance(laid, PanelQuantizedTable)
+    assert isinstance(laid, Table)
+    assert laid.in_panels() is laid
+    assert (laid.shape, laid.size) == (table.shape, table.size)
+    np.testing.assert_array_equal(laid.whole(), table.whole())
+    np.testing.assert_array_equal(laid.nonzero(), table.nonzero())
+    tokens = np.array([[0, 255], [31, 32]])
+    np.testing.assert_array_equal(laid.rows(tokens), table.rows(tokens))
+    hidden = np.random.default_rng(1).standard_normal((3, 24)).astype(np.float32)
+    np.testing.assert_allclose(laid.scores(hidden), table.scores(hidden), atol=2e-5)
+
+
+@pytest.mark.parametrize(
+    "scheme", [SCHEMES["int4"], Scheme(8, group=10), Scheme(8, symmetric=False)], ids=["4", "groups", "zeros"]
+)
+def test_other_schemes_stay_as_they_are(scheme):
+    held = layer(scheme, inputs=320)
+    assert held.in_panels() is held
+
+
+def test_rounded_inputs_stay_xlas_where_no_instruction_multiplies_them(monkeypatch):
+    monkeypatch.setitem(Quantized.in_panels.__globals__, "quads_serve", lambda: False)
+    held = layer(SCHEMES["int8_activations"])
+    assert held.in_panels() is held
+
+
+@pytest.mark.parametrize("name", ["int8", "int4", "int8_activations"])
+def test_tokens_are_those_of_xlas_products(tiny_config, name, monkeypatch):
+    params = init_params(tiny_config, 3)
+    params["layers"] = jax.tree_util.tree_map_with_path(
+        lambda path, x: quantized(x, SCHEMES[name]) if path[-1].key == "kernel" else x, params["layers"]
+    )
+    params["embedding"]["tokens"] = quantized_table(params["embedding"]["tokens"])
+    model = Model(tiny_config, params)
+    laid = laid_out(params, config=tiny_config)
+    assert isinstance(laid.params["embedding"]["tokens"], PanelQuantizedTable)
+    kinds = (PanelQuantized,) if name == "int8" or (name != "int4" and quads_serve()) else (Quantized,)
+    assert isinstance(laid.layers[0]["mlp"]["up"]["kernel"], kinds)
+
+    prompts, options = [[5], [7, 8, 9], [20, 3]], {"max_new_tokens": 12, "stop_at_eos": False}
+    found = generate_tokens(model, prompts, **options)
+    monkeypatch.setattr(network, "panels_serve", lambda: False)
+    jax.tree.map(np.testing.assert_array_equal, found, generate_tokens(model, prompts, **options))

@@ -59,6 +59,13 @@ def has_dot_product() -> bool:
     return bool(vectors().lanes == 16 and _features().get("avx512vnni"))
 
 
+@cache
+def has_halves() -> bool:
+    """Whether the processor makes floats of 32 bits of those of 16."""
+    features = _features()
+    return bool(features.get("f16c") or features.get("neon"))
+
+
 def register(name: str, text: str) -> None:
     """Compiles `text` for this processor, and has XLA call its `handler` by `name`.
 

@@ -15,7 +15,7 @@
 %Task = type { i64, ptr, ptr, ptr, ptr }                              ; ..., context, function, its argument
 
 ; What the threads that share a product know of it.
-%Work = type { i64, i64, i64, i64, i64, i64, ptr, ptr, ptr, ptr, ptr } ; next panel, threads at it, panels, inputs, outputs, rows, x, panels, out, api, future
+%Work = type { i64, i64, i64, i64, i64, i64, ptr, ptr, ptr, ptr, ptr } ; next panel, threads at it, panels, steps, outputs, rows, x, panels, out, api, future
 
 ; Multiplies so many rows with a panel, by how many they are.
 @tiles = private constant [$tile_count x ptr] [ $tiles ]
@@ -53,7 +53,7 @@ execute:
   %weights = call ptr @data(ptr %arguments, i64 1)
   %out = call ptr @data(ptr %results, i64 0)
   %panels = call i64 @dimension(ptr %arguments, i64 1, i64 0)
-  %inputs = call i64 @dimension(ptr %arguments, i64 1, i64 1)
+  %steps = call i64 @dimension(ptr %arguments, i64 1, i64 1)
   %rows = call i64 @dimension(ptr %results, i64 0, i64 0)
   %outputs = call i64 @dimension(ptr %results, i64 0, i64 1)
 
@@ -74,7 +74,7 @@ execute:
   %work = call ptr @malloc(i64 88)
   %work.0 = insertvalue %Work zeroinitializer, i64 %threads, 1
   %work.1 = insertvalue %Work %work.0, i64 %panels, 2
-  %work.2 = insertvalue %Work %work.1, i64 %inputs, 3
+  %work.2 = insertvalue %Work %work.1, i64 %steps, 3
   %work.3 = insertvalue %Work %work.2, i64 %outputs, 4
   %work.4 = insertvalue %Work %work.3, i64 %rows, 5
   %work.5 = insertvalue %Work %work.4, ptr %x, 6
@@ -127,7 +127,7 @@ define void @take.part(ptr %work) {
 entry:
   %all = load %Work, ptr %work
   %panels = extractvalue %Work %all, 2
-  %inputs = extractvalue %Work %all, 3
+  %steps = extractvalue %Work %all, 3
   %outputs = extractvalue %Work %all, 4
   %rows = extractvalue %Work %all, 5
   %x = extractvalue %Work %all, 6
@@ -135,7 +135,7 @@ entry:
   %out = extractvalue %Work %all, 8
   %api = extractvalue %Work %all, 9
   %future = extractvalue %Work %all, 10
-  %size = mul i64 %inputs, $row
+  %size = mul i64 %steps, $row
   br label %next
 
 next:
@@ -156,11 +156,11 @@ some.rows:
   %these = call i64 @llvm.umin.i64(i64 %rows.left, i64 $most)
   %tile.at = getelementptr ptr, ptr @tiles, i64 %these
   %tile = load ptr, ptr %tile.at
-  %x.first = mul i64 %row, %inputs
-  %x.here = getelementptr $out, ptr %x, i64 %x.first
+  %x.first = mul i64 %row, %steps
+  %x.here = getelementptr $x, ptr %x, i64 %x.first
   %to.first = mul i64 %row, %outputs
   %to.here = getelementptr $out, ptr %to, i64 %to.first
-  call void %tile(ptr %x.here, ptr %from, ptr %to.here, i64 %inputs, i64 %outputs)
+  call void %tile(ptr %x.here, ptr %from, ptr %to.here, i64 %steps, i64 %outputs)
   %row.next = add i64 %row, %these
   %is.more = icmp ult i64 %row.next, %rows
   br i1 %is.more, label %some.rows, label %next

@@ -12,12 +12,12 @@ import threading
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int8, Int32, Shaped, UInt8
+from jaxtyping import Array, Float, Float16, Int8, Int32, Shaped, UInt8
 
-from ragjax.kernels.machine import compiles, has_dot_product, interface, register, vectors
-from ragjax.kernels.panels_text import FLOATS, INTEGERS, SMALL_WEIGHTS, Factors, panel_width, panels_text
+from ragjax.kernels.factors import FLOATS, INTEGERS, SMALL_WEIGHTS, Factors, nibbles
+from ragjax.kernels.machine import compiles, has_dot_product, has_halves, interface, register, vectors
+from ragjax.kernels.panels_text import panel_width, panels_text
 
-_NAMES = {FLOATS: "ragjax_panels", SMALL_WEIGHTS: "ragjax_panels_i8", INTEGERS: "ragjax_panels_u8_i8"}
 _COMPILED: set[Factors] = set()
 _COMPILING = threading.Lock()
 
@@ -30,6 +30,11 @@ def panels_serve() -> bool:
 def quads_serve() -> bool:
     """Whether there are quads too: where the processor multiplies integers of 8 bits."""
     return panels_serve() and has_dot_product()
+
+
+def groups_serve() -> bool:
+    """Whether there are panels of 4 bits too: where the processor reads scales of 16 bits."""
+    return panels_serve() and has_halves()
 
 
 def in_panels(kernel: Shaped[Array, "in out"]) -> Shaped[Array, "panels in width"]:
@@ -59,6 +64,33 @@ def out_of_quads(
     """The matrix of so many inputs and outputs that stands in quads."""
     count, fours, width, _ = quads.shape
     return out_of_panels(quads.swapaxes(2, 3).reshape(count, 4 * fours, width), outputs)[:inputs]
+
+
+def in_group_panels(
+    packed: UInt8[Array, "bytes out"], scale: Float16[Array, "groups out"]
+) -> UInt8[Array, "panels groups rows width"]:
+    """Integers of 4 bits in panels, behind those of a group the scales that it has for each output.
+
+    Args:
+      packed: of each group the first half of its inputs in the lower bits, the second in the upper.
+      scale: of each group and output.
+    """
+    groups = scale.shape[0]
+    codes, halves = in_panels(packed), in_panels(scale)
+    count, rows, width = codes.shape
+    bits = jax.lax.bitcast_convert_type(halves, jnp.uint8).reshape(count, groups, 2, width)
+    return jnp.concatenate([codes.reshape(count, groups, rows // groups, width), bits], axis=2)
+
+
+def out_of_group_panels(
+    panels: UInt8[Array, "panels groups rows width"], outputs: int
+) -> tuple[UInt8[Array, "bytes out"], Float16[Array, "groups out"]]:
+    """The integers and scales that `in_group_panels` was given."""
+    count, groups, rows, width = panels.shape
+    codes = panels[:, :, :-2].reshape(count, groups * (rows - 2), width)
+    bits = panels[:, :, -2:].reshape(count, groups, width, 2)
+    scale = jax.lax.bitcast_convert_type(bits, jnp.float16)
+    return out_of_panels(codes, outputs), out_of_panels(scale, outputs)
 
 
 def multiply_panels(
@@ -92,6 +124,19 @@ def multiply_quads(
     return _call(INTEGERS, x, quads, (x.shape[0], count * width), steps=fours)
 
 
+def multiply_groups(
+    x: Float[Array, "rows in"], panels: UInt8[Array, "panels groups rows width"]
+) -> Float[Array, "rows padded"]:
+    """`x @ kernel` in float32, the columns that fill up the last panel included.
+
+    Args:
+      x: float32.
+      panels: from `in_group_panels`.
+    """
+    count, groups, rows, width = panels.shape
+    return _call(nibbles(rows - 2), x, panels, (x.shape[0], count * width), steps=groups)
+
+
 def _call(
     factors: Factors, x: jax.Array, panels: jax.Array, shape: tuple[int, int], *, steps: int
 ) -> jax.Array:
@@ -107,6 +152,6 @@ def _target(factors: Factors) -> str:
     assert minor is not None
     with _COMPILING:
         if factors not in _COMPILED:
-            register(_NAMES[factors], panels_text(factors, vectors(), minor))
+            register(factors.name, panels_text(factors, vectors(), minor))
             _COMPILED.add(factors)
-    return _NAMES[factors]
+    return factors.name

@@ -1,4 +1,4 @@
-"""Integers of 8 bits in panels, which stand among the parameters while tokens are written on CPU."""
+"""Integers in panels, which stand among the parameters while tokens are written on CPU."""
 
 from __future__ import annotations
 
@@ -6,16 +6,19 @@ from dataclasses import dataclass, field
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Float16, Int, Int8, Int32
+from jaxtyping import Array, Bool, Float, Float16, Int, Int8, Int32, UInt8
 
 from ragjax.kernels.panels import (
     in_panels,
     in_quads,
+    multiply_groups,
     multiply_panels,
     multiply_quads,
+    out_of_group_panels,
     out_of_panels,
     out_of_quads,
 )
+from ragjax.quantization.packing import unpack
 from ragjax.quantization.products import rounded_inputs
 
 _MIDDLE = 128
@@ -66,9 +69,7 @@ class PanelQuantized:
 
     def multiply(self, x: Float[Array, "... in"]) -> Float[Array, "... out"]:
         """`x @ kernel` in float32, from the integers."""
-        if self.input_scale is not None:
-            x = (x / self.input_scale).astype(x.dtype)
-        rows = x.reshape(-1, self.inputs)
+        rows = _divided(x, self.input_scale)
         if self.sums is None:
             made = multiply_panels(rows.astype(jnp.float32), self.panels)[:, : self.scale.size]
         else:
@@ -77,6 +78,50 @@ class PanelQuantized:
             found = multiply_quads(unsigned, self.panels)[:, : self.scale.size]
             made = (found - _MIDDLE * self.sums) * step
         return (made * self.scale.astype(jnp.float32)).reshape(*x.shape[:-1], -1)
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class GroupPanels:
+    """Stands for a kernel [in, out] of integers of 4 bits, with a scale for each group of inputs and output."""
+
+    panels: UInt8[Array, "panels groups rows width"]
+    """From `ragjax.kernels.panels.in_group_panels`."""
+    input_scale: Float[Array, " in"] | None
+    """Divides the inputs; none: 1."""
+    outputs: int = field(metadata={"static": True})
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of the kernel."""
+        _, groups, rows, _ = self.panels.shape
+        return (2 * groups * (rows - 2), self.outputs)
+
+    @property
+    def size(self) -> int:
+        """Weights of the kernel."""
+        return self.shape[0] * self.outputs
+
+    def whole(self) -> Float[Array, "in out"]:
+        """The kernel, in float32."""
+        packed, scale = out_of_group_panels(self.panels, self.outputs)
+        codes = unpack(packed, len(scale)).reshape(len(scale), -1, self.outputs)
+        kernel = (codes * scale.astype(jnp.float32)[:, None]).reshape(self.shape)
+        return kernel if self.input_scale is None else kernel / self.input_scale[:, None]
+
+    def nonzero(self) -> Bool[Array, "in out"]:
+        """Where the kernel is not 0."""
+        return self.whole() != 0
+
+    def in_panels(self) -> GroupPanels:
+        """Itself."""
+        return self
+
+    def multiply(self, x: Float[Array, "... in"]) -> Float[Array, "... out"]:
+        """`x @ kernel` in float32, from the integers."""
+        rows = _divided(x, self.input_scale).astype(jnp.float32)
+        made = multiply_groups(rows, self.panels)[:, : self.outputs]
+        return made.reshape(*x.shape[:-1], self.outputs)
 
 
 @jax.tree_util.register_dataclass
@@ -117,6 +162,11 @@ class PanelQuantizedTable:
     def scores(self, hidden: Float[Array, "... width"]) -> Float[Array, "... vocab"]:
         """`hidden @ table'` in float32, from the integers."""
         return self.transposed.multiply(hidden)
+
+
+def _divided(x: Float[Array, "... in"], scale: Float[Array, " in"] | None) -> Float[Array, "rows in"]:
+    x = x if scale is None else (x / scale).astype(x.dtype)
+    return x.reshape(-1, x.shape[-1])
 
 
 def panel_quantized(

@@ -9,10 +9,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Float16, Int8, UInt8
 
-from ragjax.kernels.panels import quads_serve
+from ragjax.kernels.panels import groups_serve, in_group_panels, quads_serve
 from ragjax.quantization.grid import Grid, from_codes, grid, to_codes
 from ragjax.quantization.packing import pack, unpack
-from ragjax.quantization.panels import PanelQuantized, panel_quantized
+from ragjax.quantization.panels import GroupPanels, PanelQuantized, panel_quantized
 from ragjax.quantization.products import multiply
 from ragjax.quantization.scheme import Scheme
 
@@ -78,13 +78,17 @@ class Quantized:
             x = (x / self.input_scale).astype(x.dtype)
         return multiply(x, self.codes, self.scale, self.zero, self.scheme)
 
-    def in_panels(self) -> Quantized | PanelQuantized:
-        """The same in panels, of 8 bits with one scale an output; itself of others."""
-        scheme = self.scheme
-        plain = scheme.bits == 8 and self.scale.shape[-2] == 1 and self.zero is None
-        if not plain or (scheme.activations and not quads_serve()):
+    def in_panels(self) -> Quantized | PanelQuantized | GroupPanels:
+        """The same in panels, if symmetric and of 4 bits, or of 8 with one scale an output; else itself."""
+        integers = bool(self.scheme.activations)
+        if self.zero is not None:
             return self
-        return panel_quantized(self.codes, self.scale[0], self.input_scale, quads=bool(scheme.activations))
+        if self.scheme.bits == 4 and groups_serve():
+            laid = in_group_panels(self.codes, self.scale)
+            return GroupPanels(laid, self.input_scale, self.shape[1])
+        if self.scheme.bits == 8 and len(self.scale) == 1 and (quads_serve() or not integers):
+            return panel_quantized(self.codes, self.scale[0], self.input_scale, quads=integers)
+        return self
 
 
 def encoded(

@@ -82,15 +82,15 @@ def temporaries(model, batch: int) -> int:
     import jax.numpy as jnp
 
     from ragjax.generation.decoding import Settings, decode, prefill
-    from ragjax.generation.network import unstack
+    from ragjax.generation.network import laid_out
 
     settings = Settings(jnp.float32(0), jax.random.key(0), jnp.array([-1], jnp.int32))
     prompts, padding = jnp.ones((batch, 16), jnp.int32), jnp.zeros(batch, jnp.int32)
     state = jax.eval_shape(
         lambda p: prefill(p, prompts, padding, settings, config=model.config, room=64), model.params
     )
-    layers = jax.eval_shape(lambda p: unstack(p, config=model.config), model.params)
-    made = decode.lower(model.params, layers, state, jnp.int32(64), settings, config=model.config).compile()
+    network = laid_out(model.params, config=model.config)
+    made = decode.lower(*network, state, jnp.int32(64), settings, config=model.config).compile()
     return made.memory_analysis().temp_size_in_bytes
 
 

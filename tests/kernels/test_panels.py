@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from ragjax.kernels import machine, panels
+from ragjax.kernels.factors import FLOATS
 from ragjax.kernels.machine import Vectors, interface, register, vectors
 from ragjax.kernels.panels import (
     in_panels,
@@ -15,7 +16,7 @@ from ragjax.kernels.panels import (
     panels_serve,
     quads_serve,
 )
-from ragjax.kernels.panels_text import FLOATS, panel_width, panels_text
+from ragjax.kernels.panels_text import panel_width, panels_text
 
 SHAPES = [(0, 7), (1, 1), (16, 20), (100, 333), (64, 2000), (768, 512)]
 

@@ -6,11 +6,11 @@ import pytest
 
 from ragjax.generation import generate_tokens, network
 from ragjax.generation.network import laid_out
-from ragjax.kernels.panels import quads_serve
+from ragjax.kernels.panels import groups_serve, quads_serve
 from ragjax.model import Model
 from ragjax.models.decoder import init_params
 from ragjax.models.stand_ins import Kernel, Table
-from ragjax.quantization.panels import PanelQuantized, PanelQuantizedTable
+from ragjax.quantization.panels import GroupPanels, PanelQuantized, PanelQuantizedTable
 from ragjax.quantization.quantized import Quantized, quantized
 from ragjax.quantization.scheme import SCHEMES, Scheme
 from ragjax.quantization.table import quantized_table
@@ -20,7 +20,11 @@ INTEGERS = pytest.param(
 )
 
 
-def layer(scheme, inputs=50, outputs=70, scaled=False):
+GROUPS = pytest.param("int4", marks=pytest.mark.skipif(not groups_serve(), reason="needs F16C or NEON"))
+KINDS = {"int8": PanelQuantized, "int8_activations": PanelQuantized, "int4": GroupPanels}
+
+
+def layer(scheme, inputs=64, outputs=70, scaled=False):
     """One layer's kernel, as a scan or a loop over layers has it."""
     rng = np.random.default_rng(0)
     made = quantized(rng.standard_normal((1, inputs, outputs)).astype(np.float32), scheme)
@@ -30,11 +34,11 @@ def layer(scheme, inputs=50, outputs=70, scaled=False):
 
 
 @pytest.mark.parametrize("scaled", [False, True])
-@pytest.mark.parametrize("name", ["int8", INTEGERS])
+@pytest.mark.parametrize("name", ["int8", INTEGERS, GROUPS])
 def test_in_panels_a_kernel_is_what_it_was(name, scaled):
     held = layer(SCHEMES[name], scaled=scaled)
     laid = held.in_panels()
-    assert isinstance(laid, PanelQuantized)
+    assert isinstance(laid, KINDS[name])
     assert isinstance(laid, Kernel)
     assert not isinstance(laid, Table)
     assert laid.in_panels() is laid
@@ -45,10 +49,10 @@ def test_in_panels_a_kernel_is_what_it_was(name, scaled):
 
 @pytest.mark.parametrize("lead", [(), (5,), (2, 9)])
 @pytest.mark.parametrize("scaled", [False, True])
-@pytest.mark.parametrize("name", ["int8", INTEGERS])
+@pytest.mark.parametrize("name", ["int8", INTEGERS, GROUPS])
 def test_products_are_those_of_xla(name, scaled, lead):
     held = layer(SCHEMES[name], scaled=scaled)
-    x = np.random.default_rng(1).standard_normal((*lead, 50)).astype(np.float32)
+    x = np.random.default_rng(1).standard_normal((*lead, 64)).astype(np.float32)
     found, expected = held.in_panels().multiply(x), held.multiply(x)
     assert found.shape == expected.shape
     # Integers add up exactly; of a token that is 0 throughout as well.
@@ -72,11 +76,29 @@ def test_a_table_in_panels_is_what_it_was():
 
 
 @pytest.mark.parametrize(
-    "scheme", [SCHEMES["int4"], Scheme(8, group=10), Scheme(8, symmetric=False)], ids=["4", "groups", "zeros"]
+    "scheme",
+    [Scheme(4, group=32, symmetric=False), Scheme(8, group=10), Scheme(8, symmetric=False)],
+    ids=["4 bits with zeros", "8 bits by groups", "8 bits with zeros"],
 )
 def test_other_schemes_stay_as_they_are(scheme):
     held = layer(scheme, inputs=320)
     assert held.in_panels() is held
+
+
+def test_integers_of_4_bits_stay_xlas_where_their_scales_cannot_be_read(monkeypatch):
+    monkeypatch.setitem(Quantized.in_panels.__globals__, "groups_serve", lambda: False)
+    held = layer(SCHEMES["int4"])
+    assert held.in_panels() is held
+
+
+@pytest.mark.skipif(not groups_serve(), reason="needs F16C or NEON")
+@pytest.mark.parametrize("group", [2, 16, 0])
+def test_groups_of_any_even_size(group):
+    held = layer(Scheme(4, group=group))
+    laid = held.in_panels()
+    np.testing.assert_array_equal(laid.whole(), held.whole())
+    x = np.random.default_rng(1).standard_normal((9, 64)).astype(np.float32)
+    np.testing.assert_allclose(laid.multiply(x), x @ held.whole(), atol=2e-5)
 
 
 def test_rounded_inputs_stay_xlas_where_no_instruction_multiplies_them(monkeypatch):
@@ -95,8 +117,8 @@ def test_tokens_are_those_of_xlas_products(tiny_config, name, monkeypatch):
     model = Model(tiny_config, params)
     laid = laid_out(params, config=tiny_config)
     assert isinstance(laid.params["embedding"]["tokens"], PanelQuantizedTable)
-    kinds = (PanelQuantized,) if name == "int8" or (name != "int4" and quads_serve()) else (Quantized,)
-    assert isinstance(laid.layers[0]["mlp"]["up"]["kernel"], kinds)
+    serves = {"int8": True, "int8_activations": quads_serve(), "int4": groups_serve()}[name]
+    assert isinstance(laid.layers[0]["mlp"]["up"]["kernel"], KINDS[name] if serves else Quantized)
 
     prompts, options = [[5], [7, 8, 9], [20, 3]], {"max_new_tokens": 12, "stop_at_eos": False}
     found = generate_tokens(model, prompts, **options)

@@ -81,11 +81,17 @@ _KEPT: dict[tuple[int, ...], tuple[tuple[Params, ...], Table]] = {}
 
 def _kept_panels(params: Params, config: DecoderConfig) -> tuple[tuple[Params, ...], Table]:
     leaves = jax.tree.leaves(params)
+    if any(isinstance(leaf, jax.core.Tracer) for leaf in leaves):
+        return _panels(params, config)
     key = tuple(map(id, leaves))
     if key not in _KEPT:
-        layers = tuple(_layer_in_panels(params["layers"], i) for i in range(config.layers))
-        table = params["head"] if "head" in params else params["embedding"]["tokens"]
-        _KEPT[key] = layers, _table_in_panels(table)
+        _KEPT[key] = _panels(params, config)
         for leaf in leaves:
             weakref.finalize(leaf, _KEPT.pop, key, None)
     return _KEPT[key]
+
+
+def _panels(params: Params, config: DecoderConfig) -> tuple[tuple[Params, ...], Table]:
+    table = params["head"] if "head" in params else params["embedding"]["tokens"]
+    layers = tuple(_layer_in_panels(params["layers"], i) for i in range(config.layers))
+    return layers, _table_in_panels(table)

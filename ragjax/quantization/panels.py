@@ -83,7 +83,7 @@ class PanelQuantized:
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class GroupPanels:
-    """Stands for a kernel [in, out] of integers of 4 bits, with a scale for each group of inputs and output."""
+    """Stands for a kernel [in, out] of integers of 4 bits and a scale for each output and group of inputs."""
 
     panels: UInt8[Array, "panels groups rows width"]
     """From `ragjax.kernels.panels.in_group_panels`."""

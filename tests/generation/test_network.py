@@ -73,6 +73,17 @@ def test_panels_are_made_once_and_go_with_the_model(tiny_config):
     assert len(network._KEPT) == before
 
 
+def test_in_a_program_panels_are_made_anew_and_not_kept(tiny_config):
+    gc.collect()
+    before = len(network._KEPT)
+    params = made(tiny_config, 6)
+    inside = jax.jit(lambda p: laid_out(p, config=tiny_config).layers[1]["mlp"]["up"]["kernel"].whole())(
+        params
+    )
+    np.testing.assert_array_equal(inside, params["layers"]["mlp"]["up"]["kernel"][1])
+    assert len(network._KEPT) == before
+
+
 @pytest.mark.usefixtures("no_panels")
 def test_where_panels_do_not_serve_layers_are_arrays(tiny_config):
     assert not has_stand_ins(laid_out(made(tiny_config), config=tiny_config).layers)

@@ -13,7 +13,8 @@ from ragjax.generation import continuations
 from ragjax.generation.continuation import generate_tokens
 from ragjax.generation.decoding import Settings, decode, prefill
 from ragjax.generation.model_slots import ModelSlots
-from ragjax.generation.network import unstack
+from ragjax.generation.network import laid_out, unstack
+from ragjax.kernels.panels import panels_serve
 from ragjax.models.decoder import init_params
 from ragjax.models.decoder_config import DecoderConfig
 from ragjax.models.stand_ins import made_whole
@@ -89,8 +90,9 @@ CONFIG = DecoderConfig(vocab_size=128, positions=64, width=1024, layers=2, heads
 """Whose matrices take 100 MB in float32."""
 
 
-def decode_loop(scheme: Scheme, device=None):
+def decode_loop(scheme: Scheme, device=None, *, panels=False):
     """Bytes of the temporaries of a compiled decoding loop, and of the model's matrices in float32."""
+    lay = laid_out if panels else lambda p, config: (p, unstack(p, config=config))
 
     def shapes():
         params = init_params(CONFIG, 0)
@@ -109,12 +111,11 @@ def decode_loop(scheme: Scheme, device=None):
         ),
         params,
     )
-    layers = jax.eval_shape(lambda p: unstack(p, config=CONFIG), params)
     given = jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where),
-        (params, layers, state, jnp.int32(16), settings),
+        (*jax.eval_shape(lambda p: lay(p, config=CONFIG), params), state, jnp.int32(16), settings),
     )
-    made = decode.lower(*given[:4], given[4], config=CONFIG).compile()
+    made = decode.lower(*given, config=CONFIG).compile()
     floats = jax.eval_shape(lambda p: made_whole(p)["layers"], params)
     matrices = sum(x.size * 4 for x in jax.tree.leaves(floats) if x.ndim == 3)
     return made.memory_analysis().temp_size_in_bytes, matrices
@@ -125,6 +126,13 @@ def test_on_cpu_the_decoding_loop_holds_no_floats_of_the_matrices(name):
     temporaries, matrices = decode_loop(SCHEMES[name])
     # Tiles of a quarter of a megabyte, scales in float32, and what else a step takes; not the matrices.
     assert temporaries < 0.06 * matrices
+
+
+@pytest.mark.skipif(not panels_serve(), reason="needs llvmlite")
+@pytest.mark.parametrize("name", SCHEMES)
+def test_in_panels_it_holds_none_either(name):
+    temporaries, matrices = decode_loop(SCHEMES[name], panels=True)
+    assert temporaries < 0.02 * matrices
 
 
 @pytest.mark.slow

@@ -79,7 +79,7 @@ def beam_search(
     """The best continuations of each prompt, best first.
 
     Args:
-      params: with stacked layers.
+      params: with stacked layers, or a tuple of them.
       layers: from `laid_out`.
       prompts: flush right; what stands in the padding does not matter.
       padding: places before each prompt.

@@ -87,7 +87,7 @@ def prefill(
     """Reads the prompts and chooses the first new token.
 
     Args:
-      params: with stacked layers.
+      params: with stacked layers, or a tuple of them.
       prompts: flush right; what stands in the padding does not matter.
       padding: places before each prompt, less than the length.
       settings: how tokens are chosen.
@@ -142,7 +142,15 @@ def read(
     config: DecoderConfig,
     dtype: Any = None,
 ) -> tuple[Float[Array, "batch vocab"], KeyValues]:
-    """Scores of the token after each prompt, and the keys and values of all layers, stacked."""
+    """Scores of the token after each prompt, and the keys and values of all layers, stacked.
+
+    Args:
+      params: with stacked layers, or a tuple of them.
+      prompts: flush right; what stands in the padding does not matter.
+      padding: places before each prompt.
+      config: the architecture.
+      dtype: type in which keys and values are kept; none: that of the table of tokens.
+    """
     batch, length = prompts.shape
     places = jnp.arange(length)[None]
     positions = jnp.maximum(places - padding[:, None], 0)
@@ -155,10 +163,21 @@ def read(
         weights, data = scanned
         return apply(Block(config), weights, x, data, span, KeyValues(empty, empty))
 
-    x = _embed(params, prompts, positions, config)
-    # Scanned, unlike a decoding step: it runs once, and compiles as fast for any depth.
-    x, cache = jax.lax.scan(layer, x, (params["layers"], layer_data(config)))
+    x, data = _embed(params, prompts, positions, config), layer_data(config)
+    if isinstance(params["layers"], tuple):
+        caches = []
+        for weights, one in zip(params["layers"], _each(data, config.layers), strict=True):
+            x, cache = layer(x, (weights, one))
+            caches.append(cache)
+        cache = jax.tree.map(lambda *each: jnp.stack(each), *caches)
+    else:
+        # Scanned, unlike a decoding step: it runs once, and compiles as fast for any depth.
+        x, cache = jax.lax.scan(layer, x, (params["layers"], data))
     return scored(params, x[:, -1], config), cache
+
+
+def _each(data: LayerData, layers: int) -> list[LayerData]:
+    return [LayerData(data.scale[i], data.window[i]) for i in range(layers)]
 
 
 @partial(jax.jit, static_argnames="config", donate_argnames="state")
@@ -239,9 +258,8 @@ def extend(
     mask = (places[:, None] <= own[..., None]) & (places >= padding[:, None])[:, None, :]
     span = Span(query, positions, mask, rotary_angles(config, query), place)
     x = _embed(params, tokens, query, config)
-    data, caches = layer_data(config), []
-    for i, (weights, held) in enumerate(zip(layers, cache, strict=True)):
-        one = LayerData(data.scale[i], data.window[i])
+    caches = []
+    for weights, held, one in zip(layers, cache, _each(layer_data(config), config.layers), strict=True):
         x, held = apply(Block(config), weights, x, one, span, held)
         caches.append(held)
     return x, tuple(caches)

@@ -107,9 +107,9 @@ class DraftedWriter:
                 for each, config in zip(params, self._configs, strict=True)
             )
             self._state: Drafting = begin(
-                *params, *asked.aligned(positions), self._settings, configs=self._configs,
-                room=asked.room(positions), menu=self._menu, cache_dtype=jnp.dtype(options.cache_dtype),
-                alternatives=options.log_probs,
+                *(each.params for each in self._networks), *asked.aligned(positions), self._settings,
+                configs=self._configs, room=asked.room(positions), menu=self._menu,
+                cache_dtype=jnp.dtype(options.cache_dtype), alternatives=options.log_probs,
             )  # fmt: skip
         self.end(range(len(asked.prompts), len(asked.prompts) + asked.fillers))
         longest = len(self._menu) - 1

@@ -79,7 +79,7 @@ def sit_down(
     """Both models read a prompt: the seats, and the scores of the token that follows, for `begin`.
 
     Args:
-      model: parameters of the model, with stacked layers.
+      model: parameters of the model, with stacked layers or a tuple of them.
       draft: those of the draft.
       seats: consumed.
       slot: whose seat.

@@ -20,7 +20,7 @@ class Network(NamedTuple):
     """A model as the loops over new tokens take it."""
 
     params: Params
-    """For the embedding, the last norm and the head."""
+    """For the embedding, the last norm and the head, and to read prompts: layers stacked, or as below."""
     layers: tuple[Params, ...]
     """The parameters of each layer by themselves."""
 
@@ -40,8 +40,9 @@ def laid_out(params: Params, *, config: DecoderConfig, mesh: jax.sharding.Mesh |
         return Network(params, unstack(params, config=config))
     layers, table = _kept_panels(params, config)
     if "head" in params:
-        return Network(params | {"head": table}, layers)
-    return Network(params | {"embedding": params["embedding"] | {"tokens": table}}, layers)
+        return Network(params | {"layers": layers, "head": table}, layers)
+    embedding = params["embedding"] | {"tokens": table}
+    return Network(params | {"layers": layers, "embedding": embedding}, layers)
 
 
 @partial(jax.jit, static_argnames="config")

@@ -134,7 +134,7 @@ def sit_down(
     """Reads a prompt into a seat: the seats, and the scores of the token that follows, for `begin`.
 
     Args:
-      params: with stacked layers.
+      params: with stacked layers, or a tuple of them.
       seats: consumed.
       slot: whose seat.
       prompt: flush right; programs differ by its length.

@@ -115,7 +115,7 @@ def begin(
     """Both models read the prompts, and the model chooses the first new token.
 
     Args:
-      model: parameters of the model, with stacked layers.
+      model: parameters of the model, with stacked layers or a tuple of them.
       draft: those of the draft.
       prompts: flush right; what stands in the padding does not matter.
       padding: places before each prompt, less than the length.

@@ -51,10 +51,9 @@ class ModelWriter:
         config, options = model.config, asked.options
         self._asked, self._settings, self._config = asked, asked.settings(), config
         with asked.on_mesh():
-            params = asked.placed(model.params)
-            self._network = laid_out(params, config=config, mesh=asked.mesh)
+            self._network = laid_out(asked.placed(model.params), config=config, mesh=asked.mesh)
             self._state: State = prefill(
-                params, *asked.aligned(config.positions), self._settings, config=config,
+                self._network.params, *asked.aligned(config.positions), self._settings, config=config,
                 room=asked.room(config.positions), cache_dtype=jnp.dtype(options.cache_dtype),
                 alternatives=options.log_probs,
             )  # fmt: skip

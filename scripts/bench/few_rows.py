@@ -12,6 +12,7 @@ import argparse
 import json
 import time
 from collections.abc import Callable
+from functools import partial
 from statistics import median
 
 import jax
@@ -90,9 +91,14 @@ def programs_of(kind: str, name: str, rows: list[int]) -> list[tuple[int, Callab
     made = []
     for count in rows:
         x = jax.random.normal(jax.random.key(many), (count, inputs))
-        jax.block_until_ready(run(x, kernels))
-        made.append((count, lambda x=x: jax.block_until_ready(run(x, kernels)) and None))
+        run_through(run, x, kernels)
+        made.append((count, partial(run_through, run, x, kernels)))
     return made
+
+
+def run_through(program: Callable, *given) -> None:
+    """Runs a program to its end."""
+    jax.block_until_ready(program(*given))
 
 
 def table(result: dict) -> str:

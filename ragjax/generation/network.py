@@ -55,9 +55,14 @@ def unstack(params: Params, *, config: DecoderConfig) -> tuple[Params, ...]:
 
 
 def _fit_panels(params: Params) -> bool:
-    """Whether all floats are float32, where panels serve."""
-    leaves = jax.tree.leaves(params, is_leaf=is_stand_in)
-    return panels_serve() and all(is_stand_in(x) or x.dtype == jnp.float32 for x in leaves)
+    """Whether all but stand-ins is float32, on the CPU, and panels serve."""
+    named = jax.tree.leaves(params, is_leaf=is_stand_in)
+    placed = filter(_settled, jax.tree.leaves(params))
+    return (
+        panels_serve()
+        and all(is_stand_in(x) or x.dtype == jnp.float32 for x in named)
+        and all(device.platform == "cpu" for x in placed for device in x.devices())
+    )
 
 
 @jax.jit
@@ -76,20 +81,38 @@ def _table_in_panels(table: Any) -> Table:
     return table.in_panels() if is_stand_in(table) else panel_table(table)
 
 
-_KEPT: dict[tuple[int, ...], tuple[tuple[Params, ...], Table]] = {}
-"""Panels of parameters by the identities of their arrays, all of which are alive."""
+class _Kept(NamedTuple):
+    """Panels of parameters, all of whose arrays are alive."""
+
+    layers: tuple[Params, ...]
+    table: Table
+    ends: list[weakref.finalize]
+    """Of each array: what forgets the panels with the first of them that goes."""
+
+
+_KEPT: dict[tuple[Any, ...], _Kept] = {}
+"""By the config, the tree of the parameters, and the identities of its arrays."""
 
 
 def _kept_panels(params: Params, config: DecoderConfig) -> tuple[tuple[Params, ...], Table]:
-    leaves = jax.tree.leaves(params)
-    if any(isinstance(leaf, jax.core.Tracer) for leaf in leaves):
-        return _panels(params, config)
-    key = tuple(map(id, leaves))
-    if key not in _KEPT:
-        _KEPT[key] = _panels(params, config)
-        for leaf in leaves:
-            weakref.finalize(leaf, _KEPT.pop, key, None)
-    return _KEPT[key]
+    leaves, tree = jax.tree.flatten(params)
+    key = config, tree, *map(id, leaves)
+    if key in _KEPT:
+        return _KEPT[key].layers, _KEPT[key].table
+    made = _panels(params, config)
+    if all(map(_settled, (*leaves, *jax.tree.leaves(made)))):
+        _KEPT[key] = _Kept(*made, [weakref.finalize(leaf, _forget, key) for leaf in leaves])
+    return made
+
+
+def _settled(x: Any) -> bool:
+    """Whether a value stays what it is: NumPy's may change, and what is traced is of its program alone."""
+    return isinstance(x, jax.Array) and not isinstance(x, jax.core.Tracer)
+
+
+def _forget(key: tuple[Any, ...]) -> None:
+    for end in _KEPT.pop(key).ends:
+        end.detach()
 
 
 def _panels(params: Params, config: DecoderConfig) -> tuple[tuple[Params, ...], Table]:

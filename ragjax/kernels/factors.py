@@ -29,6 +29,6 @@ INTEGERS = Factors("ragjax_panels_u8_i8", "i32", "i8", "i32", per_output=4)
 """Integers of 8 bits times integers without a sign, by the instruction for it (AVX-512 VNNI)."""
 
 
-def nibbles(half: int) -> Factors:
+def small_groups(half: int) -> Factors:
     """Integers of 4 bits, two to a byte, whose groups each have a scale in 16 bits, times floats."""
     return Factors(f"ragjax_panels_i4_{half}", f"[{2 * half} x float]", "i8", "float", half + 2, half)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import ctypes
-import importlib.util
 import re
 from functools import cache
+from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,8 +13,10 @@ import jax
 
 _KNOWN = (3, 4)
 """Minor versions of XLA's interface 0.x whose structs are those of `panels.ll`."""
-_LIVING: list[Any] = []
-"""Owners of the code that XLA knows by its address."""
+_OLDEST = (0, 45)
+"""Version of llvmlite whose LLVM reads the text."""
+_LIVING: dict[str, Any] = {}
+"""Owners of the code that XLA knows by its address, by name."""
 
 
 class Vectors(NamedTuple):
@@ -38,8 +40,12 @@ def interface() -> int | None:
 
 
 def compiles() -> bool:
-    """Whether LLVM is there."""
-    return importlib.util.find_spec("llvmlite") is not None
+    """Whether LLVM is there, and new enough."""
+    try:
+        found = metadata.version("llvmlite")
+    except metadata.PackageNotFoundError:
+        return False
+    return tuple(int(part) for part in re.findall(r"\d+", found)[:2]) >= _OLDEST
 
 
 @cache
@@ -67,28 +73,35 @@ def has_halves() -> bool:
 
 
 def register(name: str, text: str) -> None:
-    """Compiles `text` for this processor, and has XLA call its `handler` by `name`.
+    """Compiles `text` for this processor, and has XLA call its `handler` by `name`; once for a name.
 
     Args:
-      name: of the custom call, not given yet.
+      name: of the custom call.
       text: a module of LLVM.
     """
+    if name in _LIVING:
+        return
     import llvmlite.binding as llvm
 
     llvm.initialize_native_target()
     llvm.initialize_native_asmprinter()
-    # A vector of 512 bits is one register, whatever LLVM holds to be quicker in general.
-    features = ",".join([f"{'+' if on else '-'}{feature}" for feature, on in _features().items()])
+    features = _features()
+    if features.get("avx512f"):
+        # A vector of 512 bits is one register, whatever LLVM holds to be quicker in general.
+        features["prefer-256-bit"] = False
     machine = llvm.Target.from_default_triple().create_target_machine(
-        cpu=llvm.get_host_cpu_name(), features=f"{features},-prefer-256-bit", opt=3
+        cpu=llvm.get_host_cpu_name(),
+        features=",".join(f"{'+' if on else '-'}{feature}" for feature, on in features.items()),
+        opt=3,
     )
     module = llvm.parse_assembly(text)
+    module.triple, module.data_layout = machine.triple, str(machine.target_data)
     module.verify()
     builder = llvm.create_pass_builder(machine, llvm.create_pipeline_tuning_options(speed_level=2))
     builder.getModulePassManager().run(module, builder)
     engine = llvm.create_mcjit_compiler(module, machine)
     engine.finalize_object()
-    _LIVING.append(engine)
+    _LIVING[name] = engine
     jax.ffi.register_ffi_target(name, _capsule(engine.get_function_address("handler")), platform="cpu")
 
 

@@ -28,7 +28,13 @@ define ptr @handler(ptr %frame) {
 entry:
   %extension.at = getelementptr %Frame, ptr %frame, i32 0, i32 1
   %extension = load ptr, ptr %extension.at
-  %is.asked = icmp ne ptr %extension, null
+  %is.there = icmp ne ptr %extension, null
+  br i1 %is.there, label %look, label %execute
+
+look:
+  %kind.at = getelementptr %Extension, ptr %extension, i32 0, i32 1
+  %kind = load i32, ptr %kind.at
+  %is.asked = icmp eq i32 %kind, 1
   br i1 %is.asked, label %describe, label %execute
 
 describe:
@@ -68,7 +74,8 @@ execute:
   %there = load i64, ptr %count
   %quarter = lshr i64 %panels, 2
   %useful = call i64 @llvm.umax.i64(i64 %quarter, i64 1)
-  %threads = call i64 @llvm.umin.i64(i64 %there, i64 %useful)
+  %few = call i64 @llvm.umin.i64(i64 %there, i64 %useful)
+  %threads = call i64 @llvm.umax.i64(i64 %few, i64 1)
   %is.alone = icmp eq i64 %threads, 1
 
   %work = call ptr @malloc(i64 88)
@@ -95,6 +102,16 @@ share:
   store ptr %future, ptr %future.at
   %told.at = getelementptr %Work, ptr %work, i32 0, i32 10
   store ptr %future, ptr %told.at
+  %is.unmade = icmp eq ptr %future, null
+  br i1 %is.unmade, label %alone, label %with.others
+
+; Nobody could be told when others are done.
+alone:
+  %count.at = getelementptr %Work, ptr %work, i32 0, i32 1
+  store i64 1, ptr %count.at
+  br label %work.on
+
+with.others:
   %task = alloca %Task
   %task.0 = insertvalue %Task { i64 40, ptr null, ptr null, ptr @take.part, ptr null }, ptr %context, 2
   %task.1 = insertvalue %Task %task.0, ptr %work, 4
@@ -102,7 +119,7 @@ share:
   br label %ask
 
 ask:
-  %others = phi i64 [ 1, %share ], [ %others.next, %asked ]
+  %others = phi i64 [ 1, %with.others ], [ %others.next, %asked ]
   %refused = call ptr @call(ptr %api, i32 11, ptr %task)
   %is.refused = icmp ne ptr %refused, null
   br i1 %is.refused, label %instead, label %asked

@@ -14,11 +14,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Float16, Int8, Int32, Shaped, UInt8
 
-from ragjax.kernels.factors import FLOATS, INTEGERS, SMALL_WEIGHTS, Factors, nibbles
+from ragjax.kernels.factors import FLOATS, INTEGERS, SMALL_WEIGHTS, Factors, small_groups
 from ragjax.kernels.machine import compiles, has_dot_product, has_halves, interface, register, vectors
 from ragjax.kernels.panels_text import panel_width, panels_text
 
-_COMPILED: set[Factors] = set()
 _COMPILING = threading.Lock()
 
 
@@ -134,7 +133,7 @@ def multiply_groups(
       panels: from `in_group_panels`.
     """
     count, groups, rows, width = panels.shape
-    return _call(nibbles(rows - 2), x, panels, (x.shape[0], count * width), steps=groups)
+    return _call(small_groups(rows - 2), x, panels, (x.shape[0], count * width), steps=groups)
 
 
 def _call(
@@ -143,7 +142,7 @@ def _call(
     out = jax.ShapeDtypeStruct(shape, jnp.int32 if factors == INTEGERS else jnp.float32)
     if not shape[0] * shape[1] * steps:
         return jnp.zeros(out.shape, out.dtype)
-    return jax.ffi.ffi_call(_target(factors), out)(x, panels)
+    return jax.ffi.ffi_call(_target(factors), out, vmap_method="sequential")(x, panels)
 
 
 def _target(factors: Factors) -> str:
@@ -151,7 +150,5 @@ def _target(factors: Factors) -> str:
     minor = interface()
     assert minor is not None
     with _COMPILING:
-        if factors not in _COMPILED:
-            register(factors.name, panels_text(factors, vectors(), minor))
-            _COMPILED.add(factors)
+        register(factors.name, panels_text(factors, vectors(), minor))
     return factors.name

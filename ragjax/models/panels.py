@@ -78,7 +78,7 @@ class PanelTable:
         return self
 
     def rows(self, tokens: Int[Array, "..."]) -> Float[Array, "... width"]:
-        """The rows of tokens."""
+        """The rows of tokens, each of them in the vocabulary."""
         panels = self.transposed.panels
         return panels[tokens // panels.shape[2], :, tokens % panels.shape[2]]
 

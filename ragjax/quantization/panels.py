@@ -154,7 +154,7 @@ class PanelQuantizedTable:
         return self
 
     def rows(self, tokens: Int[Array, "..."]) -> Float[Array, "... width"]:
-        """The rows of tokens, in float32."""
+        """The rows of tokens, each of them in the vocabulary, in float32."""
         panels, scale = self.transposed.panels, self.transposed.scale
         codes = panels[tokens // panels.shape[2], :, tokens % panels.shape[2]]
         return codes * scale[tokens].astype(jnp.float32)[..., None]

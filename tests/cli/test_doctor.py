@@ -17,3 +17,14 @@ def test_doctor_exits_with_2_where_something_is_amiss(monkeypatch, ended, proble
     assert ("the disk is full" in told.out) == bool(problems)
     found, told = ended("doctor", "--json")
     assert (found, json.loads(told.out)) == (code, findings)
+
+
+@pytest.mark.parametrize(
+    ("compiles", "serves", "told"),
+    [(False, False, "ragjax[cpu]"), (True, False, "not known"), (True, True, "panels")],
+)
+def test_doctor_says_whose_products_decode(monkeypatch, compiles, serves, told):
+    monkeypatch.setattr("ragjax.doctor._MATMUL", 16)
+    monkeypatch.setattr("ragjax.doctor.compiles", lambda: compiles)
+    monkeypatch.setattr("ragjax.doctor.panels_serve", lambda: serves)
+    assert told in examine()["decoding"]

@@ -1,4 +1,6 @@
 import gc
+import weakref
+from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
@@ -77,11 +79,42 @@ def test_in_a_program_panels_are_made_anew_and_not_kept(tiny_config):
     gc.collect()
     before = len(network._KEPT)
     params = made(tiny_config, 6)
-    inside = jax.jit(lambda p: laid_out(p, config=tiny_config).layers[1]["mlp"]["up"]["kernel"].whole())(
-        params
-    )
-    np.testing.assert_array_equal(inside, params["layers"]["mlp"]["up"]["kernel"][1])
+
+    def inside(params):
+        return laid_out(params, config=tiny_config).layers[1]["mlp"]["up"]["kernel"].whole()
+
+    for made_inside in (jax.jit(inside)(params), jax.jit(lambda: inside(params))()):
+        np.testing.assert_array_equal(made_inside, params["layers"]["mlp"]["up"]["kernel"][1])
+    jax.eval_shape(lambda: inside(params))
     assert len(network._KEPT) == before
+
+
+def test_arrays_that_may_change_in_place_are_laid_out_each_time(tiny_config):
+    params = jax.tree.map(np.array, made(tiny_config, 7))
+    gc.collect()
+    before = len(network._KEPT)
+    first = laid_out(params, config=tiny_config).layers[0]["mlp"]["up"]["kernel"].whole()
+    params["layers"]["mlp"]["up"]["kernel"] *= 2
+    np.testing.assert_array_equal(
+        laid_out(params, config=tiny_config).layers[0]["mlp"]["up"]["kernel"].whole(), 2 * first
+    )
+    assert len(network._KEPT) == before
+
+
+def test_the_same_arrays_in_another_config_have_panels_of_their_own(tiny_config):
+    params = made(tiny_config, 8)
+    assert len(laid_out(params, config=tiny_config).layers) == 3
+    assert len(laid_out(params, config=replace(tiny_config, layers=2)).layers) == 2
+
+
+def test_what_forgets_panels_goes_with_them(tiny_config):
+    params = made(tiny_config, 9)
+    registered = len(weakref.finalize._registry)
+    for _ in range(3):
+        params["final_norm"] = jax.tree.map(lambda x: x + 1, params["final_norm"])
+        laid_out(params, config=tiny_config)
+        gc.collect()
+    assert len(weakref.finalize._registry) <= registered + len(jax.tree.leaves(params))
 
 
 @pytest.mark.usefixtures("no_panels")

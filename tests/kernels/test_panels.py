@@ -4,13 +4,15 @@ import numpy as np
 import pytest
 
 from ragjax.kernels import machine, panels
-from ragjax.kernels.factors import FLOATS
-from ragjax.kernels.machine import Vectors, interface, register, vectors
+from ragjax.kernels.machine import Vectors, has_halves, interface, register, vectors
 from ragjax.kernels.panels import (
+    in_group_panels,
     in_panels,
     in_quads,
+    multiply_groups,
     multiply_panels,
     multiply_quads,
+    out_of_group_panels,
     out_of_panels,
     out_of_quads,
     panels_serve,
@@ -110,15 +112,57 @@ def test_threads_that_share_many_products_leave_out_none():
 
 @pytest.mark.parametrize("kind", [Vectors(4, 16), Vectors(4, 32), Vectors(8, 16)])
 def test_other_processors_vectors(kind, monkeypatch):
-    name = f"test_panels_{kind.lanes}_{kind.registers}"
-    register(name, panels_text(FLOATS, kind, interface()))
+    def target(factors):
+        name = f"{factors.name}_{kind.lanes}_{kind.registers}"
+        register(name, panels_text(factors, kind, interface()))
+        return name
+
     monkeypatch.setattr(panels, "vectors", lambda: kind)
-    monkeypatch.setattr(panels, "_target", lambda factors: name)
+    monkeypatch.setattr(panels, "_target", target)
     for rows in (1, 3, 4, 5, 11):
-        x, kernel = factors(rows, 50, 203)
-        laid = in_panels(kernel)
-        assert laid.shape[2] == 2 * kind.lanes
-        assert close(np.asarray(multiply_panels(x, laid))[:, :203], x, kernel)
+        x, kernel = factors(rows, 64, 203)
+        codes = np.round(20 * kernel).astype(np.int8)
+        assert in_panels(kernel).shape[2] == 2 * kind.lanes
+        assert close(np.asarray(multiply_panels(x, in_panels(kernel)))[:, :203], x, kernel)
+        found = np.asarray(multiply_panels(x, in_panels(codes)))[:, :203]
+        assert close(found, x, codes.astype(np.float32))
+        if has_halves():
+            packed, scale = grouped(64, 203)
+            found = np.asarray(multiply_groups(x, in_group_panels(packed, scale)))[:, :203]
+            np.testing.assert_allclose(found, x @ floats_of(packed, scale), atol=1e-4)
+
+
+def grouped(inputs, outputs, half=8):
+    rng = np.random.default_rng(3)
+    scale = rng.uniform(0.1, 0.2, (inputs // (2 * half), outputs)).astype(np.float16)
+    return rng.integers(0, 256, (inputs // 2, outputs)).astype(np.uint8), scale
+
+
+def floats_of(packed, scale):
+    """What bytes of two integers stand for, in plain NumPy."""
+    signed = packed.astype(np.int64).reshape(len(scale), -1, packed.shape[1])
+    halves = np.concatenate([signed & 15, signed >> 4], axis=1)
+    return ((halves - 16 * (halves > 7)) * scale.astype(np.float64)[:, None]).reshape(-1, packed.shape[1])
+
+
+@pytest.mark.skipif(not has_halves(), reason="needs F16C or NEON")
+@pytest.mark.parametrize("rows", [1, 4, 11])
+@pytest.mark.parametrize("half", [1, 4, 16])
+def test_weights_of_4_bits_are_those_of_numpy(rows, half):
+    packed, scale = grouped(96, 333, half)
+    laid = in_group_panels(packed, scale)
+    for found, expected in zip(out_of_group_panels(laid, 333), (packed, scale), strict=True):
+        np.testing.assert_array_equal(found, expected)
+    x, _ = factors(rows, 96, 1)
+    found = np.asarray(multiply_groups(x, laid))[:, :333]
+    np.testing.assert_allclose(found, x @ floats_of(packed, scale), atol=1e-4)
+
+
+def test_a_batch_is_mapped_over():
+    x, kernel = factors(6, 16, 40)
+    laid = in_panels(kernel)
+    mapped = jax.vmap(multiply_panels, (0, None))(x.reshape(3, 2, 16), laid)
+    np.testing.assert_array_equal(mapped.reshape(6, -1), multiply_panels(x, laid))
 
 
 @pytest.mark.parametrize(
@@ -141,9 +185,19 @@ def test_only_known_interfaces_of_xla_are_spoken(header, serves, tmp_path, monke
     assert panels_serve() is serves
 
 
-def test_without_llvmlite_there_are_no_panels(monkeypatch):
-    monkeypatch.setattr(machine.importlib.util, "find_spec", lambda name: None)
-    assert not panels_serve()
+@pytest.mark.parametrize(
+    ("version", "serves"),
+    [(None, False), ("0.43.0", False), ("0.45.1", True), ("0.100.0rc1", True), ("1.0", True)],
+)
+def test_panels_need_an_llvmlite_that_reads_the_text(version, serves, monkeypatch):
+    def found(name):
+        assert name == "llvmlite"
+        if version is None:
+            raise machine.metadata.PackageNotFoundError(name)
+        return version
+
+    monkeypatch.setattr(machine.metadata, "version", found)
+    assert panels_serve() is serves
 
 
 @pytest.mark.parametrize(

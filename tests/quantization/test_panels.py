@@ -124,3 +124,15 @@ def test_tokens_are_those_of_xlas_products(tiny_config, name, monkeypatch):
     found = generate_tokens(model, prompts, **options)
     monkeypatch.setattr(network, "panels_serve", lambda: False)
     jax.tree.map(np.testing.assert_array_equal, found, generate_tokens(model, prompts, **options))
+
+
+@pytest.mark.skipif(not quads_serve(), reason="needs AVX-512 VNNI")
+def test_the_same_integers_in_another_scheme_have_panels_of_their_own(tiny_config):
+    params = init_params(tiny_config, 4)
+    kernel = quantized(params["layers"]["mlp"]["up"]["kernel"], SCHEMES["int8"])
+    params["layers"]["mlp"]["up"]["kernel"] = kernel
+    plain = laid_out(params, config=tiny_config).layers[0]["mlp"]["up"]["kernel"]
+    params["layers"]["mlp"]["up"]["kernel"] = replace(kernel, scheme=SCHEMES["int8_activations"])
+    rounded = laid_out(params, config=tiny_config).layers[0]["mlp"]["up"]["kernel"]
+    assert plain.sums is None
+    assert rounded.sums is not None

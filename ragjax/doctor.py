@@ -11,6 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from ragjax.cache_folder import cache_folder
@@ -93,10 +94,10 @@ def print_findings(findings: dict[str, Any]) -> None:
     )
     speeds = ", ".join(f"{name} {speed:,} GFLOP/s" for name, speed in findings["matmul_gflops"].items())
     table.add_row("matmul", f"{speeds} (2048 x 2048, float32 results)")
-    table.add_row("decoding", findings["decoding"])
+    table.add_row("decoding", escape(findings["decoding"]))
     table.add_row("cache", f"{findings['cache']}, {findings['cache_free_bytes'] / 1e9:.0f} GB free")
     console.print(table)
     for problem in findings["problems"]:
-        console.print(f"[red]problem[/red] {problem}")
+        console.print(f"[red]problem[/red] {escape(problem)}")
     if not findings["problems"]:
         console.print("[green]Nothing is amiss.[/green]")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import weakref
 from functools import partial
 from typing import Any, NamedTuple
@@ -92,17 +93,19 @@ class _Kept(NamedTuple):
 
 _KEPT: dict[tuple[Any, ...], _Kept] = {}
 """By the config, the tree of the parameters, and the identities of its arrays."""
+_KEEPING = threading.Lock()
 
 
 def _kept_panels(params: Params, config: DecoderConfig) -> tuple[tuple[Params, ...], Table]:
     leaves, tree = jax.tree.flatten(params)
     key = config, tree, *map(id, leaves)
-    if key in _KEPT:
-        return _KEPT[key].layers, _KEPT[key].table
-    made = _panels(params, config)
-    if all(map(_settled, (*leaves, *jax.tree.leaves(made)))):
-        _KEPT[key] = _Kept(*made, [weakref.finalize(leaf, _forget, key) for leaf in leaves])
-    return made
+    with _KEEPING:
+        if key in _KEPT:
+            return _KEPT[key].layers, _KEPT[key].table
+        made = _panels(params, config)
+        if all(map(_settled, (*leaves, *jax.tree.leaves(made)))):
+            _KEPT[key] = _Kept(*made, [weakref.finalize(leaf, _forget, key) for leaf in leaves])
+        return made
 
 
 def _settled(x: Any) -> bool:
@@ -111,7 +114,8 @@ def _settled(x: Any) -> bool:
 
 
 def _forget(key: tuple[Any, ...]) -> None:
-    for end in _KEPT.pop(key).ends:
+    kept = _KEPT.pop(key, None)
+    for end in kept.ends if kept else ():
         end.detach()
 
 

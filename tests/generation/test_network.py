@@ -1,5 +1,8 @@
 import gc
+import threading
+import time
 import weakref
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import jax
@@ -105,6 +108,26 @@ def test_the_same_arrays_in_another_config_have_panels_of_their_own(tiny_config)
     params = made(tiny_config, 8)
     assert len(laid_out(params, config=tiny_config).layers) == 3
     assert len(laid_out(params, config=replace(tiny_config, layers=2)).layers) == 2
+
+
+def test_threads_that_come_at_once_share_panels(tiny_config, monkeypatch):
+    params, made_by, panels = made(tiny_config, 10), [], network._panels
+    both = threading.Barrier(2)
+
+    def slow(params, config):
+        made_by.append(threading.get_ident())
+        time.sleep(0.2)
+        return panels(params, config)
+
+    def lay():
+        both.wait()
+        return laid_out(params, config=tiny_config)
+
+    monkeypatch.setattr(network, "_panels", slow)
+    with ThreadPoolExecutor(2) as threads:
+        first, second = (each.result() for each in [threads.submit(lay) for _ in range(2)])
+    assert len(made_by) == 1
+    assert first.layers[0]["mlp"]["up"]["kernel"].panels is second.layers[0]["mlp"]["up"]["kernel"].panels
 
 
 def test_what_forgets_panels_goes_with_them(tiny_config):

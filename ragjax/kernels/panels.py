@@ -12,7 +12,7 @@ import threading
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Float16, Int8, Int32, Shaped, UInt8
+from jaxtyping import Array, Float, Float16, Int, Int8, Int32, Shaped, UInt8
 
 from ragjax.kernels.factors import FLOATS, INTEGERS, SMALL_WEIGHTS, Factors, small_groups
 from ragjax.kernels.machine import compiles, has_dot_product, has_halves, interface, register, vectors
@@ -48,6 +48,13 @@ def out_of_panels(panels: Shaped[Array, "panels in width"], outputs: int) -> Sha
     """The matrix of so many outputs that stands in panels."""
     count, inputs, width = panels.shape
     return panels.transpose(1, 0, 2).reshape(inputs, count * width)[:, :outputs]
+
+
+def columns_of(
+    panels: Shaped[Array, "panels in width"], outputs: Int[Array, "..."]
+) -> Shaped[Array, "... in"]:
+    """What leads to each of some outputs, all of which are there, of a matrix in panels."""
+    return panels[outputs // panels.shape[2], :, outputs % panels.shape[2]]
 
 
 def in_quads(kernel: Int8[Array, "in out"]) -> Int8[Array, "panels quads width 4"]:

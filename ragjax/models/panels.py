@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from ragjax.kernels.panels import in_panels, multiply_panels, out_of_panels
+from ragjax.kernels.panels import columns_of, in_panels, multiply_panels, out_of_panels
+from ragjax.models.stand_ins import Kernel
+
+
+class PanelStandIn(Kernel, Protocol):
+    """Stands for a kernel [in, out], of which single columns can be read."""
+
+    def columns(self, outputs: Int[Array, "..."]) -> Float[Array, "... in"]:
+        """What leads to each of some outputs, in float32."""
 
 
 @jax.tree_util.register_dataclass
@@ -47,13 +56,17 @@ class PanelKernel:
         out = multiply_panels(rows, self.panels)[:, : self.outputs]
         return out.reshape(*x.shape[:-1], self.outputs)
 
+    def columns(self, outputs: Int[Array, "..."]) -> Float[Array, "... in"]:
+        """What leads to each of some outputs."""
+        return columns_of(self.panels, outputs)
+
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class PanelTable:
     """Stands for a table of tokens [vocabulary, width], which is the transpose of a kernel."""
 
-    transposed: PanelKernel
+    transposed: PanelStandIn
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -71,16 +84,15 @@ class PanelTable:
 
     def nonzero(self) -> Bool[Array, "vocab width"]:
         """Where the table is not 0."""
-        return self.whole() != 0
+        return self.transposed.nonzero().T
 
     def in_panels(self) -> PanelTable:
         """Itself."""
         return self
 
     def rows(self, tokens: Int[Array, "..."]) -> Float[Array, "... width"]:
-        """The rows of tokens, each of them in the vocabulary."""
-        panels = self.transposed.panels
-        return panels[tokens // panels.shape[2], :, tokens % panels.shape[2]]
+        """The rows of tokens, each of them in the vocabulary, in float32."""
+        return self.transposed.columns(tokens)
 
     def scores(self, hidden: Float[Array, "... width"]) -> Float[Array, "... vocab"]:
         """`hidden @ table'` in float32."""

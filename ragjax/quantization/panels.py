@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Float16, Int, Int8, Int32, UInt8
 
 from ragjax.kernels.panels import (
+    columns_of,
     in_panels,
     in_quads,
     multiply_groups,
@@ -79,6 +80,12 @@ class PanelQuantized:
             made = (found - _MIDDLE * self.sums) * step
         return (made * self.scale.astype(jnp.float32)).reshape(*x.shape[:-1], -1)
 
+    def columns(self, outputs: Int[Array, "..."]) -> Float[Array, "... in"]:
+        """What leads to each of some outputs, in float32; not in quads, nor with scaled inputs."""
+        assert self.sums is None
+        assert self.input_scale is None
+        return columns_of(self.panels, outputs) * self.scale[outputs].astype(jnp.float32)[..., None]
+
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
@@ -122,46 +129,6 @@ class GroupPanels:
         rows = _divided(x, self.input_scale).astype(jnp.float32)
         made = multiply_groups(rows, self.panels)[:, : self.outputs]
         return made.reshape(*x.shape[:-1], self.outputs)
-
-
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True)
-class PanelQuantizedTable:
-    """Stands for a table of tokens [vocabulary, width] of one scale a token."""
-
-    transposed: PanelQuantized
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Of the table."""
-        return self.transposed.shape[::-1]
-
-    @property
-    def size(self) -> int:
-        """Values of the table."""
-        return self.transposed.size
-
-    def whole(self) -> Float[Array, "vocab width"]:
-        """The table, in float32."""
-        return self.transposed.whole().T
-
-    def nonzero(self) -> Bool[Array, "vocab width"]:
-        """Where the table is not 0."""
-        return self.transposed.nonzero().T
-
-    def in_panels(self) -> PanelQuantizedTable:
-        """Itself."""
-        return self
-
-    def rows(self, tokens: Int[Array, "..."]) -> Float[Array, "... width"]:
-        """The rows of tokens, each of them in the vocabulary, in float32."""
-        panels, scale = self.transposed.panels, self.transposed.scale
-        codes = panels[tokens // panels.shape[2], :, tokens % panels.shape[2]]
-        return codes * scale[tokens].astype(jnp.float32)[..., None]
-
-    def scores(self, hidden: Float[Array, "... width"]) -> Float[Array, "... vocab"]:
-        """`hidden @ table'` in float32, from the integers."""
-        return self.transposed.multiply(hidden)
 
 
 def _divided(x: Float[Array, "... in"], scale: Float[Array, " in"] | None) -> Float[Array, "rows in"]:

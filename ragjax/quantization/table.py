@@ -9,9 +9,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Float16, Int, Int8
 
+from ragjax.models.panels import PanelTable
 from ragjax.parallel.pin import pin
 from ragjax.quantization.grid import grid, to_codes
-from ragjax.quantization.panels import PanelQuantizedTable, panel_quantized
+from ragjax.quantization.panels import panel_quantized
 from ragjax.quantization.scheme import SCHEMES
 
 _ROWS = 128
@@ -45,9 +46,9 @@ class QuantizedTable:
         """Where that table is not 0."""
         return self.whole() != 0
 
-    def in_panels(self) -> PanelQuantizedTable:
+    def in_panels(self) -> PanelTable:
         """The same in panels."""
-        return PanelQuantizedTable(panel_quantized(self.codes.T, self.scale, None, quads=False))
+        return PanelTable(panel_quantized(self.codes.T, self.scale, None, quads=False))
 
     def rows(self, tokens: Int[Array, "..."]) -> Float[Array, "... width"]:
         """The rows of tokens, in float32."""

@@ -9,8 +9,9 @@ from ragjax.generation.network import laid_out
 from ragjax.kernels.panels import groups_serve, quads_serve
 from ragjax.model import Model
 from ragjax.models.decoder import init_params
+from ragjax.models.panels import PanelTable
 from ragjax.models.stand_ins import Kernel, Table
-from ragjax.quantization.panels import GroupPanels, PanelQuantized, PanelQuantizedTable
+from ragjax.quantization.panels import GroupPanels, PanelQuantized
 from ragjax.quantization.quantized import Quantized, quantized
 from ragjax.quantization.scheme import SCHEMES, Scheme
 from ragjax.quantization.table import quantized_table
@@ -18,8 +19,6 @@ from ragjax.quantization.table import quantized_table
 INTEGERS = pytest.param(
     "int8_activations", marks=pytest.mark.skipif(not quads_serve(), reason="needs AVX-512 VNNI")
 )
-
-
 GROUPS = pytest.param("int4", marks=pytest.mark.skipif(not groups_serve(), reason="needs F16C or NEON"))
 KINDS = {"int8": PanelQuantized, "int8_activations": PanelQuantized, "int4": GroupPanels}
 
@@ -63,7 +62,8 @@ def test_products_are_those_of_xla(name, scaled, lead):
 def test_a_table_in_panels_is_what_it_was():
     table = quantized_table(np.random.default_rng(0).standard_normal((256, 24)).astype(np.float32))
     laid = table.in_panels()
-    assert isinstance(laid, PanelQuantizedTable)
+    assert isinstance(laid, PanelTable)
+    assert isinstance(laid.transposed, PanelQuantized)
     assert isinstance(laid, Table)
     assert laid.in_panels() is laid
     assert (laid.shape, laid.size) == (table.shape, table.size)
@@ -116,7 +116,7 @@ def test_tokens_are_those_of_xlas_products(tiny_config, name, monkeypatch):
     params["embedding"]["tokens"] = quantized_table(params["embedding"]["tokens"])
     model = Model(tiny_config, params)
     laid = laid_out(params, config=tiny_config)
-    assert isinstance(laid.params["embedding"]["tokens"], PanelQuantizedTable)
+    assert isinstance(laid.params["embedding"]["tokens"].transposed, PanelQuantized)
     serves = {"int8": True, "int8_activations": quads_serve(), "int4": groups_serve()}[name]
     assert isinstance(laid.layers[0]["mlp"]["up"]["kernel"], KINDS[name] if serves else Quantized)
 

@@ -100,9 +100,11 @@ def out_of_group_panels(
 
 
 def multiply_panels(
-    x: Float[Array, "rows in"], panels: Float[Array, "panels in width"] | Int8[Array, "panels in width"]
-) -> Float[Array, "rows padded"]:
-    """`x @ kernel` in float32, the columns that fill up the last panel included.
+    x: Float[Array, "rows in"],
+    panels: Float[Array, "panels in width"] | Int8[Array, "panels in width"],
+    outputs: int,
+) -> Float[Array, "rows out"]:
+    """`x @ kernel` in float32.
 
     A sum goes along the inputs one by one, however many rows there are: a row's result does not depend on
     the others.
@@ -110,44 +112,44 @@ def multiply_panels(
     Args:
       x: float32.
       panels: from `in_panels`; of float32, or of integers, which are read as such.
+      outputs: columns of the kernel.
     """
-    count, inputs, width = panels.shape
     factors = SMALL_WEIGHTS if panels.dtype == jnp.int8 else FLOATS
-    return _call(factors, x, panels, (x.shape[0], count * width), steps=inputs)
+    return _call(factors, x, panels, outputs)
 
 
 def multiply_quads(
-    x: UInt8[Array, "rows in"], quads: Int8[Array, "panels quads width 4"]
-) -> Int32[Array, "rows padded"]:
-    """`x @ kernel` in integers, the columns that fill up the last panel included.
+    x: UInt8[Array, "rows in"], quads: Int8[Array, "panels quads width 4"], outputs: int
+) -> Int32[Array, "rows out"]:
+    """`x @ kernel` in integers.
 
     Args:
       x: integers without a sign.
       quads: from `in_quads`.
+      outputs: columns of the kernel.
     """
-    count, fours, width, _ = quads.shape
-    x = jnp.pad(x, ((0, 0), (0, 4 * fours - x.shape[1])))
-    return _call(INTEGERS, x, quads, (x.shape[0], count * width), steps=fours)
+    x = jnp.pad(x, ((0, 0), (0, 4 * quads.shape[1] - x.shape[1])))
+    return _call(INTEGERS, x, quads, outputs)
 
 
 def multiply_groups(
-    x: Float[Array, "rows in"], panels: UInt8[Array, "panels groups rows width"]
-) -> Float[Array, "rows padded"]:
-    """`x @ kernel` in float32, the columns that fill up the last panel included.
+    x: Float[Array, "rows in"], panels: UInt8[Array, "panels groups rows width"], outputs: int
+) -> Float[Array, "rows out"]:
+    """`x @ kernel` in float32.
 
     Args:
       x: float32.
       panels: from `in_group_panels`.
+      outputs: columns of the kernel.
     """
-    count, groups, rows, width = panels.shape
-    return _call(small_groups(rows - 2), x, panels, (x.shape[0], count * width), steps=groups)
+    return _call(small_groups(panels.shape[2] - 2), x, panels, outputs)
 
 
-def _call(
-    factors: Factors, x: jax.Array, panels: jax.Array, shape: tuple[int, int], *, steps: int
-) -> jax.Array:
-    out = jax.ShapeDtypeStruct(shape, jnp.int32 if factors == INTEGERS else jnp.float32)
-    if not shape[0] * shape[1] * steps:
+def _call(factors: Factors, x: jax.Array, panels: jax.Array, outputs: int) -> jax.Array:
+    """The panels' first axis is of panels, their second of steps."""
+    assert panels.shape[0] == -(-outputs // panel_width(vectors()))
+    out = jax.ShapeDtypeStruct((x.shape[0], outputs), jnp.int32 if factors == INTEGERS else jnp.float32)
+    if not out.size * panels.shape[1]:
         return jnp.zeros(out.shape, out.dtype)
     return jax.ffi.ffi_call(_target(factors), out, vmap_method="sequential")(x, panels)
 

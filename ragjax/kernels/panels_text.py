@@ -7,6 +7,7 @@ from string import Template
 
 from ragjax.kernels.factors import Factors
 from ragjax.kernels.machine import Vectors
+from ragjax.kernels.sharing import shared_text
 from ragjax.kernels.tiles import VECTORS, declaration, tile
 
 
@@ -25,10 +26,11 @@ def panels_text(factors: Factors, vectors: Vectors, minor: int) -> str:
     """
     # As many rows as there is room in the registers for their sums, in half of them.
     most = vectors.registers // (2 * VECTORS * (2 if factors.half else 1))
-    shared = Template(Path(__file__).with_name("panels.ll").read_text()).substitute(
+    product = Template(Path(__file__).with_name("panels.ll").read_text()).substitute(
         weights=factors.weights, x=factors.x, out=factors.out, row=factors.per_output * panel_width(vectors),
-        width=panel_width(vectors), minor=minor, most=most, tile_count=most + 1,
+        width=panel_width(vectors), most=most, tile_count=most + 1,
+        aside=most * panel_width(vectors),
         tiles=", ".join(["ptr null", *(f"ptr @tile.{rows}" for rows in range(1, most + 1))]),
     )  # fmt: skip
     tiles = [tile(rows, factors, vectors.lanes) for rows in range(1, most + 1)]
-    return "\n".join([shared, declaration(factors, vectors.lanes), *tiles])
+    return "\n".join([product, declaration(factors, vectors.lanes), *tiles, shared_text(minor)])

@@ -24,7 +24,8 @@ from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Bool, Float, Int
 
 from ragjax.models.activations import ACTIVATIONS
-from ragjax.models.attention import attend, attend_buffers, causal_mask, within
+from ragjax.models.attention import attend, causal_mask, within
+from ragjax.models.cached_attention import attend_cached
 from ragjax.models.causal_attention import causal_attend
 from ragjax.models.decoder_config import DecoderConfig
 from ragjax.models.fused_attention import fused_attend, fused_serves
@@ -150,7 +151,7 @@ class Attention(nn.Module):
         if mask is None:
             out = fused_attend(query, key, value, scale=layer.scale)
         elif cache is not None:
-            out = attend_buffers(query, *cache, mask=mask, scale=layer.scale)
+            out = attend_cached(query, cache, mask=mask, scale=layer.scale)
         elif not rate:
             key, value = (jnp.repeat(each, config.heads // shared, axis=2) for each in (key, value))
             out = causal_attend(query, key, value, mask=mask, scale=layer.scale)

@@ -53,7 +53,7 @@ class PanelKernel:
     def multiply(self, x: Float[Array, "... in"]) -> Float[Array, "... out"]:
         """`x @ kernel` in float32."""
         rows = x.astype(jnp.float32).reshape(-1, x.shape[-1])
-        out = multiply_panels(rows, self.panels)[:, : self.outputs]
+        out = multiply_panels(rows, self.panels, self.outputs)
         return out.reshape(*x.shape[:-1], self.outputs)
 
     def columns(self, outputs: Int[Array, "..."]) -> Float[Array, "... in"]:

@@ -72,11 +72,11 @@ class PanelQuantized:
         """`x @ kernel` in float32, from the integers."""
         rows = _divided(x, self.input_scale)
         if self.sums is None:
-            made = multiply_panels(rows.astype(jnp.float32), self.panels)[:, : self.scale.size]
+            made = multiply_panels(rows.astype(jnp.float32), self.panels, self.scale.size)
         else:
             integers, step = rounded_inputs(rows)
             unsigned = (integers.astype(jnp.int32) + _MIDDLE).astype(jnp.uint8)
-            found = multiply_quads(unsigned, self.panels)[:, : self.scale.size]
+            found = multiply_quads(unsigned, self.panels, self.scale.size)
             made = (found - _MIDDLE * self.sums) * step
         return (made * self.scale.astype(jnp.float32)).reshape(*x.shape[:-1], -1)
 
@@ -127,7 +127,7 @@ class GroupPanels:
     def multiply(self, x: Float[Array, "... in"]) -> Float[Array, "... out"]:
         """`x @ kernel` in float32, from the integers."""
         rows = _divided(x, self.input_scale).astype(jnp.float32)
-        made = multiply_groups(rows, self.panels)[:, : self.outputs]
+        made = multiply_groups(rows, self.panels, self.outputs)
         return made.reshape(*x.shape[:-1], self.outputs)
 
 

@@ -77,7 +77,7 @@ def programs_of(kind: str, name: str, rows: list[int]) -> list[tuple[int, Callab
 
     def product(x: jax.Array, kernel: jax.Array) -> jax.Array:
         if kind == "panels":
-            return multiply_panels(x, kernel)
+            return multiply_panels(x, kernel, outputs)
         dims = "rd,vd->rv" if name == "table" else "rd,dv->rv"
         return jnp.einsum(dims, x, kernel, preferred_element_type=jnp.float32)
 

@@ -1,0 +1,154 @@
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ragjax.kernels import attention
+from ragjax.kernels.attention import attend_few, attend_serves
+from ragjax.kernels.machine import Vectors
+
+# Sequences, queries, heads, heads of keys, keys, width of a head.
+SHAPES = [
+    (1, 1, 1, 1, 1, 4),
+    (2, 1, 3, 3, 9, 64),
+    (1, 3, 6, 2, 37, 20),
+    (2, 5, 4, 1, 16, 8),
+    (3, 1, 4, 2, 500, 80),
+    (1, 40, 2, 2, 40, 128),
+]
+
+
+def given(shape, seed=0):
+    batch, queries, heads, kv_heads, keys, head = shape
+    rng = np.random.default_rng(seed)
+    query = 3 * rng.standard_normal((batch, queries, heads, head))
+    key, value = rng.standard_normal((2, batch, kv_heads, keys, head))
+    mask = rng.random((batch, queries, keys)) < 0.7
+    for row in mask.reshape(-1, keys):
+        first, last = sorted(rng.integers(0, keys, 2))
+        row[:first], row[last + 1 :], row[first], row[last] = False, False, True, True
+    return *(x.astype(np.float32) for x in (query, key, value)), mask
+
+
+def plainly(query, key, value, mask, scale):
+    """In float64, one query and head at a time."""
+    out = np.zeros(query.shape)
+    group = query.shape[2] // key.shape[1]
+    for b, q, h in np.ndindex(query.shape[:3]):
+        seen = mask[b, q]
+        if seen.any():
+            scores = scale * key[b, h // group, seen].astype(np.float64) @ query[b, q, h]
+            weights = np.exp(scores - scores.max())
+            out[b, q, h] = weights / weights.sum() @ value[b, h // group, seen].astype(np.float64)
+    return out
+
+
+@jax.jit
+def attend(query, key, value, mask, scale):
+    return attend_few(query, key, value, mask=mask, scale=scale)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_attention_is_that_of_numpy_in_float64(shape):
+    query, key, value, mask = given(shape)
+    found = attend(query, key, value, mask, np.float32(0.3))
+    np.testing.assert_allclose(found, plainly(query, key, value, mask, 0.3), atol=5e-6)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_keys_and_values_of_8_bits(shape):
+    query, key, value, mask = given(shape)
+    codes = [np.round(30 * x).astype(np.int8) for x in (key, value)]
+    scales = [np.random.default_rng(i).uniform(0.01, 0.05, (*key.shape[:3], 1)) for i in (1, 2)]
+    scales = [scale.astype(np.float32) for scale in scales]
+    found = attend_few(query, *codes, *scales, mask=mask, scale=np.float32(0.3))
+    floats = (code * scale.astype(np.float64) for code, scale in zip(codes, scales, strict=True))
+    np.testing.assert_allclose(found, plainly(query, *floats, mask, 0.3), atol=5e-6)
+
+
+@pytest.mark.parametrize("size", [1e-6, 1.0, 30.0, 1e4])
+def test_scores_of_any_size(size):
+    query, key, value, mask = given((2, 2, 4, 2, 70, 16))
+    found = attend(query * np.float32(size), key, value, mask, np.float32(1))
+    expected = plainly(query * np.float64(np.float32(size)), key, value, mask, 1)
+    # A score of n is known to n / 2^24 or so, and its weight as well.
+    np.testing.assert_allclose(found, expected, atol=5e-6 * max(1, 10 * min(size, 30)))
+
+
+def test_a_query_that_sees_nothing_gets_nothing():
+    query, key, value, mask = given((2, 2, 2, 2, 19, 16))
+    mask[1, 0] = False
+    found = np.asarray(attend(query, key, value, mask, np.float32(1)))
+    assert (found[1, 0] == 0).all()
+    np.testing.assert_allclose(found, plainly(query, key, value, mask, 1), atol=5e-6)
+
+
+@pytest.mark.parametrize("keys", [1, 7, 8, 9, 25])
+def test_only_what_may_be_seen_is_read(keys):
+    query, key, value, _ = given((1, 1, 2, 2, keys, 16))
+    for first in range(keys):
+        for end in range(first + 1, keys + 1):
+            mask = np.zeros((1, 1, keys), bool)
+            mask[..., first:end] = True
+            hidden = np.where(mask[0, 0, :, None], 0, np.nan).astype(np.float32)
+            found = attend(query, key + hidden, value + hidden, mask, np.float32(1))
+            np.testing.assert_allclose(found, plainly(query, key, value, mask, 1), atol=5e-6)
+
+
+def test_a_query_depends_on_nothing_but_what_it_sees():
+    query, key, value, mask = given((3, 4, 6, 2, 50, 64))
+    together = np.asarray(attend(query, key, value, mask, np.float32(0.125)))
+    for b in range(3):
+        for q in range(4):
+            first, end = np.flatnonzero(mask[b, q])[[0, -1]] + (0, 1)
+            one = (x[b : b + 1, :, first:end] for x in (key, value))
+            own = attend(
+                query[b : b + 1, q : q + 1], *one, mask[b : b + 1, q : q + 1, first:end], np.float32(0.125)
+            )
+            np.testing.assert_array_equal(own[0, 0], together[b, q])
+
+
+def test_buffers_of_one_sequence_need_no_first_axis():
+    query, key, value, mask = given((1, 2, 6, 3, 33, 32))
+    np.testing.assert_array_equal(
+        attend(query, key[0], value[0], mask, np.float32(1)), attend(query, key, value, mask, np.float32(1))
+    )
+
+
+def test_threads_that_share_many_calls_leave_out_none():
+    query, key, value, mask = given((4, 2, 8, 8, 40, 64))
+
+    @jax.jit
+    def often(query):
+        def turn(i, worst):
+            found = attend_few(query, key, value * (i + 1), mask=mask, scale=jnp.float32(0.1))
+            return jnp.maximum(worst, jnp.abs(found / (i + 1) - expected).max())
+
+        return jax.lax.fori_loop(0, 1000, turn, jnp.float32(0))
+
+    expected = attend(query, key, value, mask, np.float32(0.1))
+    assert often(query) < 1e-5
+
+
+@pytest.mark.parametrize("kind", [Vectors(4, 16), Vectors(8, 16)])
+def test_other_processors_vectors(kind, monkeypatch):
+    monkeypatch.setattr(attention, "vectors", lambda: kind)
+    monkeypatch.setattr(attention, "_NAME", f"ragjax_attend_{kind.lanes}")
+    query, key, value, mask = given((2, 3, 4, 2, 37, 40))
+    found = attend_few(query, key, value, mask=mask, scale=np.float32(0.3))
+    np.testing.assert_allclose(found, plainly(query, key, value, mask, 0.3), atol=5e-6)
+
+
+def test_a_batch_is_mapped_over():
+    query, key, value, mask = given((6, 1, 2, 2, 12, 16))
+    mapped = jax.vmap(partial(attend_few, scale=jnp.float32(1)))(
+        *(x.reshape(3, 2, *x.shape[1:]) for x in (query, key, value)), mask=mask.reshape(3, 2, 1, 12)
+    )
+    np.testing.assert_array_equal(mapped.reshape(query.shape), attend(query, key, value, mask, np.float32(1)))
+
+
+@pytest.mark.parametrize(("head", "serves"), [(64, True), (4, True), (6, False), (1, False)])
+def test_heads_are_whole_vectors(head, serves):
+    assert attend_serves(head) is serves

@@ -137,7 +137,7 @@ def compare(options: argparse.Namespace, batch: int, folder: str) -> dict:
     rows = [name for name in options.rows if name not in left_out(options)]
     given = ["--batch", str(batch), "--folder", folder]
     if options.model not in sys.argv:
-        given.insert(0, options.model)
+        given.append(options.model)  # behind an option of one value: one of several would take it
     peers = {
         name: Peer(
             name, *given, interpreter=options.llama_python if name.startswith("llama") else sys.executable,

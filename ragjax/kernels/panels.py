@@ -72,6 +72,14 @@ def out_of_quads(
     return out_of_panels(quads.swapaxes(2, 3).reshape(count, 4 * fours, width), outputs)[:inputs]
 
 
+def columns_of_quads(
+    quads: Int8[Array, "panels quads width 4"], outputs: Int[Array, "..."]
+) -> Int8[Array, "... padded_in"]:
+    """What leads to each of some outputs of a matrix in quads, and the zeros that fill up the last one."""
+    width = quads.shape[2]
+    return quads[outputs // width, :, outputs % width].reshape(*outputs.shape, -1)
+
+
 def in_group_panels(
     packed: UInt8[Array, "bytes out"], scale: Float16[Array, "groups out"]
 ) -> UInt8[Array, "panels groups rows width"]:

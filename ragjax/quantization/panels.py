@@ -10,6 +10,7 @@ from jaxtyping import Array, Bool, Float, Float16, Int, Int8, Int32, UInt8
 
 from ragjax.kernels.panels import (
     columns_of,
+    columns_of_quads,
     in_panels,
     in_quads,
     multiply_groups,
@@ -18,12 +19,15 @@ from ragjax.kernels.panels import (
     out_of_group_panels,
     out_of_panels,
     out_of_quads,
+    quads_serve,
 )
 from ragjax.quantization.packing import unpack
 from ragjax.quantization.products import rounded_inputs
 
 _MIDDLE = 128
-"""What is added to integers with a sign, to be taken off the sums again."""
+"""What is added to integers of 8 bits with a sign, to be taken off the sums again."""
+_HALFWAY = 32768
+"""The same of 16 bits."""
 
 
 @jax.tree_util.register_dataclass
@@ -32,13 +36,15 @@ class PanelQuantized:
     """Stands for a kernel [in, out] of one scale an output; made by `panel_quantized`."""
 
     panels: Int8[Array, "panels in width"] | Int8[Array, "panels quads width 4"]
-    """In quads where the inputs are rounded to integers as well."""
+    """In quads where the inputs become integers as well."""
     scale: Float16[Array, " out"]
     input_scale: Float[Array, " in"] | None
     """Divides the inputs; none: 1."""
     sums: Int32[Array, " out"] | None
-    """Of the integers of each output, where the inputs are rounded."""
+    """Of the integers of each output, where the inputs become integers."""
     inputs: int = field(metadata={"static": True})
+    input_bits: int = field(metadata={"static": True})
+    """Of the integers that the inputs become, 8 or 16; 0: they stay floats."""
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -70,21 +76,25 @@ class PanelQuantized:
 
     def multiply(self, x: Float[Array, "... in"]) -> Float[Array, "... out"]:
         """`x @ kernel` in float32, from the integers."""
-        rows = _divided(x, self.input_scale)
-        if self.sums is None:
-            made = multiply_panels(rows.astype(jnp.float32), self.panels, self.scale.size)
-        else:
+        rows, outputs = _divided(x, self.input_scale).astype(jnp.float32), self.scale.size
+        if self.input_bits == 16:
+            made = _in_halves(rows, self.panels, self.sums)
+        elif self.input_bits == 8:
             integers, step = rounded_inputs(rows)
             unsigned = (integers.astype(jnp.int32) + _MIDDLE).astype(jnp.uint8)
-            found = multiply_quads(unsigned, self.panels, self.scale.size)
-            made = (found - _MIDDLE * self.sums) * step
+            made = (multiply_quads(unsigned, self.panels, outputs) - _MIDDLE * self.sums) * step
+        else:
+            made = multiply_panels(rows, self.panels, outputs)
         return (made * self.scale.astype(jnp.float32)).reshape(*x.shape[:-1], -1)
 
     def columns(self, outputs: Int[Array, "..."]) -> Float[Array, "... in"]:
-        """What leads to each of some outputs, in float32; not in quads, nor with scaled inputs."""
-        assert self.sums is None
+        """What leads to each of some outputs, in float32; not with scaled inputs."""
         assert self.input_scale is None
-        return columns_of(self.panels, outputs) * self.scale[outputs].astype(jnp.float32)[..., None]
+        if self.sums is None:
+            codes = columns_of(self.panels, outputs)
+        else:
+            codes = columns_of_quads(self.panels, outputs)[..., : self.inputs]
+        return codes * self.scale[outputs].astype(jnp.float32)[..., None]
 
 
 @jax.tree_util.register_dataclass
@@ -139,18 +149,36 @@ def _divided(x: Float[Array, "... in"], scale: Float[Array, " in"] | None) -> Fl
 def panel_quantized(
     codes: Int8[Array, "in out"],
     scale: Float16[Array, " out"],
-    input_scale: Float[Array, " in"] | None,
+    input_scale: Float[Array, " in"] | None = None,
     *,
-    quads: bool,
+    rounds: bool = False,
 ) -> PanelQuantized:
     """What stands for `codes * scale / input_scale`.
+
+    Where the processor multiplies integers of 8 bits, inputs that are not rounded to 8 bits become integers
+    of 16, each token's largest 32767: as two of 8 bits they take half the time of floats, and what they
+    leave out is a small part of what the weights' rounding did.
 
     Args:
       codes: integers.
       scale: of each output.
       input_scale: of each input; none: 1.
-      quads: whether inputs are rounded, each token's largest to 127, and multiplied as integers.
+      rounds: whether inputs are rounded to 8 bits, each token's largest to 127; quads must serve.
     """
-    sums = codes.astype(jnp.int32).sum(0) if quads else None
-    laid = in_quads(codes) if quads else in_panels(codes)
-    return PanelQuantized(laid, scale, input_scale, sums, codes.shape[0])
+    input_bits = 8 if rounds else 16 if quads_serve() else 0
+    sums = codes.astype(jnp.int32).sum(0) if input_bits else None
+    laid = in_quads(codes) if input_bits else in_panels(codes)
+    return PanelQuantized(laid, scale, input_scale, sums, codes.shape[0], input_bits)
+
+
+def _in_halves(
+    x: Float[Array, "rows in"], quads: Int8[Array, "panels quads width 4"], sums: Int32[Array, " out"]
+) -> Float[Array, "rows out"]:
+    """`x` in 16 bits times the integers: the upper and the lower 8 bits are rows of one product."""
+    step = jnp.abs(x).max(-1, keepdims=True) / (_HALFWAY - 1)
+    integers = jnp.round(x / jnp.where(step == 0, 1, step)).astype(jnp.int32) + _HALFWAY
+    halves = jnp.concatenate([integers >> 8, integers & 255]).astype(jnp.uint8)
+    upper, lower = jnp.split(multiply_quads(halves, quads, len(sums)), 2)
+    # Not in integers: 256 times the upper sum may be more than 32 bits hold.
+    found = 256.0 * (upper - _MIDDLE * sums).astype(jnp.float32) + lower.astype(jnp.float32)
+    return found * step

@@ -87,7 +87,7 @@ class Quantized:
             laid = in_group_panels(self.codes, self.scale)
             return GroupPanels(laid, self.input_scale, self.shape[1])
         if self.scheme.bits == 8 and len(self.scale) == 1 and (quads_serve() or not integers):
-            return panel_quantized(self.codes, self.scale[0], self.input_scale, quads=integers)
+            return panel_quantized(self.codes, self.scale[0], self.input_scale, rounds=integers)
         return self
 
 

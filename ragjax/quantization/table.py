@@ -48,7 +48,7 @@ class QuantizedTable:
 
     def in_panels(self) -> PanelTable:
         """The same in panels."""
-        return PanelTable(panel_quantized(self.codes.T, self.scale, None, quads=False))
+        return PanelTable(panel_quantized(self.codes.T, self.scale))
 
     def rows(self, tokens: Int[Array, "..."]) -> Float[Array, "... width"]:
         """The rows of tokens, in float32."""

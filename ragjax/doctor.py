@@ -15,8 +15,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from ragjax.cache_folder import cache_folder
-from ragjax.kernels.machine import compiles
-from ragjax.kernels.panels import panels_serve
+from ragjax.kernels.machine import compiles, kernels_serve
 from ragjax.run_folder import processor_name, versions
 
 _MATMUL = 2048
@@ -77,7 +76,7 @@ def _decoding() -> str:
         return "by XLA"
     if not compiles():
         return "by XLA; faster with pip install 'ragjax[cpu]'"
-    if not panels_serve():
+    if not kernels_serve():
         return "by XLA, since the custom calls of this jaxlib are not known here"
     return "in panels, compiled for this processor"
 

@@ -1,8 +1,8 @@
 """What it moves that products of int8 weights take their inputs in 16 bits on CPU.
 
 Where the processor multiplies integers (AVX-512 VNNI), `pip install '.[cpu]'` decodes so. MODEL in int8, its
-tables too, reads a text; told is the divergence of the next token's distribution, in nats, the mean over
-tokens, and the share of tokens of which it is another that is the likeliest:
+tables too, reads a text; told is the divergence of the next token's distribution, in nats, the mean and
+the largest over tokens, and the share of tokens of which it is another that is the likeliest:
 
     weights     of the model as it was, from the same with int8 weights, which is float32 throughout
     bfloat16    of those int8 weights with all else in bfloat16, from float32
@@ -26,6 +26,7 @@ from ragjax.generation.network import laid_out
 from ragjax.kernels.panels import quads_serve
 from ragjax.model import Model
 from ragjax.models.key_values import KeyValues, empty_buffer
+from ragjax.models.stand_ins import is_stand_in
 from ragjax.quantizing import quantize
 
 
@@ -53,7 +54,8 @@ def main() -> None:
 def distributions(model: Model, tokens: list[int]) -> np.ndarray:
     """Log-probabilities behind each token, as decoding computes them, in float64."""
     config = model.config
-    kind = jnp.bfloat16 if model.params["final_norm"]["scale"].dtype == jnp.bfloat16 else jnp.float32
+    table = model.params["embedding"]["tokens"]
+    kind = jnp.float32 if is_stand_in(table) else table.dtype
     shape = (1, config.key_value_heads, len(tokens), config.head_width)
     cache = tuple(KeyValues(*(empty_buffer(shape, kind) for _ in range(2))) for _ in range(config.layers))
     network = laid_out(model.params, config=config)
@@ -70,8 +72,9 @@ def distributions(model: Model, tokens: list[int]) -> np.ndarray:
 
 
 def against(exact: np.ndarray, found: np.ndarray) -> dict[str, float]:
-    divergence = (np.exp(exact) * (exact - found)).sum(-1).mean()
-    return {"nats": float(divergence), "other": float((exact.argmax(-1) != found.argmax(-1)).mean())}
+    nats = (np.exp(exact) * (exact - found)).sum(-1)
+    other = (exact.argmax(-1) != found.argmax(-1)).mean()
+    return {"mean": float(nats.mean()), "largest": float(nats.max()), "other": float(other)}
 
 
 if __name__ == "__main__":

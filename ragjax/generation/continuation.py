@@ -184,7 +184,7 @@ def stream(
     programs are the same.
 
     Returns:
-      An iterator over the pieces. They come at least every 0.05 s, or with every token where tokens are
+      An iterator over the pieces. They come about every 0.05 s, or with every token where tokens are
       slower; meanwhile the device writes ahead, as far as it wrote for the last.
 
     Raises:
@@ -284,7 +284,7 @@ def _look(
         if on_text and going and jax.process_count() == 1:
             took, looked = time.perf_counter() - looked, time.perf_counter()
             arrived = min(len(transcripts[row].tokens) for row in going) - shortest
-            stride = max(1, min(2 * stride, int(arrived * _SECONDS_BETWEEN_LOOKS / max(took, 1e-6))))
+            stride = max(1, min(2 * stride, round(arrived * _SECONDS_BETWEEN_LOOKS / max(took, 1e-6))))
         yield written.log_probs
 
 

@@ -102,12 +102,13 @@ class DraftedWriter:
         self._configs, self._menu = Configs(model.config, draft.config), draft_lengths(options)
         with asked.on_mesh():
             params = asked.placed(model.params), asked.placed(draft.params)
-            self._networks = tuple(
+            networks = [
                 laid_out(each, config=config, mesh=asked.mesh)
                 for each, config in zip(params, self._configs, strict=True)
-            )
+            ]
+            self._networks = tuple(network.for_steps for network in networks)
             self._state: Drafting = begin(
-                *(each.params for each in self._networks), *asked.aligned(positions), self._settings,
+                *(network.params for network in networks), *asked.aligned(positions), self._settings,
                 configs=self._configs, room=asked.room(positions), menu=self._menu,
                 cache_dtype=jnp.dtype(options.cache_dtype), alternatives=options.log_probs,
             )  # fmt: skip

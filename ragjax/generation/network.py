@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from ragjax.kernels.panels import panels_serve
+from ragjax.kernels.machine import kernels_serve
 from ragjax.models.decoder import Params
 from ragjax.models.decoder_config import DecoderConfig
 from ragjax.models.panels import panel_kernel, panel_table
@@ -24,6 +24,11 @@ class Network(NamedTuple):
     """For the embedding, the last norm and the head, and to read prompts: layers stacked, or as below."""
     layers: tuple[Params, ...]
     """The parameters of each layer by themselves."""
+
+    @property
+    def for_steps(self) -> Network:
+        """Without what only prompts are read with: handing an array over costs the host time, read or not."""
+        return Network({name: part for name, part in self.params.items() if name != "layers"}, self.layers)
 
 
 def laid_out(params: Params, *, config: DecoderConfig, mesh: jax.sharding.Mesh | None = None) -> Network:
@@ -60,7 +65,7 @@ def _fit_panels(params: Params) -> bool:
     named = jax.tree.leaves(params, is_leaf=is_stand_in)
     placed = filter(_settled, jax.tree.leaves(params))
     return (
-        panels_serve()
+        kernels_serve()
         and all(is_stand_in(x) or x.dtype == jnp.float32 for x in named)
         and all(device.platform == "cpu" for x in placed for device in x.devices())
     )

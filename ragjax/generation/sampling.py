@@ -7,9 +7,12 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from ragjax.generation.filters import Filters, filtered
+from ragjax.parallel.pin import several_devices
 
 _BLOCK = 256
-_TOPS = 128
+"""Tokens whose weights are summed up first, where one is drawn."""
+_LANES = 128
+"""Tokens of which the highest is found first, where it is looked for."""
 
 
 def next_token(
@@ -53,21 +56,22 @@ def warped(
 
 def likeliest(scores: Float[Array, "*batch vocab"]) -> Int[Array, "*batch"]:
     """Index of the highest score, the first where several are."""
-    whole = scores.shape[-1] // _TOPS
-    if whole < 2:
+    whole = scores.shape[-1] // _LANES
+    if whole < 2 or several_devices():
         return _first_highest(scores)
-    # The highest of each block first, then the place in one of them: what looks for a place reads often.
-    blocks = scores[..., : whole * _TOPS].reshape(*scores.shape[:-1], whole, _TOPS)
+    # The highest of each block takes one reading; its place, which takes several, is looked for in one block.
+    blocks = scores[..., : whole * _LANES].reshape(*scores.shape[:-1], whole, _LANES)
     tops = blocks.max(-1)
     block = _first_highest(tops)
     inside = jnp.take_along_axis(blocks, block[..., None, None], -2)[..., 0, :]
-    found, rest = block * _TOPS + _first_highest(inside), scores[..., whole * _TOPS :]
+    found, rest = block * _LANES + _first_highest(inside), scores[..., whole * _LANES :]
     if not rest.shape[-1]:
         return found
-    return jnp.where(rest.max(-1) > tops.max(-1), whole * _TOPS + _first_highest(rest), found)
+    return jnp.where(rest.max(-1) > tops.max(-1), whole * _LANES + _first_highest(rest), found)
 
 
 def _first_highest(scores: Float[Array, "*batch places"]) -> Int[Array, "*batch"]:
+    """`likeliest` of few scores."""
     # XLA's CPU backend takes as long for one argmax as for eight of these.
     last = scores.shape[-1] - 1
     highest = scores == scores.max(-1, keepdims=True)

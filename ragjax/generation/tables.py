@@ -102,7 +102,7 @@ class Alone:
 
     def write(self, most: int, told: int | None, *, drawn: bool) -> Fresh:
         self._seats, tokens, record = seats.write_on(
-            *self._network, self._seats, np.int32(most), config=self._config, alternatives=told
+            *self._network.for_steps, self._seats, np.int32(most), config=self._config, alternatives=told
         )
         return Fresh(tokens, record, None)
 
@@ -169,7 +169,7 @@ class Drafted:
     def _written(self, most: int, told: int | None, *, drawn: bool, fixed: int) -> Fresh:
         pace = Pace(self._costs[drawn], np.asarray(fixed, np.int32))
         self._seats, *fresh = drafted_seats.write_on(
-            *self._networks, self._seats, np.int32(most), pace,
+            *(network.for_steps for network in self._networks), self._seats, np.int32(most), pace,
             configs=self._configs, menu=self._menu, alternatives=told,
         )  # fmt: skip
         return Fresh(*fresh)

@@ -51,9 +51,10 @@ class ModelWriter:
         config, options = model.config, asked.options
         self._asked, self._settings, self._config = asked, asked.settings(), config
         with asked.on_mesh():
-            self._network = laid_out(asked.placed(model.params), config=config, mesh=asked.mesh)
+            network = laid_out(asked.placed(model.params), config=config, mesh=asked.mesh)
+            self._network = network.for_steps
             self._state: State = prefill(
-                self._network.params, *asked.aligned(config.positions), self._settings, config=config,
+                network.params, *asked.aligned(config.positions), self._settings, config=config,
                 room=asked.room(config.positions), cache_dtype=jnp.dtype(options.cache_dtype),
                 alternatives=options.log_probs,
             )  # fmt: skip

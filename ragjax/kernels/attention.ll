@@ -1,7 +1,8 @@
-; Attention of a few queries to keys and values in buffers: a piece is all queries of one sequence that share a
-; head of keys. Only keys from the first to the last that a query may see are read.
+; Attention to keys and values in buffers: a piece is all queries of one sequence and head. Only keys from the
+; first to the last that a query may see are read.
 
-%Call = type { i64, i64, i64, i64, ptr, ptr, ptr, ptr, ptr, ptr, float, ptr } ; queries, heads, heads of keys, keys, query, key, value, their scales, mask, scale, out
+; In this order: queries, heads, heads of keys, keys; query, key, value, the scales of both, mask, scale, out.
+%Call = type { i64, i64, i64, i64, ptr, ptr, ptr, ptr, ptr, ptr, float, ptr }
 
 define { i64, i64 } @plan(ptr %frame, ptr %call) alwaysinline {
   %query.buffer = call ptr @argument(ptr %frame, i64 0)
@@ -36,7 +37,7 @@ $scales
   %call.10 = insertvalue %Call %call.9, float %scale, 10
   %call.11 = insertvalue %Call %call.10, ptr %out, 11
   store %Call %call.11, ptr %call
-  %pieces = mul i64 %batch, %shared
+  %pieces = mul i64 %batch, %heads
   %plan.0 = insertvalue { i64, i64 } zeroinitializer, i64 %pieces, 0
   ; A thread is worth waking for some 32 thousand products.
   %rows = mul i64 %queries, %heads
@@ -64,10 +65,13 @@ entry:
   %mask.0 = extractvalue %Call %all, 9
   %scale = extractvalue %Call %all, 10
   %out.0 = extractvalue %Call %all, 11
-  %sequence = udiv i64 %piece, %shared
-  %head = urem i64 %piece, %shared
+  %sequence = udiv i64 %piece, %heads
+  %head = urem i64 %piece, %heads
   %group = udiv i64 %heads, %shared
-  %before = mul i64 %piece, %keys
+  %of.keys = udiv i64 %head, %group
+  %sequence.first = mul i64 %sequence, %shared
+  %buffer = add i64 %sequence.first, %of.keys
+  %before = mul i64 %buffer, %keys
   %held = mul i64 %before, $head
   %key = getelementptr $element, ptr %key.0, i64 %held
   %value = getelementptr $element, ptr %value.0, i64 %held
@@ -80,29 +84,19 @@ entry:
   br label %queries.on
 
 queries.on:
-  %query = phi i64 [ 0, %entry ], [ %query.next, %group.done ]
+  %query = phi i64 [ 0, %entry ], [ %query.next, %queries.on ]
   %row = add i64 %first.query, %query
   %mask.first = mul i64 %row, %keys
   %mask = getelementptr i8, ptr %mask.0, i64 %mask.first
   %first = call i64 @first.seen(ptr %mask, i64 %keys)
   %end = call i64 @end.of.seen(ptr %mask, i64 %first, i64 %keys)
   %row.heads = mul i64 %row, %heads
-  %head.first = mul i64 %head, %group
-  %row.head = add i64 %row.heads, %head.first
-  br label %group.on
-
-group.on:
-  %member = phi i64 [ 0, %queries.on ], [ %member.next, %group.on ]
-  %this = add i64 %row.head, %member
+  %this = add i64 %row.heads, %head
   %at = mul i64 %this, $head
   %query.at = getelementptr float, ptr %query.0, i64 %at
   %out.at = getelementptr float, ptr %out.0, i64 %at
-  call void @attend(ptr %query.at, ptr %key, ptr %value, ptr %key.scales, ptr %value.scales, ptr %mask, float %scale, i64 %first, i64 %end, ptr %weights, ptr %out.at)
-  %member.next = add i64 %member, 1
-  %group.more = icmp ult i64 %member.next, %group
-  br i1 %group.more, label %group.on, label %group.done
-
-group.done:
+  call void @attend(ptr %query.at, ptr %key, ptr %value, ptr %key.scales, ptr %value.scales, ptr %mask,
+                    float %scale, i64 %first, i64 %end, ptr %weights, ptr %out.at)
   %query.next = add i64 %query, 1
   %query.more = icmp ult i64 %query.next, %queries
   br i1 %query.more, label %queries.on, label %done
@@ -184,8 +178,11 @@ found:
   ret i64 %end
 }
 
-; softmax(scale * q K') V of one query and head over keys from the first to before the end.
-define void @attend(ptr noalias %query, ptr noalias %key, ptr noalias %value, ptr noalias %key.scales, ptr noalias %value.scales, ptr noalias %mask, float %scale, i64 %first, i64 %end, ptr noalias %weights, ptr noalias %out) {
+; softmax(scale * q K') V of one query and head over keys from the first to before the end. What is hidden among
+; them scores -inf, whose exponential is 0 unless no other score is more.
+define void @attend(ptr noalias %query, ptr noalias %key, ptr noalias %value, ptr noalias %key.scales,
+                    ptr noalias %value.scales, ptr noalias %mask, float %scale, i64 %first, i64 %end,
+                    ptr noalias %weights, ptr noalias %out) {
 entry:
 $load_query
   %some = icmp ult i64 %first, %end
@@ -197,7 +194,7 @@ $store_zeros
 
 score:
   %key.now = phi i64 [ %first, %entry ], [ %key.next, %score ]
-  %highest = phi float [ $lowest, %entry ], [ %higher, %score ]
+  %highest = phi float [ $hidden, %entry ], [ %higher, %score ]
   %key.first = mul i64 %key.now, $head
   %key.at = getelementptr $element, ptr %key, i64 %key.first
 $load_key
@@ -208,7 +205,7 @@ $scale_key
   %mask.at = getelementptr i8, ptr %mask, i64 %key.now
   %seen = load i8, ptr %mask.at
   %is.seen = icmp ne i8 %seen, 0
-  %score.now = select i1 %is.seen, float $scaled_key, float $lowest
+  %score.now = select i1 %is.seen, float $scaled_key, float $hidden
   %place = sub i64 %key.now, %first
   %score.at = getelementptr float, ptr %weights, i64 %place
   store float %score.now, ptr %score.at
@@ -222,7 +219,7 @@ $scale_key
 exponents:
   %count = sub i64 %end, %first
   %rest.at = getelementptr float, ptr %weights, i64 %count
-  store <$lanes x float> $all_lowest, ptr %rest.at, align 4
+  store <$lanes x float> $all_hidden, ptr %rest.at, align 4
   %highest.first = insertelement <$lanes x float> poison, float %higher, i32 0
   %highest.all = shufflevector <$lanes x float> %highest.first, <$lanes x float> poison, <$lanes x i32> zeroinitializer
   br label %exponent

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import struct
+import math
 from pathlib import Path
 from string import Template
 
 from ragjax.kernels.exponential import all_lanes, constant, exponential
 from ragjax.kernels.sharing import shared_text
-
-_LOWEST = -struct.unpack("<f", b"\xff\xff\x7f\x7f")[0]
-"""Of float32."""
 
 
 def attention_text(head: int, lanes: int, minor: int, *, small: bool) -> str:
@@ -53,8 +50,8 @@ def attention_text(head: int, lanes: int, minor: int, *, small: bool) -> str:
         return each(f"{to} = call {vector} @llvm.fmuladd.v{lanes}f32({given})")
 
     own = Template(Path(__file__).with_name("attention.ll").read_text()).substitute(
-        head=head, lanes=lanes, element=element, last=head // lanes - 1, lowest=constant(_LOWEST),
-        all_lowest=all_lanes(constant(_LOWEST), lanes), scales=_SCALES if small else _NO_SCALES,
+        head=head, lanes=lanes, element=element, last=head // lanes - 1, hidden=constant(-math.inf),
+        all_hidden=all_lanes(constant(-math.inf), lanes), scales=_SCALES if small else _NO_SCALES,
         load_query=each(
             f"%query.at.# = getelementptr {vector}, ptr %query, i64 #",
             f"%query.# = load {vector}, ptr %query.at.#, align 4",
@@ -75,6 +72,7 @@ def attention_text(head: int, lanes: int, minor: int, *, small: bool) -> str:
 
 
 _NO_SCALES = """
+  ; null
   %key.scales = getelementptr i8, ptr null, i64 0
   %value.scales = getelementptr i8, ptr null, i64 0"""
 _SCALES = """

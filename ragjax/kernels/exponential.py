@@ -15,7 +15,7 @@ def exponential(lanes: int) -> str:
     """`%exp` of `%below`, none of it above 0: a power of two times Taylor's polynomial of what is left.
 
     That is under ln 2 / 2, so that what follows the seventh power is under 6e-9 of the result. Below the
-    smallest normal number it is 0.
+    smallest normal number it is 0; of what is not a number it is that.
     """
     vector, integers = f"<{lanes} x float>", f"<{lanes} x i32>"
 
@@ -44,7 +44,9 @@ def exponential(lanes: int) -> str:
         f"  %exponent.bits = shl {integers} %exponent.integer, {all_lanes('23', lanes, 'i32')}",
         f"  %two.to = bitcast {integers} %exponent.bits to {vector}",
         f"  %exp.near = fmul {vector} %power.0, %two.to",
-        f"  %exp = select <{lanes} x i1> %is.normal, {vector} %exp.near, {vector} zeroinitializer",
+        f"  %is.nan = fcmp uno {vector} %below, %below",
+        f"  %exp.far = select <{lanes} x i1> %is.nan, {vector} %below, {vector} zeroinitializer",
+        f"  %exp = select <{lanes} x i1> %is.normal, {vector} %exp.near, {vector} %exp.far",
     ])  # fmt: skip
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ctypes
 import re
+import threading
+from collections.abc import Callable
 from functools import cache
 from importlib import metadata
 from pathlib import Path
@@ -12,11 +14,12 @@ from typing import Any, NamedTuple
 import jax
 
 _KNOWN = (3, 4)
-"""Minor versions of XLA's interface 0.x whose structs are those of `panels.ll`."""
+"""Minor versions of XLA's interface 0.x whose structs are those of `shared.ll`."""
 _OLDEST = (0, 45)
 """Version of llvmlite whose LLVM reads the text."""
 _LIVING: dict[str, Any] = {}
 """Owners of the code that XLA knows by its address, by name."""
+_COMPILING = threading.Lock()
 
 
 class Vectors(NamedTuple):
@@ -72,15 +75,29 @@ def has_halves() -> bool:
     return bool(features.get("f16c") or features.get("neon"))
 
 
-def register(name: str, text: str) -> None:
-    """Compiles `text` for this processor, and has XLA call its `handler` by `name`; once for a name.
+def kernels_serve() -> bool:
+    """Whether XLA can call such code: on CPU, with `llvmlite`, by an interface of XLA's that is known."""
+    return jax.default_backend() == "cpu" and compiles() and interface() is not None
+
+
+def custom_call(name: str, text: Callable[[int], str]) -> str:
+    """The name by which XLA calls the `handler` of a module, which is compiled when it is first asked for.
 
     Args:
-      name: of the custom call.
-      text: a module of LLVM.
+      name: names the module, whatever differs in it.
+      text: the module, as LLVM reads it, by the minor version of XLA's interface.
     """
-    if name in _LIVING:
-        return
+    minor = interface()
+    assert minor is not None
+    with _COMPILING:
+        if name not in _LIVING:
+            address = _compiled(name, text(minor))
+            jax.ffi.register_ffi_target(name, _capsule(address), platform="cpu")
+    return name
+
+
+def _compiled(name: str, text: str) -> int:
+    """The address of a module's `handler`, for this processor."""
     import llvmlite.binding as llvm
 
     llvm.initialize_native_target()
@@ -102,7 +119,7 @@ def register(name: str, text: str) -> None:
     engine = llvm.create_mcjit_compiler(module, machine)
     engine.finalize_object()
     _LIVING[name] = engine
-    jax.ffi.register_ffi_target(name, _capsule(engine.get_function_address("handler")), platform="cpu")
+    return engine.get_function_address("handler")
 
 
 def _features() -> dict[str, bool]:

@@ -8,32 +8,25 @@ Matrix Multiplication", 2008); here it is packed once.
 
 from __future__ import annotations
 
-import threading
+from functools import partial
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Float16, Int, Int8, Int32, Shaped, UInt8
 
 from ragjax.kernels.factors import FLOATS, INTEGERS, SMALL_WEIGHTS, Factors, small_groups
-from ragjax.kernels.machine import compiles, has_dot_product, has_halves, interface, register, vectors
+from ragjax.kernels.machine import custom_call, has_dot_product, has_halves, kernels_serve, vectors
 from ragjax.kernels.panels_text import panel_width, panels_text
-
-_COMPILING = threading.Lock()
-
-
-def panels_serve() -> bool:
-    """Whether there are panels: on CPU, with `llvmlite`, and with an interface of XLA's that is known."""
-    return jax.default_backend() == "cpu" and compiles() and interface() is not None
 
 
 def quads_serve() -> bool:
-    """Whether there are quads too: where the processor multiplies integers of 8 bits."""
-    return panels_serve() and has_dot_product()
+    """Whether there are quads besides panels: where the processor multiplies integers of 8 bits."""
+    return kernels_serve() and has_dot_product()
 
 
 def groups_serve() -> bool:
-    """Whether there are panels of 4 bits too: where the processor reads scales of 16 bits."""
-    return panels_serve() and has_halves()
+    """Whether there are panels of 4 bits: where the processor reads scales of 16 bits."""
+    return kernels_serve() and has_halves()
 
 
 def in_panels(kernel: Shaped[Array, "in out"]) -> Shaped[Array, "panels in width"]:
@@ -155,17 +148,13 @@ def multiply_groups(
 
 def _call(factors: Factors, x: jax.Array, panels: jax.Array, outputs: int) -> jax.Array:
     """The panels' first axis is of panels, their second of steps."""
-    assert panels.shape[0] == -(-outputs // panel_width(vectors()))
+    kind, inputs = vectors(), panels.shape[1] * (2 * factors.half or factors.per_output)
+    # Machine code takes what it is given at its word.
+    assert panels.shape[0] == -(-outputs // panel_width(kind))
+    assert x.shape[1] == inputs
+    assert x.dtype == (jnp.uint8 if factors == INTEGERS else jnp.float32)
     out = jax.ShapeDtypeStruct((x.shape[0], outputs), jnp.int32 if factors == INTEGERS else jnp.float32)
     if not out.size * panels.shape[1]:
         return jnp.zeros(out.shape, out.dtype)
-    return jax.ffi.ffi_call(_target(factors), out, vmap_method="sequential")(x, panels)
-
-
-def _target(factors: Factors) -> str:
-    """The custom call, which is compiled when it is first asked for."""
-    minor = interface()
-    assert minor is not None
-    with _COMPILING:
-        register(factors.name, panels_text(factors, vectors(), minor))
-    return factors.name
+    name = custom_call(f"{factors.name}_{kind.lanes}_{kind.registers}", partial(panels_text, factors, kind))
+    return jax.ffi.ffi_call(name, out, vmap_method="sequential")(x, panels)

@@ -17,8 +17,10 @@
 %Task = type { i64, ptr, ptr, ptr, ptr }                              ; ..., context, function, its argument
 
 ; What the threads that share a call know of it.
-%Work = type { i64, i64, i64, i64, i64, ptr, ptr, %Call }             ; threads that came, that are to leave, asked, pieces, pieces to be done, api, future, the call's own
-%Line = type [8 x i64]                                                ; of a cache: pieces taken of a thread's share
+; In this order: threads that came, that are to leave, that were asked; pieces, pieces to be done; api, future.
+; Behind a gap stands for each thread how many pieces of its share are taken, each in a line of the cache.
+%Work = type { i64, i64, i64, i64, i64, ptr, ptr, %Call }
+%Line = type [8 x i64]
 
 declare ptr @malloc(i64)
 declare void @free(ptr)
@@ -67,7 +69,8 @@ execute:
   %few = call i64 @llvm.umin.i64(i64 %there, i64 %useful)
   %threads = call i64 @llvm.umax.i64(i64 %few, i64 1)
   %is.alone = icmp eq i64 %threads, 1
-  %lines.behind = getelementptr %Work, ptr null, i32 1
+  %gap = getelementptr %Work, ptr null, i32 1
+  %lines.behind = getelementptr %Line, ptr %gap, i64 1
   %lines.end = getelementptr %Line, ptr %lines.behind, i64 %threads
   %bytes = ptrtoint ptr %lines.end to i64
   %work = call ptr @malloc(i64 %bytes)
@@ -79,7 +82,8 @@ execute:
   %work.4 = insertvalue %Work %work.3, ptr %api, 5
   %work.5 = insertvalue %Work %work.4, %Call %all, 7
   store %Work %work.5, ptr %work
-  %lines = getelementptr %Work, ptr %work, i32 1
+  %work.end = getelementptr %Work, ptr %work, i32 1
+  %lines = getelementptr %Line, ptr %work.end, i64 1
   %lines.bytes = shl i64 %threads, 6
   call void @llvm.memset.p0.i64(ptr %lines, i8 0, i64 %lines.bytes, i1 false)
   br i1 %is.alone, label %work.on, label %share
@@ -133,8 +137,9 @@ work.on:
 }
 
 ; Takes one piece after another of a share that is the thread's own, then of the others', until none is left:
-; a thread that reads on where it is reads faster. Who does the last says that the result is there; who comes later touches nothing but `%Work`, which the
-; last to leave frees.
+; a thread that reads on where it is reads faster. The result is there when what each thread did, which it tells
+; when nothing is left, adds up to all pieces. Who comes later touches nothing but `%Work`; the last to leave
+; frees it.
 define void @take.part(ptr %work) {
 entry:
   %me = atomicrmw add ptr %work, i64 1 monotonic
@@ -147,7 +152,8 @@ entry:
   %future.at = getelementptr %Work, ptr %work, i32 0, i32 6
   %future = load ptr, ptr %future.at
   %own = getelementptr %Work, ptr %work, i32 0, i32 7
-  %lines = getelementptr %Work, ptr %work, i32 1
+  %work.end = getelementptr %Work, ptr %work, i32 1
+  %lines = getelementptr %Line, ptr %work.end, i64 1
   br label %share
 
 share:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from ragjax.kernels.attention import attend_few, attend_serves
+from ragjax.kernels.attention import attend, attend_serves
 from ragjax.models.attention import attend_buffers
 from ragjax.models.key_values import KeyValues, Rounded
 from ragjax.parallel.pin import several_devices
@@ -21,8 +23,8 @@ def attend_cached(
 ) -> Float[Array, "batch queries heads head"]:
     """softmax(scale * QK' + mask) V, the softmax in float32, in the type of the queries.
 
-    On one CPU, in float32, it reads only keys from the first to the last that a query may see, and a query
-    that sees none gets 0; elsewhere it reads whole buffers.
+    On one CPU, queries in float32 read their keys, in float32 or 8 bits, from the first to the last that each
+    may see, and one that sees none gets 0; elsewhere they read whole buffers.
 
     Args:
       query: heads of queries; each group of heads / kv_heads, one after another, shares a head of keys.
@@ -30,31 +32,37 @@ def attend_cached(
       mask: True where a query may see a key.
       scale: multiplies the scores.
     """
-    if not _few_serve(query, cache):
+    if not _kernel_serves(query, cache):
         return attend_buffers(query, *cache, mask=mask, scale=scale)
     given = query, cache, mask, jnp.asarray(scale, jnp.float32)
     # A program may be compiled here for a device that is not: `ragjax plan` does.
-    return jax.lax.platform_dependent(*given, cpu=_few, default=_many)
+    return jax.lax.platform_dependent(*given, cpu=_by_kernel, default=_by_products)
 
 
-def _few_serve(query: jax.Array, cache: KeyValues) -> bool:
+def _kernel_serves(query: jax.Array, cache: KeyValues) -> bool:
+    key, value = cache
     return (
         query.dtype == jnp.float32
-        and cache.key.dtype in (jnp.float32, jnp.int8)
+        and key.dtype == value.dtype
+        and key.dtype in (jnp.float32, jnp.int8)
         and attend_serves(query.shape[-1])
         and not several_devices()
     )
 
 
-def _few(query: jax.Array, cache: KeyValues, mask: jax.Array, scale: jax.Array) -> jax.Array:
+@jax.custom_jvp
+def _by_kernel(query: jax.Array, cache: KeyValues, mask: jax.Array, scale: jax.Array) -> jax.Array:
     mask = jnp.broadcast_to(mask, (len(query), *mask.shape[1:]))
     key, value = cache
     if isinstance(key, Rounded) and isinstance(value, Rounded):
-        return attend_few(query, key.codes, value.codes, key.scale, value.scale, mask=mask, scale=scale)
-    assert not isinstance(key, Rounded)
-    assert not isinstance(value, Rounded)
-    return attend_few(query, key, value, mask=mask, scale=scale)
+        return attend(query, key.codes, value.codes, key.scale, value.scale, mask=mask, scale=scale)
+    return attend(query, key, value, mask=mask, scale=scale)
 
 
-def _many(query: jax.Array, cache: KeyValues, mask: jax.Array, scale: jax.Array) -> jax.Array:
+def _by_products(query: jax.Array, cache: KeyValues, mask: jax.Array, scale: jax.Array) -> jax.Array:
     return attend_buffers(query, *cache, mask=mask, scale=scale)
+
+
+@_by_kernel.defjvp
+def _derived(primals: tuple[Any, ...], tangents: tuple[Any, ...]) -> tuple[jax.Array, jax.Array]:
+    return jax.jvp(_by_products, primals, tangents)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -28,6 +29,8 @@ _MIDDLE = 128
 """What is added to integers of 8 bits with a sign, to be taken off the sums again."""
 _HALFWAY = 32768
 """The same of 16 bits."""
+_MOST_INPUTS = (2**31 - 1) // (255 * 128)
+"""Products of 8 bits with as many that 32 bits hold the sum of."""
 
 
 @jax.tree_util.register_dataclass
@@ -43,7 +46,7 @@ class PanelQuantized:
     sums: Int32[Array, " out"] | None
     """Of the integers of each output, where the inputs become integers."""
     inputs: int = field(metadata={"static": True})
-    input_bits: int = field(metadata={"static": True})
+    input_bits: Literal[0, 8, 16] = field(metadata={"static": True})
     """Of the integers that the inputs become, 8 or 16; 0: they stay floats."""
 
     @property
@@ -57,7 +60,7 @@ class PanelQuantized:
         return self.inputs * self.scale.size
 
     def _codes(self) -> Int8[Array, "in out"]:
-        if self.sums is None:
+        if not self.input_bits:
             return out_of_panels(self.panels, self.scale.size)
         return out_of_quads(self.panels, self.inputs, self.scale.size)
 
@@ -90,7 +93,7 @@ class PanelQuantized:
     def columns(self, outputs: Int[Array, "..."]) -> Float[Array, "... in"]:
         """What leads to each of some outputs, in float32; not with scaled inputs."""
         assert self.input_scale is None
-        if self.sums is None:
+        if not self.input_bits:
             codes = columns_of(self.panels, outputs)
         else:
             codes = columns_of_quads(self.panels, outputs)[..., : self.inputs]
@@ -146,26 +149,39 @@ def _divided(x: Float[Array, "... in"], scale: Float[Array, " in"] | None) -> Fl
     return x.reshape(-1, x.shape[-1])
 
 
+def exact_input_bits(inputs: int) -> Literal[0, 16]:
+    """How inputs that are not rounded to 8 bits are best multiplied with integers of 8 bits.
+
+    As integers of 16 bits, each token's largest 32767, where the processor multiplies integers and no sum of
+    so many is more than 32 bits hold: as two of 8 bits each they take half the time of floats. What they
+    leave out is a small part of what the weights' rounding did, unless one input is thousands of times the
+    others.
+    """
+    return 16 if integers_serve(inputs) else 0
+
+
+def integers_serve(inputs: int) -> bool:
+    """Whether so many inputs may become integers."""
+    return quads_serve() and inputs <= _MOST_INPUTS
+
+
 def panel_quantized(
     codes: Int8[Array, "in out"],
     scale: Float16[Array, " out"],
     input_scale: Float[Array, " in"] | None = None,
     *,
-    rounds: bool = False,
+    input_bits: Literal[0, 8, 16],
 ) -> PanelQuantized:
     """What stands for `codes * scale / input_scale`.
-
-    Where the processor multiplies integers of 8 bits, inputs that are not rounded to 8 bits become integers
-    of 16, each token's largest 32767: as two of 8 bits they take half the time of floats, and what they
-    leave out is a small part of what the weights' rounding did.
 
     Args:
       codes: integers.
       scale: of each output.
       input_scale: of each input; none: 1.
-      rounds: whether inputs are rounded to 8 bits, each token's largest to 127; quads must serve.
+      input_bits: 0 for inputs that stay floats; 8, where integers serve, for those that are rounded, each
+        token's largest to 127; 16 from `exact_input_bits`.
     """
-    input_bits = 8 if rounds else 16 if quads_serve() else 0
+    assert not input_bits or integers_serve(len(codes))
     sums = codes.astype(jnp.int32).sum(0) if input_bits else None
     laid = in_quads(codes) if input_bits else in_panels(codes)
     return PanelQuantized(laid, scale, input_scale, sums, codes.shape[0], input_bits)

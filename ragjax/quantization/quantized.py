@@ -9,10 +9,16 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Float16, Int8, UInt8
 
-from ragjax.kernels.panels import groups_serve, in_group_panels, quads_serve
+from ragjax.kernels.panels import groups_serve, in_group_panels
 from ragjax.quantization.grid import Grid, from_codes, grid, to_codes
 from ragjax.quantization.packing import pack, unpack
-from ragjax.quantization.panels import GroupPanels, PanelQuantized, panel_quantized
+from ragjax.quantization.panels import (
+    GroupPanels,
+    PanelQuantized,
+    exact_input_bits,
+    integers_serve,
+    panel_quantized,
+)
 from ragjax.quantization.products import multiply
 from ragjax.quantization.scheme import Scheme
 
@@ -80,14 +86,15 @@ class Quantized:
 
     def in_panels(self) -> Quantized | PanelQuantized | GroupPanels:
         """The same in panels, if symmetric and of 4 bits, or of 8 with one scale an output; else itself."""
-        integers = bool(self.scheme.activations)
         if self.zero is not None:
             return self
         if self.scheme.bits == 4 and groups_serve():
             laid = in_group_panels(self.codes, self.scale)
             return GroupPanels(laid, self.input_scale, self.shape[1])
-        if self.scheme.bits == 8 and len(self.scale) == 1 and (quads_serve() or not integers):
-            return panel_quantized(self.codes, self.scale[0], self.input_scale, rounds=integers)
+        inputs, rounds = self.shape[0], bool(self.scheme.activations)
+        if self.scheme.bits == 8 and len(self.scale) == 1 and (integers_serve(inputs) or not rounds):
+            input_bits = 8 if rounds else exact_input_bits(inputs)
+            return panel_quantized(self.codes, self.scale[0], self.input_scale, input_bits=input_bits)
         return self
 
 

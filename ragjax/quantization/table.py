@@ -12,7 +12,7 @@ from jaxtyping import Array, Bool, Float, Float16, Int, Int8
 from ragjax.models.panels import PanelTable
 from ragjax.parallel.pin import pin
 from ragjax.quantization.grid import grid, to_codes
-from ragjax.quantization.panels import panel_quantized
+from ragjax.quantization.panels import exact_input_bits, panel_quantized
 from ragjax.quantization.scheme import SCHEMES
 
 _ROWS = 128
@@ -48,7 +48,8 @@ class QuantizedTable:
 
     def in_panels(self) -> PanelTable:
         """The same in panels."""
-        return PanelTable(panel_quantized(self.codes.T, self.scale))
+        input_bits = exact_input_bits(self.codes.shape[1])
+        return PanelTable(panel_quantized(self.codes.T, self.scale, input_bits=input_bits))
 
     def rows(self, tokens: Int[Array, "..."]) -> Float[Array, "... width"]:
         """The rows of tokens, in float32."""

@@ -19,7 +19,8 @@ import jax
 import jax.numpy as jnp
 from turns import machine
 
-from ragjax.kernels.panels import in_panels, multiply_panels, panels_serve
+from ragjax.kernels.machine import kernels_serve
+from ragjax.kernels.panels import in_panels, multiply_panels
 
 LAYERS = 12
 SHAPES = {
@@ -48,7 +49,7 @@ def measure(rows: list[int], rounds: int) -> dict:
     """GB/s of each shape, and milliseconds of all products of a step, by either."""
     programs = {
         (count, kind, name): program
-        for kind in ["xla", *(["panels"] if panels_serve() else [])]
+        for kind in ["xla", *(["panels"] if kernels_serve() else [])]
         for name in SHAPES
         for count, program in programs_of(kind, name, rows)
     }

@@ -27,5 +27,5 @@ def test_doctor_exits_with_2_where_something_is_amiss(monkeypatch, ended, proble
 def test_doctor_says_whose_products_decode(monkeypatch, compiles, serves, told):
     monkeypatch.setattr("ragjax.doctor._MATMUL", 16)
     monkeypatch.setattr("ragjax.doctor.compiles", lambda: compiles)
-    monkeypatch.setattr("ragjax.doctor.panels_serve", lambda: serves)
+    monkeypatch.setattr("ragjax.doctor.kernels_serve", lambda: serves)
     assert told in examine()["decoding"]

@@ -1,7 +1,9 @@
 import gc
+import re
 import threading
 import time
 import weakref
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
@@ -12,6 +14,7 @@ import pytest
 
 from ragjax.config import Mesh
 from ragjax.generation import generate_tokens, network
+from ragjax.generation.decoding import Settings, decode, prefill
 from ragjax.generation.network import laid_out
 from ragjax.model import Model
 from ragjax.models.decoder import init_params
@@ -25,7 +28,7 @@ PROMPTS = [[5], [7, 8, 9, 10, 11], [20, 3, 29]]
 
 @pytest.fixture
 def no_panels(monkeypatch):
-    monkeypatch.setattr(network, "panels_serve", lambda: False)
+    monkeypatch.setattr(network, "kernels_serve", lambda: False)
 
 
 def made(config, seed=0):
@@ -54,7 +57,7 @@ def test_tokens_are_those_of_the_plain_products(of_kind, kind, monkeypatch):
     model = Model(of_kind(kind), made(of_kind(kind)))
     options = {"max_new_tokens": 9, "stop_at_eos": False}
     found = [generate_tokens(model, PROMPTS, **options), generate_tokens(model, PROMPTS, beams=3, **options)]
-    monkeypatch.setattr(network, "panels_serve", lambda: False)
+    monkeypatch.setattr(network, "kernels_serve", lambda: False)
     plain = [generate_tokens(model, PROMPTS, **options), generate_tokens(model, PROMPTS, beams=3, **options)]
     jax.tree.map(np.testing.assert_array_equal, found, plain)
 
@@ -143,6 +146,17 @@ def test_what_forgets_panels_goes_with_them(tiny_config):
 @pytest.mark.usefixtures("no_panels")
 def test_where_panels_do_not_serve_layers_are_arrays(tiny_config):
     assert not has_stand_ins(laid_out(made(tiny_config), config=tiny_config).layers)
+
+
+def test_a_step_multiplies_and_attends_by_the_kernels(tiny_config):
+    laid = laid_out(made(tiny_config), config=tiny_config)
+    settings = Settings(jnp.float32(0), jax.random.key(0), jnp.array([-1]))
+    given = jnp.array([[5, 6], [7, 8]]), jnp.zeros(2, jnp.int32), settings
+    state = prefill(laid.params, *given, config=tiny_config, room=8)
+    program = decode.lower(*laid.for_steps, state, jnp.int32(8), settings, config=tiny_config).as_text()
+    calls = re.findall(r"@(ragjax_(?:attend|panels)_\w+)\(", program)
+    layers = tiny_config.layers
+    assert Counter(call.split("_")[1] for call in calls) == {"attend": layers, "panels": 6 * layers + 1}
 
 
 def test_no_panels_on_a_mesh(tiny_config):

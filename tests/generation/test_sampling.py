@@ -10,9 +10,18 @@ keys = jax.jit(sequence_keys, static_argnums=1)
 draw = jax.jit(drawn)
 
 
-def test_the_likeliest_is_the_first_of_the_highest():
-    scores = np.random.default_rng(0).integers(0, 4, (50, 700)).astype(np.float32)
+@pytest.mark.parametrize("vocab", [1, 127, 128, 255, 256, 257, 700, 768])
+def test_the_likeliest_is_the_first_of_the_highest(vocab):
+    rng = np.random.default_rng(0)
+    scores = rng.integers(0, 4, (50, vocab)).astype(np.float32)
+    scores[10:20] = -np.inf
+    scores[10:20, rng.integers(vocab)] = -1
+    scores[20], scores[21, -1], scores[22] = -np.inf, 9, np.linspace(0, 1, vocab)
     np.testing.assert_array_equal(likeliest(scores), scores.argmax(-1))
+    np.testing.assert_array_equal(likeliest(scores.reshape(5, 10, vocab)), scores.argmax(-1).reshape(5, 10))
+
+
+def test_nothing_is_likelier_than_the_only_one():
     assert likeliest(jnp.array([-jnp.inf, -1.0, -jnp.inf])) == 1
 
 

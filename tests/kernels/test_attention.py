@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from ragjax.kernels import attention
-from ragjax.kernels.attention import attend_few, attend_serves
+from ragjax.kernels.attention import attend, attend_serves
 from ragjax.kernels.machine import Vectors
 
 # Sequences, queries, heads, heads of keys, keys, width of a head.
@@ -46,14 +46,14 @@ def plainly(query, key, value, mask, scale):
 
 
 @jax.jit
-def attend(query, key, value, mask, scale):
-    return attend_few(query, key, value, mask=mask, scale=scale)
+def attended(query, key, value, mask, scale):
+    return attend(query, key, value, mask=mask, scale=scale)
 
 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_attention_is_that_of_numpy_in_float64(shape):
     query, key, value, mask = given(shape)
-    found = attend(query, key, value, mask, np.float32(0.3))
+    found = attended(query, key, value, mask, np.float32(0.3))
     np.testing.assert_allclose(found, plainly(query, key, value, mask, 0.3), atol=5e-6)
 
 
@@ -63,7 +63,7 @@ def test_keys_and_values_of_8_bits(shape):
     codes = [np.round(30 * x).astype(np.int8) for x in (key, value)]
     scales = [np.random.default_rng(i).uniform(0.01, 0.05, (*key.shape[:3], 1)) for i in (1, 2)]
     scales = [scale.astype(np.float32) for scale in scales]
-    found = attend_few(query, *codes, *scales, mask=mask, scale=np.float32(0.3))
+    found = attend(query, *codes, *scales, mask=mask, scale=np.float32(0.3))
     floats = (code * scale.astype(np.float64) for code, scale in zip(codes, scales, strict=True))
     np.testing.assert_allclose(found, plainly(query, *floats, mask, 0.3), atol=5e-6)
 
@@ -71,7 +71,7 @@ def test_keys_and_values_of_8_bits(shape):
 @pytest.mark.parametrize("size", [1e-6, 1.0, 30.0, 1e4])
 def test_scores_of_any_size(size):
     query, key, value, mask = given((2, 2, 4, 2, 70, 16))
-    found = attend(query * np.float32(size), key, value, mask, np.float32(1))
+    found = attended(query * np.float32(size), key, value, mask, np.float32(1))
     expected = plainly(query * np.float64(np.float32(size)), key, value, mask, 1)
     # A score of n is known to n / 2^24 or so, and its weight as well.
     np.testing.assert_allclose(found, expected, atol=5e-6 * max(1, 10 * min(size, 30)))
@@ -80,9 +80,30 @@ def test_scores_of_any_size(size):
 def test_a_query_that_sees_nothing_gets_nothing():
     query, key, value, mask = given((2, 2, 2, 2, 19, 16))
     mask[1, 0] = False
-    found = np.asarray(attend(query, key, value, mask, np.float32(1)))
+    found = np.asarray(attended(query, key, value, mask, np.float32(1)))
     assert (found[1, 0] == 0).all()
     np.testing.assert_allclose(found, plainly(query, key, value, mask, 1), atol=5e-6)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("keys", [9, 16])
+def test_what_is_not_a_number_shows(keys, bad):
+    query, key, value, mask = given((1, 1, 2, 2, keys, 16))
+    mask[:] = True
+    mask[..., 3] = False
+    for place in ("query", "key", "score"):
+        q, k = query.copy(), key.copy()
+        if place == "query":
+            q[0, 0, 0, 5] = bad
+        elif place == "key":
+            k[0, 0, 4, 5] = bad
+        else:
+            k[0, 0], q[0, 0, 0] = 1, bad
+        with np.errstate(invalid="ignore"):
+            found = np.asarray(attended(q, k, value, mask, np.float32(1)))
+            expected = plainly(q, k, value, mask, 1)
+        np.testing.assert_allclose(found, expected, atol=5e-6)
+        assert not np.isnan(found[0, 0, 1]).any()
 
 
 @pytest.mark.parametrize("keys", [1, 7, 8, 9, 25])
@@ -93,18 +114,18 @@ def test_only_what_may_be_seen_is_read(keys):
             mask = np.zeros((1, 1, keys), bool)
             mask[..., first:end] = True
             hidden = np.where(mask[0, 0, :, None], 0, np.nan).astype(np.float32)
-            found = attend(query, key + hidden, value + hidden, mask, np.float32(1))
+            found = attended(query, key + hidden, value + hidden, mask, np.float32(1))
             np.testing.assert_allclose(found, plainly(query, key, value, mask, 1), atol=5e-6)
 
 
 def test_a_query_depends_on_nothing_but_what_it_sees():
     query, key, value, mask = given((3, 4, 6, 2, 50, 64))
-    together = np.asarray(attend(query, key, value, mask, np.float32(0.125)))
+    together = np.asarray(attended(query, key, value, mask, np.float32(0.125)))
     for b in range(3):
         for q in range(4):
             first, end = np.flatnonzero(mask[b, q])[[0, -1]] + (0, 1)
             one = (x[b : b + 1, :, first:end] for x in (key, value))
-            own = attend(
+            own = attended(
                 query[b : b + 1, q : q + 1], *one, mask[b : b + 1, q : q + 1, first:end], np.float32(0.125)
             )
             np.testing.assert_array_equal(own[0, 0], together[b, q])
@@ -113,7 +134,8 @@ def test_a_query_depends_on_nothing_but_what_it_sees():
 def test_buffers_of_one_sequence_need_no_first_axis():
     query, key, value, mask = given((1, 2, 6, 3, 33, 32))
     np.testing.assert_array_equal(
-        attend(query, key[0], value[0], mask, np.float32(1)), attend(query, key, value, mask, np.float32(1))
+        attended(query, key[0], value[0], mask, np.float32(1)),
+        attended(query, key, value, mask, np.float32(1)),
     )
 
 
@@ -123,30 +145,81 @@ def test_threads_that_share_many_calls_leave_out_none():
     @jax.jit
     def often(query):
         def turn(i, worst):
-            found = attend_few(query, key, value * (i + 1), mask=mask, scale=jnp.float32(0.1))
+            found = attend(query, key, value * (i + 1), mask=mask, scale=jnp.float32(0.1))
             return jnp.maximum(worst, jnp.abs(found / (i + 1) - expected).max())
 
         return jax.lax.fori_loop(0, 1000, turn, jnp.float32(0))
 
-    expected = attend(query, key, value, mask, np.float32(0.1))
+    expected = attended(query, key, value, mask, np.float32(0.1))
     assert often(query) < 1e-5
 
 
 @pytest.mark.parametrize("kind", [Vectors(4, 16), Vectors(8, 16)])
 def test_other_processors_vectors(kind, monkeypatch):
     monkeypatch.setattr(attention, "vectors", lambda: kind)
-    monkeypatch.setattr(attention, "_NAME", f"ragjax_attend_{kind.lanes}")
     query, key, value, mask = given((2, 3, 4, 2, 37, 40))
-    found = attend_few(query, key, value, mask=mask, scale=np.float32(0.3))
+    found = attend(query, key, value, mask=mask, scale=np.float32(0.3))
     np.testing.assert_allclose(found, plainly(query, key, value, mask, 0.3), atol=5e-6)
 
 
 def test_a_batch_is_mapped_over():
     query, key, value, mask = given((6, 1, 2, 2, 12, 16))
-    mapped = jax.vmap(partial(attend_few, scale=jnp.float32(1)))(
+    mapped = jax.vmap(partial(attend, scale=jnp.float32(1)))(
         *(x.reshape(3, 2, *x.shape[1:]) for x in (query, key, value)), mask=mask.reshape(3, 2, 1, 12)
     )
-    np.testing.assert_array_equal(mapped.reshape(query.shape), attend(query, key, value, mask, np.float32(1)))
+    np.testing.assert_array_equal(
+        mapped.reshape(query.shape), attended(query, key, value, mask, np.float32(1))
+    )
+
+
+def below(low, high):
+    """Scores of keys of width 4, below that of a first one, which is 0."""
+    scores = np.concatenate([[0.0], np.linspace(low, high, 999)]).astype(np.float32)
+    query, key = np.zeros((1, 1, 1, 4), np.float32), np.zeros((1, 1, 1000, 4), np.float32)
+    query[..., 0], key[0, 0, :, 0] = 1, scores
+    return query, key, scores
+
+
+@pytest.mark.parametrize(("low", "high"), [(-1, 0), (-20, -1), (-87, -60)])
+def test_exponentials_are_those_of_numpy_in_float64(low, high):
+    query, key, scores = below(low, high)
+    for place in (1, 500, 999):
+        # Values tell the weight of one key over that of the first.
+        value = np.zeros((1, 1, 1000, 4), np.float32)
+        value[0, 0, 0, 0], value[0, 0, place, 1] = 1, 1
+        first, other = np.asarray(
+            attended(query, key, value, np.ones((1, 1, 1000), bool), np.float32(1))
+        ).ravel()[:2]
+        np.testing.assert_allclose(other / first, np.exp(np.float64(scores[place])), rtol=4e-7)
+
+
+def test_what_is_far_below_weighs_nothing():
+    query, key, _ = below(-1e30, -88)
+    value = np.ones((1, 1, 1000, 4), np.float32)
+    value[0, 0, 0] = 0
+    assert (np.asarray(attended(query, key, value, np.ones((1, 1, 1000), bool), np.float32(1))) == 0).all()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda x: x | {"mask": x["mask"][..., :5]},
+        lambda x: x | {"mask": x["mask"].astype(np.int8)},
+        lambda x: x | {"value": x["value"][:, :, :5]},
+        lambda x: x | {"value": x["value"].astype(jnp.bfloat16)},
+        lambda x: x | {"query": x["query"].astype(jnp.bfloat16)},
+        lambda x: x | {"key": x["key"][0], "value": x["value"][0]},
+        lambda x: x | {"query": x["query"][:, :, :3]},
+        lambda x: x | {each: np.zeros(x[each].shape, np.int8) for each in ("key", "value")},
+    ],
+)
+def test_machine_code_is_given_nothing_it_would_misread(change):
+    query, key, value, mask = given((2, 1, 4, 2, 9, 16))
+    kept = {"query": query, "key": key, "value": value, "mask": mask}
+    attend(**kept, scale=jnp.float32(1))
+    changed = change(kept)
+    with pytest.raises(AssertionError):
+        attend(**changed, scale=jnp.float32(1))
 
 
 @pytest.mark.parametrize(("head", "serves"), [(64, True), (4, True), (6, False), (1, False)])

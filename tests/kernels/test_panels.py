@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from ragjax.kernels import machine, panels
-from ragjax.kernels.machine import Vectors, has_halves, interface, register, vectors
+from ragjax.kernels.machine import Vectors, has_halves, kernels_serve, vectors
 from ragjax.kernels.panels import (
     in_group_panels,
     in_panels,
@@ -17,10 +17,9 @@ from ragjax.kernels.panels import (
     out_of_group_panels,
     out_of_panels,
     out_of_quads,
-    panels_serve,
     quads_serve,
 )
-from ragjax.kernels.panels_text import panel_width, panels_text
+from ragjax.kernels.panels_text import panel_width
 
 SHAPES = [(0, 7), (1, 1), (16, 20), (100, 333), (64, 2000), (768, 512)]
 
@@ -40,8 +39,8 @@ def close(found, x, kernel):
     return (np.abs(found - exact) <= bound).all()
 
 
-def test_panels_serve_here():
-    assert panels_serve()
+def test_kernels_serve_here():
+    assert kernels_serve()
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -87,6 +86,15 @@ def test_integers_times_integers_are_exact(rows, shape):
     np.testing.assert_array_equal(found, x.astype(np.int64) @ codes.astype(np.int64))
 
 
+def test_machine_code_is_given_nothing_it_would_misread():
+    x, kernel = factors(3, 16, 70)
+    laid = in_panels(kernel)
+    multiply_panels(x, laid, 70)
+    for other, outputs in ((x[:, :15], 70), (x.astype(np.float16), 70), (x, 170), (x, 1)):
+        with pytest.raises(AssertionError):
+            multiply_panels(other, laid, outputs)
+
+
 def test_a_row_does_not_depend_on_the_others():
     x, kernel = factors(19, 100, 333)
     laid = in_panels(kernel)
@@ -114,13 +122,7 @@ def test_threads_that_share_many_products_leave_out_none():
 
 @pytest.mark.parametrize("kind", [Vectors(4, 16), Vectors(4, 32), Vectors(8, 16)])
 def test_other_processors_vectors(kind, monkeypatch):
-    def target(factors):
-        name = f"{factors.name}_{kind.lanes}_{kind.registers}"
-        register(name, panels_text(factors, kind, interface()))
-        return name
-
     monkeypatch.setattr(panels, "vectors", lambda: kind)
-    monkeypatch.setattr(panels, "_target", target)
     for rows in (1, 3, 4, 5, 11):
         x, kernel = factors(rows, 64, 203)
         codes = np.round(20 * kernel).astype(np.int8)
@@ -183,8 +185,8 @@ def test_only_known_interfaces_of_xla_are_spoken(header, serves, tmp_path, monke
         folder.mkdir(parents=True)
         (folder / "c_api.h").write_text(header)
     monkeypatch.setattr(jax.ffi, "include_dir", lambda: str(tmp_path))
-    monkeypatch.setattr(panels, "interface", machine.interface.__wrapped__)
-    assert panels_serve() is serves
+    monkeypatch.setattr(machine, "interface", machine.interface.__wrapped__)
+    assert kernels_serve() is serves
 
 
 @pytest.mark.parametrize(
@@ -199,7 +201,7 @@ def test_panels_need_an_llvmlite_that_reads_the_text(version, serves, monkeypatc
         return version
 
     monkeypatch.setattr(machine.metadata, "version", found)
-    assert panels_serve() is serves
+    assert kernels_serve() is serves
 
 
 @pytest.mark.parametrize(

@@ -50,11 +50,28 @@ def test_a_tpu_has_no_use_for_the_kernel():
     assert not calls_kernel(lowered.as_text())
 
 
-@pytest.mark.parametrize("dtype", [jnp.bfloat16])
-def test_other_types_have_products(dtype):
+def test_other_types_have_products():
+    query, cache, mask = given(jnp.float32)
+    (short, half), (_, small) = given(jnp.bfloat16)[:2], given(jnp.int8)[:2]
+    mixed = (half, cache._replace(value=half.value), cache._replace(value=small.value))
+    for held_so in mixed:
+        assert not calls_kernel(program(query, held_so, mask).lower().as_text())
+        expected = attend_buffers(query, *held_so, mask=mask, scale=0.25)
+        np.testing.assert_allclose(attend_cached(query, held_so, mask=mask, scale=0.25), expected, atol=1e-6)
+    assert not calls_kernel(program(short.astype(jnp.bfloat16), half, mask).lower().as_text())
+    assert not calls_kernel(program(short.astype(jnp.bfloat16), cache, mask).lower().as_text())
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.int8])
+def test_its_derivative_is_that_of_the_products(dtype):
     query, cache, mask = given(dtype)
-    assert not calls_kernel(program(query, cache, mask).lower().as_text())
-    assert not calls_kernel(program(query.astype(dtype), cache, mask).lower().as_text())
+
+    def total(attention):
+        return jax.grad(lambda q, s: jnp.sin(attention(q, s)).sum(), (0, 1))(query, jnp.float32(0.25))
+
+    found = total(lambda q, s: attend_cached(q, cache, mask=mask, scale=s))
+    expected = total(lambda q, s: attend_buffers(q, *cache, mask=mask, scale=s))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=2e-5), found, expected)
 
 
 def test_a_mesh_has_products():

@@ -14,7 +14,7 @@ from ragjax.generation.continuation import generate_tokens
 from ragjax.generation.decoding import Settings, decode, prefill
 from ragjax.generation.model_slots import ModelSlots
 from ragjax.generation.network import laid_out, unstack
-from ragjax.kernels.panels import panels_serve
+from ragjax.kernels.machine import kernels_serve
 from ragjax.models.decoder import init_params
 from ragjax.models.decoder_config import DecoderConfig
 from ragjax.models.stand_ins import made_whole
@@ -128,7 +128,7 @@ def test_on_cpu_the_decoding_loop_holds_no_floats_of_the_matrices(name):
     assert temporaries < 0.06 * matrices
 
 
-@pytest.mark.skipif(not panels_serve(), reason="needs llvmlite")
+@pytest.mark.skipif(not kernels_serve(), reason="needs llvmlite")
 @pytest.mark.parametrize("name", SCHEMES)
 def test_in_panels_it_holds_none_either(name):
     temporaries, matrices = decode_loop(SCHEMES[name], panels=True)

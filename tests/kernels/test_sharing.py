@@ -1,0 +1,171 @@
+"""A custom call among threads that come, come late, or do not come: XLA's side of it is played here."""
+
+import ctypes
+import threading
+
+import numpy as np
+import pytest
+
+from ragjax.kernels import machine
+from ragjax.kernels.factors import FLOATS
+from ragjax.kernels.machine import interface, vectors
+from ragjax.kernels.panels_text import panel_width, panels_text
+
+POINTER, LONG = ctypes.c_void_p, ctypes.c_int64
+FUNCTION = ctypes.CFUNCTYPE(POINTER, POINTER)
+CONTEXT, FUTURE = 77, 4242
+STEPS = 16
+
+
+def struct(**fields):
+    return type("Struct", (ctypes.Structure,), {"_fields_": list(fields.items())})
+
+
+Buffer = struct(size=LONG, extensions=POINTER, type=ctypes.c_int, data=POINTER, rank=LONG, dims=POINTER)
+Values = struct(size=LONG, extensions=POINTER, count=LONG, types=POINTER, buffers=POINTER)
+Attributes = struct(size=LONG, extensions=POINTER, count=LONG, types=POINTER, names=POINTER, values=POINTER)
+Frame = struct(
+    size=LONG, extensions=POINTER, api=POINTER, context=POINTER, stage=ctypes.c_int, arguments=Values,
+    results=Values, attributes=Attributes, future=POINTER,
+)  # fmt: skip
+Version = struct(size=LONG, extensions=POINTER, major=ctypes.c_int, minor=ctypes.c_int)
+Api = struct(size=LONG, extensions=POINTER, version=Version, internal=POINTER, functions=POINTER * 18)
+
+
+@pytest.fixture(scope="module")
+def handler():
+    name = "ragjax_test_sharing"
+    return FUNCTION(machine._compiled(name, panels_text(FLOATS, vectors(), interface())))
+
+
+def longs(address, count):
+    return (LONG * count).from_address(address)
+
+
+class Xla:
+    """Threads, futures and errors, and what was asked for them."""
+
+    def __init__(self, threads, *, run, refuses=lambda number: False, makes_futures=True):
+        self.threads, self.run, self.refuses, self.makes_futures = threads, run, refuses, makes_futures
+        self.asked, self.told, self.forgotten, self.tasks = 0, [], [], []
+        given = {2: self.forget, 11: self.schedule, 12: self.count, 13: self.make, 14: self.tell}
+        self.kept = {place: FUNCTION(function) for place, function in given.items()}
+        self.api = Api()
+        for place, function in self.kept.items():
+            self.api.functions[place] = ctypes.cast(function, POINTER).value
+
+    def forget(self, given):
+        self.forgotten.append(longs(given, 3)[2])
+
+    def schedule(self, given):
+        self.asked += 1
+        if self.refuses(self.asked):
+            return 1000 + self.asked
+        _, _, context, function, data = longs(given, 5)
+        assert context == CONTEXT
+        self.tasks.append((function, data))
+        if self.run == "at once":
+            FUNCTION(function)(data)
+        if self.run == "beside":
+            thread = threading.Thread(target=lambda: FUNCTION(function)(data))
+            thread.start()
+            self.tasks[-1] = thread
+        return None
+
+    def count(self, given):
+        longs(longs(given, 4)[3], 1)[0] = self.threads
+
+    def make(self, given):
+        if not self.makes_futures:
+            return 2000
+        longs(given, 3)[2] = FUTURE
+        return None
+
+    def tell(self, given):
+        self.told.append(longs(given, 3)[2])
+
+
+def call(handler, xla, *, panels=40, rows=3):
+    """The rows a call wrote, with one behind them, what they should be, and the future it returned."""
+    rng = np.random.default_rng(0)
+    outputs = max(panels * panel_width(vectors()) - 5, 0)
+    x = rng.standard_normal((rows, STEPS)).astype(np.float32)
+    weights = rng.standard_normal((panels, STEPS, panel_width(vectors()))).astype(np.float32)
+    out = np.full((rows + 1, outputs), np.nan, np.float32)
+    kept = []
+
+    def buffers(*arrays):
+        made = []
+        for array, shape in arrays:
+            dims = np.array(shape, np.int64)
+            made.append(Buffer(48, None, 11, array.ctypes.data, len(shape), dims.ctypes.data))
+            kept.append(dims)
+        listed = (POINTER * len(made))(*map(ctypes.addressof, made))
+        kept.extend([made, listed])
+        return Values(40, None, len(made), None, ctypes.addressof(listed))
+
+    frame = Frame(
+        api=ctypes.addressof(xla.api), context=CONTEXT, stage=3,
+        arguments=buffers((x, x.shape), (weights, weights.shape)), results=buffers((out, (rows, outputs))),
+    )  # fmt: skip
+    assert handler(ctypes.addressof(frame)) is None
+    for task in xla.tasks if xla.run == "beside" else []:
+        task.join()
+    exact = x @ weights.transpose(1, 0, 2).reshape(STEPS, -1)[:, :outputs]
+    return out, exact, frame.future
+
+
+def right(out, exact):
+    assert np.isnan(out[-1]).all()
+    np.testing.assert_allclose(out[:-1], exact, atol=1e-4)
+
+
+@pytest.mark.parametrize("run", ["at once", "beside"])
+@pytest.mark.parametrize("threads", [2, 3, 8, 64])
+def test_threads_share_a_call(handler, threads, run):
+    for _ in range(20):
+        xla = Xla(threads, run=run)
+        *found, future = call(handler, xla)
+        right(*found)
+        # Of 40 panels ten threads have some use.
+        assert xla.asked == min(threads, 10) - 1
+        assert (future, xla.told, xla.forgotten) == (FUTURE, [FUTURE], [])
+
+
+@pytest.mark.parametrize(("threads", "panels"), [(1, 40), (8, 1), (8, 7), (8, 0)])
+def test_a_thread_alone_asks_for_nothing(handler, threads, panels):
+    xla = Xla(threads, run="at once")
+    *found, future = call(handler, xla, panels=panels, rows=19)
+    right(*found)
+    assert (future, xla.asked, xla.told) == (None, 0, [])
+
+
+def test_nobody_waits_for_who_comes_late(handler):
+    xla = Xla(4, run="later")
+    out, exact, future = call(handler, xla)
+    right(out, exact)
+    assert (future, xla.told) == (FUTURE, [FUTURE])
+    out[:] = -1
+    for function, data in xla.tasks:
+        FUNCTION(function)(data)
+    assert (out == -1).all()
+    assert xla.told == [FUTURE]
+
+
+@pytest.mark.parametrize("refuses", [lambda _: True, lambda number: number == 2])
+@pytest.mark.parametrize("run", ["at once", "later", "beside"])
+def test_who_is_refused_works_itself(handler, run, refuses):
+    xla = Xla(4, run=run, refuses=refuses)
+    *found, future = call(handler, xla)
+    right(*found)
+    assert (future, xla.told) == (FUTURE, [FUTURE])
+    assert xla.forgotten == [1000 + number for number in (1, 2, 3) if refuses(number)]
+    for function, data in xla.tasks if run == "later" else []:
+        FUNCTION(function)(data)
+
+
+def test_without_a_future_no_thread_is_asked(handler):
+    xla = Xla(4, run="at once", makes_futures=False)
+    *found, future = call(handler, xla)
+    right(*found)
+    assert (future, xla.asked, xla.told, xla.forgotten) == (None, 0, [], [2000])

@@ -29,7 +29,7 @@ class ModelSlots:
 
     Lengths of prompts are rounded up to powers of two, and options are arrays, so that after `warm` no
     request compiles anything. A step computes all slots and reads as many keys as they have room for,
-    taken or not: its time grows with `count * room`.
+    taken or not: its time grows with `count * room`. (The kernels for CPU read those that are there.)
     """
 
     def __init__(

@@ -259,9 +259,9 @@ def write_on(
     def step(carry):
         i, seats, tokens, record = carry
         live = seats.left > 0
-        hidden, cache = extend(
-            params, layers, seats.cache, seats.last[:, None], none, seats.place, config=config
-        )
+        # What has ended reads one key, and writes where the next sequence begins anew.
+        place = jnp.where(live, seats.place, 0)
+        hidden, cache = extend(params, layers, seats.cache, seats.last[:, None], none, place, config=config)
         scores = scored(params, hidden[:, 0], config)
         onward, token = advanced(seats._replace(cache=cache), scores, live)
         return (

@@ -1,8 +1,8 @@
 """Decoding speed of a structurally halved GPT-2, beside the whole one and beside what their bytes promise.
 
 The geometry is GPT-2 124M's with random weights; the other model is what `ragjax shrink --params 0.5` makes
-of it, without compensation, which changes no shape. Both run in JAX in float32 and in onnxruntime in float32
-and int8, and all take turns. Decoding is bound by memory: a step reads the weights once, so that a model of
+of it, without compensation, which changes no shape. Both run in JAX and in onnxruntime, in float32 and int8,
+and all take turns. Decoding is bound by memory: a step reads the weights once, so that a model of
 half the bytes may be twice as fast.
 
     promised    bytes of weights that a step of the whole model reads, over those of the halved one
@@ -23,7 +23,7 @@ from statistics import median
 from shrink import add_what_shrinks, gpt2
 from turns import machine
 
-ENGINES = ("jax_float32", "onnx_float32", "onnx_int8")
+ENGINES = ("jax_float32", "jax_int8", "onnx_float32", "onnx_int8")
 
 
 def main() -> None:
@@ -53,9 +53,10 @@ def compare(options: argparse.Namespace) -> dict:
     from ragjax.benchmark.bandwidth import Reader
     from ragjax.benchmark.turns import take_turns
     from ragjax.benchmark.weights import weight_bytes
-    from ragjax.config import Bench, Shrink
+    from ragjax.config import Bench, Quantize, Shrink
     from ragjax.interchange.onnx import export_onnx, load_onnx
     from ragjax.parallel.compile_cache import keep_compiled_programs
+    from ragjax.quantizing import quantize
     from ragjax.shrinking import as_written, shrink
     from ragjax.sparsity.shrink import sizes_of
 
@@ -77,9 +78,12 @@ def compare(options: argparse.Namespace) -> dict:
             kind, _, dtype = engine.partition("_")
             for size, model in sizes.items():
                 path = Path(folder, f"{engine}-{size}")
-                opened[engine, size] = (
-                    load_onnx(export_onnx(model, path, dtype=dtype)) if kind == "onnx" else model
-                )
+                if kind == "onnx":
+                    opened[engine, size] = load_onnx(export_onnx(model, path, dtype=dtype))
+                elif dtype == "int8":
+                    opened[engine, size] = quantize(model, Quantize(scheme="int8", tables="int8")).model
+                else:
+                    opened[engine, size] = model
         rounds = list(take_turns(list(opened.values()), wanted, reader=Reader()))
     places = {key: number for number, key in enumerate(opened)}
     found: dict[str, dict] = {}

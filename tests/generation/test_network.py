@@ -157,6 +157,7 @@ def test_a_step_multiplies_and_attends_by_the_kernels(tiny_config):
     calls = re.findall(r"@(ragjax_(?:attend|panels)_\w+)\(", program)
     layers = tiny_config.layers
     assert Counter(call.split("_")[1] for call in calls) == {"attend": layers, "panels": 6 * layers + 1}
+    assert len(jax.tree.leaves(laid.for_steps)) < len(jax.tree.leaves(laid))
 
 
 def test_no_panels_on_a_mesh(tiny_config):

@@ -120,12 +120,13 @@ def right(out, exact):
     np.testing.assert_allclose(out[:-1], exact, atol=1e-4)
 
 
-@pytest.mark.parametrize("run", ["at once", "beside"])
+@pytest.mark.parametrize(("run", "rows"), [("at once", 3), ("beside", 3), ("beside", 4000)])
 @pytest.mark.parametrize("threads", [2, 3, 8, 64])
-def test_threads_share_a_call(handler, threads, run):
-    for _ in range(20):
+def test_threads_share_a_call(handler, threads, run, rows):
+    for _ in range(10):
         xla = Xla(threads, run=run)
-        *found, future = call(handler, xla)
+        # With many rows each thread gets to do some of it.
+        *found, future = call(handler, xla, rows=rows)
         right(*found)
         # Of 40 panels ten threads have some use.
         assert xla.asked == min(threads, 10) - 1

@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
+from rich.markup import escape
 
 from ragjax.config import Compress
 from ragjax.config.distill import values
@@ -174,7 +175,7 @@ def _announce(console: Console, held: Held, folder: Path) -> None:
     console.print(
         f"[bold]teacher[/bold]: {kept.count} {what}, {kept.dtype}, at temperature {kept.temperature:g}\n"
         f"  {held.sequences:,} of {held.windows:,} sequences of {held.sequence_length} tokens\n"
-        f"  {held.bytes_per_token} bytes a token, {size} in all, in {folder}",
+        f"  {held.bytes_per_token} bytes a token, {size} in all, in {escape(str(folder))}",
         soft_wrap=True,
     )
 
@@ -193,7 +194,7 @@ def _tell_end(console: Console, manifest: Manifest, folder: Path) -> None:
     size = sum(size for size, _ in manifest.files.values())
     each = size / manifest.held.tokens
     console.print(
-        f"[bold]cache[/bold] {folder}: {_size(size)}, {each:.1f} bytes a token\n"
-        f"  train with it: --teacher.cache {folder} --data.fixed-cuts",
+        f"[bold]cache[/bold] {escape(str(folder))}: {_size(size)}, {each:.1f} bytes a token\n"
+        f"  train with it: --teacher.cache {escape(str(folder))} --data.fixed-cuts",
         soft_wrap=True,
     )

@@ -8,6 +8,7 @@ from shlex import quote
 from typing import Literal
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from ragjax.benchmark.figures import Figures
@@ -61,7 +62,7 @@ def print_report(report: Report) -> None:
         for one in report.models:
             told = one.batch[batch]
             table.add_row(
-                f"{one.model} (onnx)" if one.engine == "onnx" else one.model,
+                escape(f"{one.model} (onnx)" if one.engine == "onnx" else one.model),
                 f"{told.first_token_seconds * 1e3:,.1f}",
                 f"{told.prefill_tokens_per_second:,.0f}", f"{told.prefill_ratio:.2f}",
                 f"{told.decode_tokens_per_second:,.1f}", f"{told.decode_ratio:.2f}",
@@ -75,9 +76,10 @@ def print_report(report: Report) -> None:
     console.print(
         f"{options.prompt_tokens} random tokens a prompt, {options.new_tokens} new ones, greedy; medians of "
         f"{options.rounds} rounds, times: of {first.model}, paired within a round.\n"
-        f"{report.machine}; memory is read at {report.bandwidth_bytes_per_second / 1e9:.1f} GB/s."
+        f"{report.machine}; memory is read at {report.bandwidth_bytes_per_second / 1e9:.1f} GB/s.",
+        markup=False,
     )
-    console.print(_next(report))
+    console.print(_next(report), markup=False)
 
 
 def _what(models: Sequence[Measured]) -> Table:
@@ -88,7 +90,7 @@ def _what(models: Sequence[Measured]) -> Table:
         table.add_column(heading)
     table.add_column("parameters", justify="right")
     for one in models:
-        table.add_row(one.model, one.engine, one.weights, f"{one.parameters:,}")
+        table.add_row(escape(one.model), one.engine, one.weights, f"{one.parameters:,}")
     return table
 
 

@@ -69,7 +69,7 @@ def run(given: list[str]) -> None:
     folder = run_of(names)
     if folder is not None and len(names) > 1:
         kept = keep(folder, report, models, progress=console.print)
-        console.print(f"Kept in {kept}: ragjax report {quote(str(folder.path))} draws it.")
+        console.print(f"Kept in {kept}: ragjax report {quote(str(folder.path))} draws it.", markup=False)
 
 
 def _check_there(names: list[str]) -> None:

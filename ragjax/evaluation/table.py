@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from ragjax.evaluation.figures import Figures
@@ -48,7 +49,7 @@ def print_figures(figures: Mapping[str, Figures], console: Console | None = None
     table = Table(box=None, pad_edge=False)
     table.add_column("")
     for name in figures:
-        table.add_column(name, justify="right")
+        table.add_column(escape(name), justify="right")
     for title, cell in _ROWS:
         table.add_row(title, *map(cell, figures.values()))
     if any(f.speed_vs_teacher is not None for f in figures.values()):

@@ -56,6 +56,8 @@ def _by_kernel(query: jax.Array, cache: KeyValues, mask: jax.Array, scale: jax.A
     key, value = cache
     if isinstance(key, Rounded) and isinstance(value, Rounded):
         return attend(query, key.codes, value.codes, key.scale, value.scale, mask=mask, scale=scale)
+    assert not isinstance(key, Rounded)
+    assert not isinstance(value, Rounded)
     return attend(query, key, value, mask=mask, scale=scale)
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from flax.traverse_util import flatten_dict
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from ragjax.config import OneShot
@@ -152,10 +153,10 @@ def compare_to_folder(
             usual = float(np.mean(list(took.values())))
             seconds = sum(took.get(way_of(way), usual) for way in left)
             line += f"  {len(left)} to go, about {duration(seconds)}"
-        console.print(line)
+        console.print(line, markup=False)
 
     number = "one way" if len(ways) == 1 else f"{len(ways)} ways"
-    console.print(f"[bold]compare[/bold] {source}: {number} of pruning, measured on {data}")
+    console.print(f"[bold]compare[/bold] {escape(source)}: {number} of pruning, measured on {escape(data)}")
     found = compare(model, ways, Measure(data, length, max_tokens), out, source=source, progress=say)
     write_report(out)
     return found
@@ -174,7 +175,7 @@ def print_comparison(found: dict[str, Any], out: Path) -> None:
         table.add_row(way, *(f"{by_level[level]:,.2f}" if level in by_level else "" for level in levels))
     console = Console(highlight=False, soft_wrap=True)
     console.print(table)
-    console.print(f"report {out / 'report.html'}")
+    console.print(f"report {out / 'report.html'}", markup=False)
 
 
 def sensitivity_to_folder(
@@ -212,7 +213,7 @@ def sensitivity_to_folder(
     model = load(source, floats=True)
     console = Console(stderr=to_stderr, highlight=False, soft_wrap=True)
     count = model.config.layers
-    console.print(f"[bold]sensitivity[/bold] {source}: {config.method}, {count} layers")
+    console.print(f"[bold]sensitivity[/bold] {escape(source)}: {config.method}, {count} layers")
 
     times = [time.monotonic()]
 
@@ -254,10 +255,11 @@ def print_sensitivity(found: dict[str, Any], source: str, out: Path) -> None:
         table.add_row(name, *(f"{value:+.4f}" for value in means))
     console = Console(highlight=False, soft_wrap=True)
     console.print(table)
-    console.print(f"report {out / 'report.html'}")
+    console.print(f"report {out / 'report.html'}", markup=False)
     if "budget" in found:
         console.print(
             f"prune with it: ragjax prune {quote(source)} NEW --method {found['method']} "
             f"--sparsity {found['budget']['sparsity']:g} --budget table "
-            f"--table {quote(str(out / 'budget.json'))}"
+            f"--table {quote(str(out / 'budget.json'))}",
+            markup=False,
         )

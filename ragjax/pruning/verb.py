@@ -12,6 +12,7 @@ from typing import Any
 import jax
 import numpy as np
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from ragjax.config import Mesh, OneShot
@@ -52,13 +53,13 @@ def prune_to_folder(
     console = Console(stderr=to_stderr, highlight=False, soft_wrap=True)
     length = config.sequence_length or default_length(model)
     console.print(
-        f"[bold]prune[/bold] {source}: {config.method}, {config.sparsity:.0%}, "
-        f"{config.samples} sequences of {length} tokens of {config.calibration}"
+        f"[bold]prune[/bold] {escape(source)}: {config.method}, {config.sparsity:.0%}, "
+        f"{config.samples} sequences of {length} tokens of {escape(config.calibration)}"
     )
     lines = _Lines(console, model.config.layers, config.samples * length)
     pruned = prune(model, config, mesh=mesh, progress=lines.say)
     save(pruned.model, out)
-    console.print(f"saved {out}; now its speed is measured")
+    console.print(f"saved {out}; now its speed is measured", markup=False)
     keep_pruning(model, pruned, Path(out))
     return pruned.report
 
@@ -77,7 +78,7 @@ class _Lines:
         line = f"layer {done:>{width}}/{self.layers}  error {figures.error:.4f}  {speed:,.0f} tokens/s"
         if done < self.layers:
             line += f"  {time_left(self.seconds, self.layers - done)}"
-        self.console.print(line)
+        self.console.print(line, markup=False)
 
 
 def summary(report: PruneReport, out: str | Path) -> dict[str, Any]:
@@ -137,7 +138,8 @@ def print_report(report: PruneReport, out: str | Path) -> None:
         table.add_row(title, cell)
     console.print(table)
     page = f"report {Path(out) / 'report.html'}"
-    console.print("\n".join([*_remarks(report), page, f"What it costs: ragjax eval {quote(str(out))}"]))
+    remarks = [*_remarks(report), page, f"What it costs: ragjax eval {quote(str(out))}"]
+    console.print("\n".join(remarks), markup=False)
 
 
 def _measured(out: str | Path) -> dict[str, float]:

@@ -80,14 +80,14 @@ class PanelQuantized:
     def multiply(self, x: Float[Array, "... in"]) -> Float[Array, "... out"]:
         """`x @ kernel` in float32, from the integers."""
         rows, outputs = _divided(x, self.input_scale).astype(jnp.float32), self.scale.size
-        if self.input_bits == 16:
+        if self.sums is None:
+            made = multiply_panels(rows, self.panels, outputs)
+        elif self.input_bits == 16:
             made = _in_halves(rows, self.panels, self.sums)
-        elif self.input_bits == 8:
+        else:
             integers, step = rounded_inputs(rows)
             unsigned = (integers.astype(jnp.int32) + _MIDDLE).astype(jnp.uint8)
             made = (multiply_quads(unsigned, self.panels, outputs) - _MIDDLE * self.sums) * step
-        else:
-            made = multiply_panels(rows, self.panels, outputs)
         return (made * self.scale.astype(jnp.float32)).reshape(*x.shape[:-1], -1)
 
     def columns(self, outputs: Int[Array, "..."]) -> Float[Array, "... in"]:

@@ -8,6 +8,7 @@ from statistics import fmean
 from typing import Any, NamedTuple
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from ragjax.config import Mesh, Quantize
@@ -71,15 +72,15 @@ def quantize_to_folder(
     mesh = working_mesh(devices)
     model = load(source, mesh=mesh)
     console = Console(stderr=to_stderr, highlight=False, soft_wrap=True)
-    console.print(f"[bold]quantize[/bold] {source}: {config.scheme}, {config.method}")
+    console.print(f"[bold]quantize[/bold] {escape(source)}: {config.scheme}, {config.method}")
     if data is not None:
         # What cannot be measured is told before the work, not after it.
         check_readable(data, model)
-    made = quantize(model, config, mesh=mesh, progress=lambda line: console.print(f"  {line}"))
+    made = quantize(model, config, mesh=mesh, progress=lambda line: console.print(f"  {line}", markup=False))
     save(made.model if format == "quantized" else made.model.in_floats(), out)
     perplexities = None
     if data is not None:
-        console.print(f"saved {out}; now perplexity is measured")
+        console.print(f"saved {out}; now perplexity is measured", markup=False)
         before, after = (
             evaluate(each, data, max_tokens=max_tokens, mesh=mesh).perplexity for each in (model, made.model)
         )
@@ -136,5 +137,6 @@ def print_comparison(compared: Comparison, source: str, out: str | Path) -> None
         f"saved {out} after {duration(report.seconds)}. What it costs: ragjax eval {where}\n"
         f"To run it: ragjax generate {where} --prompt 'Once upon a time'\n"
         f"For llama.cpp: ragjax export {where} OUT.gguf --format gguf --dtype "
-        f"{'q4_0' if report.scheme.bits == 4 else 'q8_0'}"
+        f"{'q4_0' if report.scheme.bits == 4 else 'q8_0'}",
+        markup=False,
     )

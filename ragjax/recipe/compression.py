@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from ragjax.config import Compress, Sparsity
@@ -98,7 +99,8 @@ def compress(config: Compress, workdir: str | Path, *, console: Console | None =
         if hosts.is_writer():
             page = write_report(run.folder.path)
             run.console.print(
-                f"\n[bold]report[/bold]  {page}\n[bold]student[/bold] {run.folder.model('student')}"
+                f"\n[bold]report[/bold]  {escape(str(page))}\n"
+                f"[bold]student[/bold] {escape(str(run.folder.model('student')))}"
             )
         return figures
 

@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 
 from rich.console import Console
+from rich.markup import escape
 
 from ragjax.config import Compress, Pretrain, to_dict
 from ragjax.data.uri import check_alike
@@ -43,7 +44,9 @@ class OpenRun:
         self.stop_if_asked(stage)
         done = from_writer(lambda: self.folder.has_model(stage))
         if done:
-            self.console.print(f"[bold]{stage}[/bold]: done, {self.folder.model(stage)}", highlight=False)
+            self.console.print(
+                f"[bold]{stage}[/bold]: done, {escape(str(self.folder.model(stage)))}", highlight=False
+            )
         return done
 
     def stop_if_asked(self, before: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from rich.console import Console
+from rich.markup import escape
 
 from ragjax.config import Pretrain
 from ragjax.interchange.folder import load
@@ -38,5 +39,5 @@ def pretrain(config: Pretrain, workdir: str | Path, *, console: Console | None =
             texts = open_texts(config.data, start.tokenizer)
             work = Work(config.train, config.sparsity, PLAIN, quantize=config.quantize)
             train_stage(run, "model", start, work, texts, config)
-        run.console.print(f"\n[bold]model[/bold] {run.folder.model('model')}")
+        run.console.print(f"\n[bold]model[/bold] {escape(str(run.folder.model('model')))}")
         return load(str(run.folder.model("model")), mesh=run.place.mesh)

@@ -60,4 +60,6 @@ def train_stage(
     }
     finished = replace(model, history=(*model.history, done))
     from_writer(lambda: str(save(finished, run.folder.model(stage))))
-    run.console.print(f"  saved {run.folder.model(stage)} after {duration(seconds)}", highlight=False)
+    run.console.print(
+        f"  saved {run.folder.model(stage)} after {duration(seconds)}", highlight=False, markup=False
+    )

@@ -7,6 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 import jax
+from rich.markup import escape
 
 from ragjax.config import Architecture, Compress, Data
 from ragjax.data import documents, save_tokenizer, train_tokenizer, training_split
@@ -60,7 +61,8 @@ def run_tokenizer(data: Data, run: OpenRun) -> PreTrainedTokenizerBase:
         if kept.is_dir():
             return
         run.console.print(
-            f"[bold]tokenizer[/bold]: {data.vocab_size} tokens from {data.train}", highlight=False
+            f"[bold]tokenizer[/bold]: {data.vocab_size} tokens from {escape(str(data.train))}",
+            highlight=False,
         )
         split = training_split(data.train, hold_out=data.validation is None)
         made = train_tokenizer(documents(data.train, split), data.vocab_size)

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from rich.console import Console
+from rich.markup import escape
 
 from ragjax.config import Mesh, Shrink
 from ragjax.data.uri import parse_uri
@@ -76,7 +77,7 @@ def shrink_to_folder(
     mesh = working_mesh(devices)
     model = load(source, mesh=mesh, floats=True)
     console = Console(stderr=to_stderr, highlight=False, soft_wrap=True)
-    console.print(f"[bold]shrink[/bold] {source}: {parameter_count(model.config):,} parameters")
+    console.print(f"[bold]shrink[/bold] {escape(source)}: {parameter_count(model.config):,} parameters")
     if data is not None:
         # What cannot be measured is told before the work, not after it.
         check_readable(data, model)
@@ -119,7 +120,7 @@ class _Lines:
         line = f"{what}, {done} of {of}" if of else what
         if done < of:
             line += f", {time_left(np.diff(self.times).tolist(), of - done)}"
-        self.console.print(f"  {line}")
+        self.console.print(f"  {line}", markup=False)
 
 
 def summary(compared: Comparison, out: str | Path) -> dict[str, Any]:
@@ -197,7 +198,8 @@ def print_comparison(compared: Comparison, source: str, out: str | Path) -> None
             *_remarks(compared),
             f"saved {out} after {duration(report.seconds)}. What it costs: ragjax eval {where}",
             f"To win quality back, train it further with {source} as its teacher: ragjax compress --help",
-        ])
+        ]),
+        markup=False,
     )  # fmt: skip
 
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import jax
 import numpy as np
 from rich.console import Console
+from rich.markup import escape
 
 from ragjax.config import Mesh, Writing
 from ragjax.data.tokenizer import encode_prompts, fingerprint
@@ -190,7 +191,7 @@ def _settings(model: Model, prompts: Prompts, asked: Writing) -> dict:
 def _announce(console: Console, asked: Writing, prompts: Prompts, written: Written, out: str | Path) -> None:
     each = "a completion" if asked.samples == 1 else f"{asked.samples} completions"
     console.print(
-        f"[bold]write[/bold] {out}: {each} of each of {len(prompts.texts):,} prompts, "
+        f"[bold]write[/bold] {escape(str(out))}: {each} of each of {len(prompts.texts):,} prompts, "
         f"{asked.max_new_tokens} tokens at most, at temperature {asked.temperature:g}",
         soft_wrap=True,
     )
@@ -205,7 +206,7 @@ def _tell_end(console: Console, written: Written, asked: Writing, out: str | Pat
     told += f"; cut at {asked.max_new_tokens} tokens: {written.cut:,}" if written.cut else ""
     told += f"; left out, as they are blank: {written.blank:,}" if written.blank else ""
     console.print(
-        f"[bold]dataset[/bold] {out}: {told}\n"
-        f"  learn from it: --data.train jsonl:{out}#prompt,completion,ended",
+        f"[bold]dataset[/bold] {escape(str(out))}: {told}\n"
+        f"  learn from it: --data.train jsonl:{escape(str(out))}#prompt,completion,ended",
         soft_wrap=True,
     )

@@ -1,3 +1,4 @@
+
 """`ragjax quantize` as a person types it."""
 
 import json
@@ -30,6 +31,20 @@ def test_it_writes_a_smaller_model_and_tells_what_it_cost(line, tmp_path, capsys
     assert f"ragjax eval {out}" in told
     assert "--dtype q4_0" in told
     assert has_stand_ins(load(out).params)
+
+
+def test_folders_with_brackets_are_told_whole(line, tmp_path, capsys, monkeypatch):
+    folders = ["[bold]", "[b]", "model [red]"]
+    (tmp_path / "model").rename(tmp_path / folders[0])
+    monkeypatch.chdir(tmp_path)
+    main(["quantize", folders[0], folders[1], "--data", "builtin:python", "--max-tokens", "64"])
+    main(["prune", folders[0], folders[2], "--method", "magnitude", "--sparsity", "0.5"])
+    main(["bench", folders[0], "--against", folders[1], "--new-tokens", "2", "--rounds", "1", "--batch", "1"])
+    told = capsys.readouterr().out
+    for text in ("quantize [bold]:", "saved [b];", "saved [b] after", "prune [bold]:", "saved model [red];"):
+        assert text in told
+    assert "report model [red]/report.html" in told
+    assert "times: of [bold], paired" in told
 
 
 def test_json_has_the_figures_and_floats_can_be_had(line, capsys):

@@ -1,4 +1,3 @@
-
 """`ragjax quantize` as a person types it."""
 
 import json

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from json import dumps
 from shlex import quote
 from typing import Annotated
@@ -61,14 +62,16 @@ def run(given: list[str]) -> None:
     }  # fmt: skip
     models = [opened[each] for each in zip(engines, names, strict=True)]
     console = Console(stderr=command.json, highlight=False, soft_wrap=True)
-    report = bench(list(zip(names, models, strict=True)), command.options, progress=console.print)
+    report = bench(
+        list(zip(names, models, strict=True)), command.options, progress=partial(console.print, markup=False)
+    )
     if command.json:
         print(dumps(asdict(report)))
     else:
         print_report(report)
     folder = run_of(names)
     if folder is not None and len(names) > 1:
-        kept = keep(folder, report, models, progress=console.print)
+        kept = keep(folder, report, models, progress=partial(console.print, markup=False))
         console.print(f"Kept in {kept}: ragjax report {quote(str(folder.path))} draws it.", markup=False)
 
 

@@ -6,8 +6,9 @@ import math
 from pathlib import Path
 from string import Template
 
-from ragjax.kernels.exponential import all_lanes, constant, exponential
+from ragjax.kernels.exponential import exponential
 from ragjax.kernels.sharing import shared_text
+from ragjax.kernels.vectors_text import all_lanes, constant, plus_product
 
 
 def attention_text(head: int, lanes: int, minor: int, *, small: bool) -> str:
@@ -45,9 +46,8 @@ def attention_text(head: int, lanes: int, minor: int, *, small: bool) -> str:
             f"store {vector} {value}, ptr %{name}.to.#, align 4",
         )
 
-    def plus_product(to: str, x: str, y: str, total: str) -> str:
-        given = ", ".join(f"{vector} {name}" for name in (x, y, total))
-        return each(f"{to} = call {vector} @llvm.fmuladd.v{lanes}f32({given})")
+    def sums_of(to: str, x: str, y: str, total: str) -> str:
+        return each(plus_product(to, x, y, total, lanes))
 
     own = Template(Path(__file__).with_name("attention.ll").read_text()).substitute(
         head=head, lanes=lanes, element=element, last=head // lanes - 1, hidden=constant(-math.inf),
@@ -58,13 +58,13 @@ def attention_text(head: int, lanes: int, minor: int, *, small: bool) -> str:
         ),
         load_key=loaded("key"),
         multiply=f"  %sum.none = fadd {vector} zeroinitializer, zeroinitializer\n"
-        + plus_product("%sum.#", "%query.#", "%key.#", "%sum.~"),
+        + sums_of("%sum.#", "%query.#", "%key.#", "%sum.~"),
         scale_key=_SCALE_KEY if small else "", scaled_key="%scaled.key" if small else "%scaled",
         exp=exponential(lanes),
         carry=each(f"%mix.# = phi {vector} [ zeroinitializer, %totals ], [ %mixed.#, %mix ]"),
         scale_weight=_SCALE_WEIGHT if small else "", scaled_weight="%scaled.weight" if small else "%weight",
         load_value=loaded("value"),
-        mix=plus_product("%mixed.#", "%weight.all", "%value.#", "%mix.#"),
+        mix=sums_of("%mixed.#", "%weight.all", "%value.#", "%mix.#"),
         divide=each(f"%done.# = fdiv {vector} %mixed.#, %whole.all"),
         store_mixed=stored("mixed", "%done.#"), store_zeros=stored("zero", "zeroinitializer"),
     )  # fmt: skip

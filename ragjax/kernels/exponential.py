@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-import struct
+
+from ragjax.kernels.vectors_text import all_lanes, constant, plus_product
 
 _LN_2_HIGH = 0.693359375
 """Of few bits, so that a whole number times it is exact."""
@@ -22,12 +23,11 @@ def exponential(lanes: int) -> str:
     def everywhere(value: float) -> str:
         return all_lanes(constant(value), lanes)
 
-    def plus_product(to: str, x: str, y: str, total: str) -> str:
-        given = ", ".join(f"{vector} {part}" for part in (x, y, total))
-        return f"  %{to} = call {vector} @llvm.fmuladd.v{lanes}f32({given})"
+    def sum_of(to: str, x: str, y: str, total: str) -> str:
+        return f"  {plus_product(to, x, y, total, lanes)}"
 
     powers = [
-        plus_product(f"power.{k}", f"%power.{k + 1}", "%rest", everywhere(1 / math.factorial(k)))
+        sum_of(f"%power.{k}", f"%power.{k + 1}", "%rest", everywhere(1 / math.factorial(k)))
         for k in range(6, -1, -1)
     ]
     first = f"  %power.7 = fadd {vector} zeroinitializer, {everywhere(1 / math.factorial(7))}"
@@ -36,8 +36,8 @@ def exponential(lanes: int) -> str:
         f"  %near = select <{lanes} x i1> %is.normal, {vector} %below, {vector} {everywhere(_NORMAL)}",
         f"  %twos.exact = fmul {vector} %near, {everywhere(math.log2(math.e))}",
         f"  %twos = call {vector} @llvm.rint.v{lanes}f32({vector} %twos.exact)",
-        plus_product("rest.high", "%twos", everywhere(-_LN_2_HIGH), "%near"),
-        plus_product("rest", "%twos", everywhere(_LN_2_HIGH - math.log(2)), "%rest.high"),
+        sum_of("%rest.high", "%twos", everywhere(-_LN_2_HIGH), "%near"),
+        sum_of("%rest", "%twos", everywhere(_LN_2_HIGH - math.log(2)), "%rest.high"),
         first, *powers,
         f"  %twos.integer = fptosi {vector} %twos to {integers}",
         f"  %exponent.integer = add {integers} %twos.integer, {all_lanes('127', lanes, 'i32')}",
@@ -48,14 +48,3 @@ def exponential(lanes: int) -> str:
         f"  %exp.far = select <{lanes} x i1> %is.nan, {vector} %below, {vector} zeroinitializer",
         f"  %exp = select <{lanes} x i1> %is.normal, {vector} %exp.near, {vector} %exp.far",
     ])  # fmt: skip
-
-
-def constant(value: float) -> str:
-    """As LLVM writes the float32 next to a number: the bits of the float64 that it is."""
-    single = struct.unpack("<f", struct.pack("<f", value))[0]
-    return f"0x{struct.pack('>d', single).hex().upper()}"
-
-
-def all_lanes(value: str, lanes: int, kind: str = "float") -> str:
-    """A vector of one constant."""
-    return f"<{', '.join([f'{kind} {value}'] * lanes)}>"

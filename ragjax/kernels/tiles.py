@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from ragjax.kernels.factors import INTEGERS, SMALL_WEIGHTS, Factors
+from ragjax.kernels.vectors_text import all_lanes
 
 VECTORS = 2
 """Of a panel, side by side."""
@@ -147,17 +148,13 @@ stepped:
 def _halves(part: int, lanes: int) -> str:
     """The lower and the upper four bits of a vector of bytes, with their signs, as floats."""
     integers, floats = f"<{lanes} x i32>", f"<{lanes} x float>"
-
-    def all_lanes(value: int) -> str:
-        return f"<{', '.join([f'i32 {value}'] * lanes)}>"
-
     return f"""
   %bytes.at.{part} = getelementptr <{lanes} x i8>, ptr %bytes.at, i64 {part}
   %bytes.{part} = load <{lanes} x i8>, ptr %bytes.at.{part}, align 1
   %wide.{part} = sext <{lanes} x i8> %bytes.{part} to {integers}
-  %up.{part} = shl {integers} %wide.{part}, {all_lanes(28)}
-  %low.integer.{part} = ashr {integers} %up.{part}, {all_lanes(28)}
-  %high.integer.{part} = ashr {integers} %wide.{part}, {all_lanes(4)}
+  %up.{part} = shl {integers} %wide.{part}, {all_lanes("28", lanes, "i32")}
+  %low.integer.{part} = ashr {integers} %up.{part}, {all_lanes("28", lanes, "i32")}
+  %high.integer.{part} = ashr {integers} %wide.{part}, {all_lanes("4", lanes, "i32")}
   %low.{part} = sitofp {integers} %low.integer.{part} to {floats}
   %high.{part} = sitofp {integers} %high.integer.{part} to {floats}"""
 

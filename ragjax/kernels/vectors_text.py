@@ -1,0 +1,23 @@
+"""LLVM's text of constants and vectors of them, and of the sum that all products are added to."""
+
+from __future__ import annotations
+
+import struct
+
+
+def constant(value: float) -> str:
+    """As LLVM writes the float32 next to a number: the bits of the float64 that it is."""
+    single = struct.unpack("<f", struct.pack("<f", value))[0]
+    return f"0x{struct.pack('>d', single).hex().upper()}"
+
+
+def all_lanes(value: str, lanes: int, kind: str = "float") -> str:
+    """A vector of one constant."""
+    return f"<{', '.join([f'{kind} {value}'] * lanes)}>"
+
+
+def plus_product(to: str, x: str, y: str, total: str, lanes: int) -> str:
+    """`to = x * y + total`, of vectors of float32, each a name or a constant."""
+    vector = f"<{lanes} x float>"
+    given = ", ".join(f"{vector} {part}" for part in (x, y, total))
+    return f"{to} = call {vector} @llvm.fmuladd.v{lanes}f32({given})"

@@ -32,7 +32,7 @@ _TOKENS_BETWEEN_LOOKS = 16
 """How far the device writes before the host looks for stop strings."""
 _SECONDS_BETWEEN_LOOKS = 0.05
 """How long a reader waits for more, where tokens come faster than that; what the reader takes counts. Several
-texts, which nobody reads as they come, wait twice as long: each look costs the host about a millisecond."""
+texts, which nobody reads as they come, wait twice as long: each look costs the host a millisecond or two."""
 
 
 @dataclass(frozen=True)

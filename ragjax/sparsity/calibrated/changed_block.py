@@ -6,6 +6,7 @@ beside those of the one that runs. Other devices take them in turn by themselves
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import NamedTuple, TypeVar
 
@@ -126,7 +127,11 @@ def _done(made: T) -> T:
     """The arrays that a program makes; on CPU not before they are there."""
     leaves = jax.tree.leaves(made)
     on_cpu = bool(leaves) and all(device.platform == "cpu" for device in leaves[0].devices())
-    return jax.block_until_ready(made) if on_cpu else made
+    if on_cpu:
+        jax.block_until_ready(made)
+        # The thread that ran it gives its memory back after it told so.
+        time.sleep(0.001)
+    return made
 
 
 @jax.jit

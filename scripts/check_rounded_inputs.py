@@ -23,7 +23,7 @@ import ragjax
 from ragjax.config import Quantize
 from ragjax.generation.decoding import extend, scored
 from ragjax.generation.network import laid_out
-from ragjax.kernels.panels import quads_serve
+from ragjax.kernels.rounded import quads_serve
 from ragjax.model import Model
 from ragjax.models.key_values import KeyValues, empty_buffer
 from ragjax.models.stand_ins import is_stand_in

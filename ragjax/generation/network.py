@@ -82,9 +82,11 @@ def _layer_in_panels(stacked: Params, i: int) -> Params:
     return jax.tree_util.tree_map_with_path(laid, layer, is_leaf=is_stand_in)
 
 
-@jax.jit
-def _table_in_panels(table: Any) -> Table:
-    return table.in_panels() if is_stand_in(table) else panel_table(table)
+@partial(jax.jit, static_argnames="vocab_size")
+def _table_in_panels(table: Any, *, vocab_size: int) -> Table:
+    """The rows of tokens alone: scores of what fills up a vocabulary would be cut off at every step."""
+    real = jax.tree.map(lambda x: x[:vocab_size], table)
+    return real.in_panels() if is_stand_in(real) else panel_table(real)
 
 
 class _Kept(NamedTuple):
@@ -127,4 +129,4 @@ def _forget(key: tuple[Any, ...]) -> None:
 def _panels(params: Params, config: DecoderConfig) -> tuple[tuple[Params, ...], Table]:
     table = params["head"] if "head" in params else params["embedding"]["tokens"]
     layers = tuple(_layer_in_panels(params["layers"], i) for i in range(config.layers))
-    return layers, _table_in_panels(table)
+    return layers, _table_in_panels(table, vocab_size=config.vocab_size)

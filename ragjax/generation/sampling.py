@@ -7,12 +7,11 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from ragjax.generation.filters import Filters, filtered
+from ragjax.kernels.highest import first_highest, highest_serves
 from ragjax.parallel.pin import several_devices
 
 _BLOCK = 256
 """Tokens whose weights are summed up first, where one is drawn."""
-_LANES = 128
-"""Tokens of which the highest is found first, where it is looked for."""
 
 
 def next_token(
@@ -56,22 +55,15 @@ def warped(
 
 def likeliest(scores: Float[Array, "*batch vocab"]) -> Int[Array, "*batch"]:
     """Index of the highest score, the first where several are."""
-    whole = scores.shape[-1] // _LANES
-    if whole < 2 or several_devices():
+    if scores.dtype != jnp.float32 or several_devices() or not highest_serves(scores.shape[-1]):
         return _first_highest(scores)
-    # The highest of each block takes one reading; its place, which takes several, is looked for in one block.
-    blocks = scores[..., : whole * _LANES].reshape(*scores.shape[:-1], whole, _LANES)
-    tops = blocks.max(-1)
-    block = _first_highest(tops)
-    inside = jnp.take_along_axis(blocks, block[..., None, None], -2)[..., 0, :]
-    found, rest = block * _LANES + _first_highest(inside), scores[..., whole * _LANES :]
-    if not rest.shape[-1]:
-        return found
-    return jnp.where(rest.max(-1) > tops.max(-1), whole * _LANES + _first_highest(rest), found)
+    # A program may be compiled here for a device that is not.
+    rows = jax.lax.stop_gradient(scores).reshape(-1, scores.shape[-1])
+    found = jax.lax.platform_dependent(rows, cpu=first_highest, default=_first_highest)
+    return found.reshape(scores.shape[:-1])
 
 
 def _first_highest(scores: Float[Array, "*batch places"]) -> Int[Array, "*batch"]:
-    """`likeliest` of few scores."""
     # XLA's CPU backend takes as long for one argmax as for eight of these.
     last = scores.shape[-1] - 1
     highest = scores == scores.max(-1, keepdims=True)

@@ -4,7 +4,7 @@
 ; In this order: queries, heads, heads of keys, keys; query, key, value, the scales of both, mask, scale, out.
 %Call = type { i64, i64, i64, i64, ptr, ptr, ptr, ptr, ptr, ptr, float, ptr }
 
-define { i64, i64 } @plan(ptr %frame, ptr %call) alwaysinline {
+define { i64, i64, i64 } @plan(ptr %frame, ptr %call) alwaysinline {
   %query.buffer = call ptr @argument(ptr %frame, i64 0)
   %query = call ptr @data(ptr %query.buffer)
   %batch = call i64 @dimension(ptr %query.buffer, i64 0)
@@ -38,7 +38,7 @@ $scales
   %call.11 = insertvalue %Call %call.10, ptr %out, 11
   store %Call %call.11, ptr %call
   %pieces = mul i64 %batch, %heads
-  %plan.0 = insertvalue { i64, i64 } zeroinitializer, i64 %pieces, 0
+  %plan.0 = insertvalue { i64, i64, i64 } zeroinitializer, i64 %pieces, 0
   ; A thread is worth waking for some 32 thousand products.
   %rows = mul i64 %queries, %heads
   %each = mul i64 %rows, %keys
@@ -46,8 +46,13 @@ $scales
   %products = mul i64 %all, $head
   %useful = lshr i64 %products, 15
   %few = call i64 @llvm.umin.i64(i64 %useful, i64 %pieces)
-  %plan = insertvalue { i64, i64 } %plan.0, i64 %few, 1
-  ret { i64, i64 } %plan
+  %plan = insertvalue { i64, i64, i64 } %plan.0, i64 %few, 1
+  ret { i64, i64, i64 } %plan
+}
+
+; Nothing is to be made ready.
+define void @prepare(ptr %call, ptr %room) alwaysinline {
+  ret void
 }
 
 define void @piece(ptr %call, i64 %piece) {

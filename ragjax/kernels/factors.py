@@ -25,7 +25,7 @@ class Factors(NamedTuple):
 FLOATS = Factors("ragjax_panels_f32", "float", "float", "float")
 SMALL_WEIGHTS = Factors("ragjax_panels_i8", "float", "i8", "float")
 """Integers of 8 bits, which become floats in the registers, times floats."""
-INTEGERS = Factors("ragjax_panels_u8_i8", "i32", "i8", "i32", per_output=4)
+INTEGERS = Factors("ragjax_rounded", "i32", "i8", "i32", per_output=4)
 """Integers of 8 bits times integers without a sign, by the instruction for it (AVX-512 VNNI)."""
 
 

@@ -5,7 +5,7 @@
 ; Multiplies so many rows with a panel, by how many they are.
 @tiles = private constant [$tile_count x ptr] [ $tiles ]
 
-define { i64, i64 } @plan(ptr %frame, ptr %call) alwaysinline {
+define { i64, i64, i64 } @plan(ptr %frame, ptr %call) alwaysinline {
   %x.buffer = call ptr @argument(ptr %frame, i64 0)
   %x = call ptr @data(ptr %x.buffer)
   %weights.buffer = call ptr @argument(ptr %frame, i64 1)
@@ -24,9 +24,14 @@ define { i64, i64 } @plan(ptr %frame, ptr %call) alwaysinline {
   %call.5 = insertvalue %Call %call.4, ptr %out, 5
   store %Call %call.5, ptr %call
   %useful = lshr i64 %panels, 2
-  %plan.0 = insertvalue { i64, i64 } zeroinitializer, i64 %panels, 0
-  %plan = insertvalue { i64, i64 } %plan.0, i64 %useful, 1
-  ret { i64, i64 } %plan
+  %plan.0 = insertvalue { i64, i64, i64 } zeroinitializer, i64 %panels, 0
+  %plan = insertvalue { i64, i64, i64 } %plan.0, i64 %useful, 1
+  ret { i64, i64, i64 } %plan
+}
+
+; Nothing is to be made ready.
+define void @prepare(ptr %call, ptr %room) alwaysinline {
+  ret void
 }
 
 define void @piece(ptr %call, i64 %panel) {
@@ -47,12 +52,23 @@ entry:
   %is.whole = icmp uge i64 %left, $width
   %stride = select i1 %is.whole, i64 %outputs, i64 $width
   %left.bytes = shl i64 %left, 2
+  ; While several tiles go by, each fetches a part of the next panel; one alone is not ahead of the memory.
+  %above = add i64 %rows, $most_less_1
+  %tiles = udiv i64 %above, $most
+  %is.one = icmp eq i64 %tiles, 1
+  %part = udiv i64 $step_bytes, %tiles
+  %each = select i1 %is.one, i64 0, i64 %part
+  %tile.bytes = mul i64 %each, %steps
+  %panel.bytes = mul i64 %steps, $step_bytes
+  %distance = select i1 %is.one, i64 0, i64 %panel.bytes
+  %ahead.0 = getelementptr i8, ptr %from, i64 %distance
   ; Where the last panel goes, which has more columns than there are outputs.
   %aside = alloca [$aside x $out]
   br label %some.rows
 
 some.rows:
   %row = phi i64 [ 0, %entry ], [ %row.next, %some.done ]
+  %ahead = phi ptr [ %ahead.0, %entry ], [ %ahead.next, %some.done ]
   %rows.left = sub i64 %rows, %row
   %these = call i64 @llvm.umin.i64(i64 %rows.left, i64 $most)
   %tile.at = getelementptr ptr, ptr @tiles, i64 %these
@@ -62,7 +78,7 @@ some.rows:
   %to.first = mul i64 %row, %outputs
   %to.here = getelementptr $out, ptr %to, i64 %to.first
   %put = select i1 %is.whole, ptr %to.here, ptr %aside
-  call void %tile(ptr %x.here, ptr %from, ptr %put, i64 %steps, i64 %stride)
+  call void %tile(ptr %x.here, ptr %from, ptr %put, i64 %steps, i64 %stride, ptr %ahead, i64 %each)
   br i1 %is.whole, label %some.done, label %copy
 
 copy:
@@ -78,6 +94,7 @@ copy:
 
 some.done:
   %row.next = add i64 %row, %these
+  %ahead.next = getelementptr i8, ptr %ahead, i64 %tile.bytes
   %is.more = icmp ult i64 %row.next, %rows
   br i1 %is.more, label %some.rows, label %done
 

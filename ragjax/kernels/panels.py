@@ -12,16 +12,11 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Float16, Int, Int8, Int32, Shaped, UInt8
+from jaxtyping import Array, Float, Float16, Int, Int8, Shaped, UInt8
 
-from ragjax.kernels.factors import FLOATS, INTEGERS, SMALL_WEIGHTS, Factors, small_groups
-from ragjax.kernels.machine import custom_call, has_dot_product, has_halves, kernels_serve, vectors
+from ragjax.kernels.factors import FLOATS, SMALL_WEIGHTS, Factors, small_groups
+from ragjax.kernels.machine import custom_call, has_halves, kernels_serve, vectors
 from ragjax.kernels.panels_text import panel_width, panels_text
-
-
-def quads_serve() -> bool:
-    """Whether there are quads besides panels: where the processor multiplies integers of 8 bits."""
-    return kernels_serve() and has_dot_product()
 
 
 def groups_serve() -> bool:
@@ -48,29 +43,6 @@ def columns_of(
 ) -> Shaped[Array, "... in"]:
     """What leads to each of some outputs, all of which are there, of a matrix in panels."""
     return panels[outputs // panels.shape[2], :, outputs % panels.shape[2]]
-
-
-def in_quads(kernel: Int8[Array, "in out"]) -> Int8[Array, "panels quads width 4"]:
-    """A matrix in panels in which four inputs of an output stand together, filled up with zeros."""
-    inputs = -(-kernel.shape[0] // 4)
-    panels = in_panels(jnp.pad(kernel, ((0, 4 * inputs - kernel.shape[0]), (0, 0))))
-    return panels.reshape(panels.shape[0], inputs, 4, panels.shape[2]).swapaxes(2, 3)
-
-
-def out_of_quads(
-    quads: Int8[Array, "panels quads width 4"], inputs: int, outputs: int
-) -> Int8[Array, "in out"]:
-    """The matrix of so many inputs and outputs that stands in quads."""
-    count, fours, width, _ = quads.shape
-    return out_of_panels(quads.swapaxes(2, 3).reshape(count, 4 * fours, width), outputs)[:inputs]
-
-
-def columns_of_quads(
-    quads: Int8[Array, "panels quads width 4"], outputs: Int[Array, "..."]
-) -> Int8[Array, "... padded_in"]:
-    """What leads to each of some outputs of a matrix in quads, and the zeros that fill up the last one."""
-    width = quads.shape[2]
-    return quads[outputs // width, :, outputs % width].reshape(*outputs.shape, -1)
 
 
 def in_group_panels(
@@ -119,20 +91,6 @@ def multiply_panels(
     return _call(factors, x, panels, outputs)
 
 
-def multiply_quads(
-    x: UInt8[Array, "rows in"], quads: Int8[Array, "panels quads width 4"], outputs: int
-) -> Int32[Array, "rows out"]:
-    """`x @ kernel` in integers.
-
-    Args:
-      x: integers without a sign.
-      quads: from `in_quads`.
-      outputs: columns of the kernel.
-    """
-    x = jnp.pad(x, ((0, 0), (0, 4 * quads.shape[1] - x.shape[1])))
-    return _call(INTEGERS, x, quads, outputs)
-
-
 def multiply_groups(
     x: Float[Array, "rows in"], panels: UInt8[Array, "panels groups rows width"], outputs: int
 ) -> Float[Array, "rows out"]:
@@ -148,12 +106,12 @@ def multiply_groups(
 
 def _call(factors: Factors, x: jax.Array, panels: jax.Array, outputs: int) -> jax.Array:
     """The panels' first axis is of panels, their second of steps."""
-    kind, inputs = vectors(), panels.shape[1] * (2 * factors.half or factors.per_output)
+    kind, inputs = vectors(), panels.shape[1] * (2 * factors.half or 1)
     # Machine code takes what it is given at its word.
     assert panels.shape[0] == -(-outputs // panel_width(kind))
     assert x.shape[1] == inputs
-    assert x.dtype == (jnp.uint8 if factors == INTEGERS else jnp.float32)
-    out = jax.ShapeDtypeStruct((x.shape[0], outputs), jnp.int32 if factors == INTEGERS else jnp.float32)
+    assert x.dtype == jnp.float32
+    out = jax.ShapeDtypeStruct((x.shape[0], outputs), jnp.float32)
     if not out.size * panels.shape[1]:
         return jnp.zeros(out.shape, out.dtype)
     name = custom_call(f"{factors.name}_{kind.lanes}_{kind.registers}", partial(panels_text, factors, kind))

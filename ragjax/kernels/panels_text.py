@@ -8,7 +8,7 @@ from string import Template
 from ragjax.kernels.factors import Factors
 from ragjax.kernels.machine import Vectors
 from ragjax.kernels.sharing import shared_text
-from ragjax.kernels.tiles import VECTORS, declaration, tile
+from ragjax.kernels.tiles import VECTORS, declaration, step_bytes, tile
 
 
 def panel_width(vectors: Vectors) -> int:
@@ -29,6 +29,7 @@ def panels_text(factors: Factors, vectors: Vectors, minor: int) -> str:
     product = Template(Path(__file__).with_name("panels.ll").read_text()).substitute(
         weights=factors.weights, x=factors.x, out=factors.out, row=factors.per_output * panel_width(vectors),
         width=panel_width(vectors), most=most, tile_count=most + 1,
+        most_less_1=most - 1, step_bytes=step_bytes(factors, vectors.lanes),
         aside=most * panel_width(vectors),
         tiles=", ".join(["ptr null", *(f"ptr @tile.{rows}" for rows in range(1, most + 1))]),
     )  # fmt: skip

@@ -1,6 +1,7 @@
 ; A custom call of XLA's whose pieces its threads share out among themselves. What a piece is, `@plan` and
 ; `@piece` say, which stand before this text with `%Call`, what they know of it. `@plan` fills one, and tells how
-; many pieces there are and how many threads may be at them.
+; many pieces there are, how many threads may be at them, and how many bytes `@prepare` wants, which is called
+; with them before the first piece.
 ; The structs and the order of the functions are those of xla/ffi/api/c_api.h, versions 0.3 and 0.4.
 
 %Buffer = type { i64, ptr, i32, ptr, i64, ptr }                       ; size, extensions, type, data, rank, dims
@@ -54,9 +55,10 @@ execute:
   %context.at = getelementptr %Frame, ptr %frame, i32 0, i32 3
   %context = load ptr, ptr %context.at
   %call = alloca %Call
-  %plan = call { i64, i64 } @plan(ptr %frame, ptr %call)
-  %pieces = extractvalue { i64, i64 } %plan, 0
-  %useful = extractvalue { i64, i64 } %plan, 1
+  %plan = call { i64, i64, i64 } @plan(ptr %frame, ptr %call)
+  %pieces = extractvalue { i64, i64, i64 } %plan, 0
+  %useful = extractvalue { i64, i64, i64 } %plan, 1
+  %room.bytes = extractvalue { i64, i64, i64 } %plan, 2
   %count = alloca i64
   store i64 1, ptr %count
   %threads.ask = alloca %Threads
@@ -72,7 +74,8 @@ execute:
   %gap = getelementptr %Work, ptr null, i32 1
   %lines.behind = getelementptr %Line, ptr %gap, i64 1
   %lines.end = getelementptr %Line, ptr %lines.behind, i64 %threads
-  %bytes = ptrtoint ptr %lines.end to i64
+  %room.behind = ptrtoint ptr %lines.end to i64
+  %bytes = add i64 %room.behind, %room.bytes
   %work = call ptr @malloc(i64 %bytes)
   %all = load %Call, ptr %call
   %work.0 = insertvalue %Work zeroinitializer, i64 %threads, 1
@@ -86,6 +89,9 @@ execute:
   %lines = getelementptr %Line, ptr %work.end, i64 1
   %lines.bytes = shl i64 %threads, 6
   call void @llvm.memset.p0.i64(ptr %lines, i8 0, i64 %lines.bytes, i1 false)
+  %own = getelementptr %Work, ptr %work, i32 0, i32 7
+  %room = getelementptr i8, ptr %lines, i64 %lines.bytes
+  call void @prepare(ptr %own, ptr %room)
   br i1 %is.alone, label %work.on, label %share
 
 share:

@@ -9,12 +9,17 @@ from ragjax.kernels.vectors_text import all_lanes
 
 VECTORS = 2
 """Of a panel, side by side."""
+NEAR = 1 << 14
+"""Bytes ahead of what is read that one tile alone fetches."""
+_LINE = 64
+"""Bytes that a cache fetches at once."""
 Cells = Sequence[tuple[int, int]]
 """Row and vector of each sum."""
 
 
 def tile(rows: int, factors: Factors, lanes: int) -> str:
-    """The function `@tile.ROWS` of x from its first row on, a panel, where the sums go, and two sizes.
+    """The function `@tile.ROWS` of x from its first row on, a panel, where the sums go, and two sizes; and of
+    the bytes that are fetched into the cache meanwhile the first, and how many for each step.
 
     Args:
       rows: how many it multiplies.
@@ -43,8 +48,15 @@ def tile(rows: int, factors: Factors, lanes: int) -> str:
         for row in range(rows)
     ]
     step = _group_by_group if factors.half else _input_by_input
+    fetches = [
+        f"""
+  %line.at.{line} = getelementptr i8, ptr %ahead.at, i64 {line * _LINE}
+  call void @llvm.prefetch.p0(ptr %line.at.{line}, i32 0, i32 2, i32 1)"""
+        for line in range(max(1, step_bytes(factors, lanes) // _LINE))
+    ]
     return f"""
-define void @tile.{rows}(ptr noalias %x, ptr noalias %panel, ptr noalias %out, i64 %steps, i64 %outputs) {{
+define void @tile.{rows}(ptr noalias %x, ptr noalias %panel, ptr noalias %out, i64 %steps, i64 %outputs,
+                         ptr %ahead, i64 %each) {{
 entry:
   br label %along
 
@@ -53,6 +65,9 @@ along:
 {_lines(carried)}
   %first = mul i64 %step, {factors.per_output * VECTORS * lanes}
   %row.at = getelementptr {factors.weights}, ptr %panel, i64 %first
+  %fetched = mul i64 %step, %each
+  %ahead.at = getelementptr i8, ptr %ahead, i64 %fetched
+{_lines(fetches)}
 {_lines(own_x)}
 {step(rows, cells, factors, lanes)}
   %step.next = add i64 %step, 1
@@ -66,9 +81,16 @@ end:
 
 
 def declaration(factors: Factors, lanes: int) -> str:
-    """Of the function that tiles call to add a product to a sum."""
+    """Of the functions that tiles call: to add a product to a sum, and to fetch."""
     vector = f"<{lanes} x {factors.out}>"
-    return f"declare {vector} @{_adds(factors, lanes)}({vector}, {vector}, {vector})"
+    return f"""
+declare {vector} @{_adds(factors, lanes)}({vector}, {vector}, {vector})
+declare void @llvm.prefetch.p0(ptr, i32, i32, i32)"""
+
+
+def step_bytes(factors: Factors, lanes: int) -> int:
+    """Bytes of a panel that a step reads."""
+    return factors.per_output * VECTORS * lanes * (4 if factors.weights == "float" else 1)
 
 
 def _input_by_input(rows: int, cells: Cells, factors: Factors, lanes: int) -> str:

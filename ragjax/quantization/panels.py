@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -11,26 +12,21 @@ from jaxtyping import Array, Bool, Float, Float16, Int, Int8, Int32, UInt8
 
 from ragjax.kernels.panels import (
     columns_of,
-    columns_of_quads,
     in_panels,
-    in_quads,
     multiply_groups,
     multiply_panels,
-    multiply_quads,
     out_of_group_panels,
     out_of_panels,
+)
+from ragjax.kernels.rounded import (
+    columns_of_quads,
+    for_all_columns,
+    in_quads,
+    multiply_rounded,
     out_of_quads,
-    quads_serve,
+    rounding_serves,
 )
 from ragjax.quantization.packing import unpack
-from ragjax.quantization.products import rounded_inputs
-
-_MIDDLE = 128
-"""What is added to integers of 8 bits with a sign, to be taken off the sums again."""
-_HALFWAY = 32768
-"""The same of 16 bits."""
-_MOST_INPUTS = (2**31 - 1) // (255 * 128)
-"""Products of 8 bits with as many that 32 bits hold the sum of."""
 
 
 @jax.tree_util.register_dataclass
@@ -40,38 +36,38 @@ class PanelQuantized:
 
     panels: Int8[Array, "panels in width"] | Int8[Array, "panels quads width 4"]
     """In quads where the inputs become integers as well."""
-    scale: Float16[Array, " out"]
+    scale: Float16[Array, " out"] | Float16[Array, " padded_out"]
+    """Of each output, in quads filled up as they are."""
     input_scale: Float[Array, " in"] | None
     """Divides the inputs; none: 1."""
-    sums: Int32[Array, " out"] | None
+    sums: Int32[Array, " padded_out"] | None
     """Of the integers of each output, where the inputs become integers."""
-    inputs: int = field(metadata={"static": True})
+    shape: tuple[int, int] = field(metadata={"static": True})
+    """Of the kernel."""
     input_bits: Literal[0, 8, 16] = field(metadata={"static": True})
     """Of the integers that the inputs become, 8 or 16; 0: they stay floats."""
 
     @property
-    def shape(self) -> tuple[int, ...]:
-        """Of the kernel."""
-        return (self.inputs, *self.scale.shape)
-
-    @property
     def size(self) -> int:
         """Weights of the kernel."""
-        return self.inputs * self.scale.size
+        return math.prod(self.shape)
 
     def _codes(self) -> Int8[Array, "in out"]:
         if not self.input_bits:
-            return out_of_panels(self.panels, self.scale.size)
-        return out_of_quads(self.panels, self.inputs, self.scale.size)
+            return out_of_panels(self.panels, self.shape[1])
+        return out_of_quads(self.panels, *self.shape)
+
+    def _scale(self) -> Float[Array, " out"]:
+        return self.scale[: self.shape[1]].astype(jnp.float32)
 
     def whole(self) -> Float[Array, "in out"]:
         """The kernel, in float32."""
-        kernel = self._codes() * self.scale.astype(jnp.float32)
+        kernel = self._codes() * self._scale()
         return kernel if self.input_scale is None else kernel / self.input_scale[:, None]
 
     def nonzero(self) -> Bool[Array, "in out"]:
         """Where the kernel is not 0."""
-        return (self._codes() != 0) & (self.scale != 0)
+        return (self._codes() != 0) & (self._scale() != 0)
 
     def in_panels(self) -> PanelQuantized:
         """Itself."""
@@ -79,16 +75,14 @@ class PanelQuantized:
 
     def multiply(self, x: Float[Array, "... in"]) -> Float[Array, "... out"]:
         """`x @ kernel` in float32, from the integers."""
-        rows, outputs = _divided(x, self.input_scale).astype(jnp.float32), self.scale.size
-        if self.sums is None:
-            made = multiply_panels(rows, self.panels, outputs)
-        elif self.input_bits == 16:
-            made = _in_halves(rows, self.panels, self.sums)
+        rows = _divided(x, self.input_scale).astype(jnp.float32)
+        outputs, bits = self.shape[1], self.input_bits
+        if not bits:
+            made = multiply_panels(rows, self.panels, outputs) * self._scale()
         else:
-            integers, step = rounded_inputs(rows)
-            unsigned = (integers.astype(jnp.int32) + _MIDDLE).astype(jnp.uint8)
-            made = (multiply_quads(unsigned, self.panels, outputs) - _MIDDLE * self.sums) * step
-        return (made * self.scale.astype(jnp.float32)).reshape(*x.shape[:-1], -1)
+            assert self.sums is not None
+            made = multiply_rounded(rows, self.panels, self.sums, self.scale, outputs, bits=bits)
+        return made.reshape(*x.shape[:-1], outputs)
 
     def columns(self, outputs: Int[Array, "..."]) -> Float[Array, "... in"]:
         """What leads to each of some outputs, in float32; not with scaled inputs."""
@@ -96,8 +90,8 @@ class PanelQuantized:
         if not self.input_bits:
             codes = columns_of(self.panels, outputs)
         else:
-            codes = columns_of_quads(self.panels, outputs)[..., : self.inputs]
-        return codes * self.scale[outputs].astype(jnp.float32)[..., None]
+            codes = columns_of_quads(self.panels, outputs)[..., : self.shape[0]]
+        return codes * self._scale()[outputs][..., None]
 
 
 @jax.tree_util.register_dataclass
@@ -157,12 +151,7 @@ def exact_input_bits(inputs: int) -> Literal[0, 16]:
     leave out is a small part of what the weights' rounding did, unless one input is thousands of times the
     others.
     """
-    return 16 if integers_serve(inputs) else 0
-
-
-def integers_serve(inputs: int) -> bool:
-    """Whether so many inputs may become integers."""
-    return quads_serve() and inputs <= _MOST_INPUTS
+    return 16 if rounding_serves(inputs) else 0
 
 
 def panel_quantized(
@@ -181,20 +170,10 @@ def panel_quantized(
       input_bits: 0 for inputs that stay floats; 8, where integers serve, for those that are rounded, each
         token's largest to 127; 16 from `exact_input_bits`.
     """
-    assert not input_bits or integers_serve(len(codes))
-    sums = codes.astype(jnp.int32).sum(0) if input_bits else None
-    laid = in_quads(codes) if input_bits else in_panels(codes)
-    return PanelQuantized(laid, scale, input_scale, sums, codes.shape[0], input_bits)
-
-
-def _in_halves(
-    x: Float[Array, "rows in"], quads: Int8[Array, "panels quads width 4"], sums: Int32[Array, " out"]
-) -> Float[Array, "rows out"]:
-    """`x` in 16 bits times the integers: the upper and the lower 8 bits are rows of one product."""
-    step = jnp.abs(x).max(-1, keepdims=True) / (_HALFWAY - 1)
-    integers = jnp.round(x / jnp.where(step == 0, 1, step)).astype(jnp.int32) + _HALFWAY
-    halves = jnp.concatenate([integers >> 8, integers & 255]).astype(jnp.uint8)
-    upper, lower = jnp.split(multiply_quads(halves, quads, len(sums)), 2)
-    # Not in integers: 256 times the upper sum may be more than 32 bits hold.
-    found = 256.0 * (upper - _MIDDLE * sums).astype(jnp.float32) + lower.astype(jnp.float32)
-    return found * step
+    assert not input_bits or rounding_serves(len(codes))
+    inputs, outputs = codes.shape
+    if not input_bits:
+        return PanelQuantized(in_panels(codes), scale, input_scale, None, (inputs, outputs), 0)
+    sums = for_all_columns(codes.astype(jnp.int32).sum(0))
+    filled = for_all_columns(scale)
+    return PanelQuantized(in_quads(codes), filled, input_scale, sums, (inputs, outputs), input_bits)

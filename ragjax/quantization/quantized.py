@@ -16,8 +16,8 @@ from ragjax.quantization.panels import (
     GroupPanels,
     PanelQuantized,
     exact_input_bits,
-    integers_serve,
     panel_quantized,
+    rounding_serves,
 )
 from ragjax.quantization.products import multiply
 from ragjax.quantization.scheme import Scheme
@@ -92,7 +92,7 @@ class Quantized:
             laid = in_group_panels(self.codes, self.scale)
             return GroupPanels(laid, self.input_scale, self.shape[1])
         inputs, rounds = self.shape[0], bool(self.scheme.activations)
-        if self.scheme.bits == 8 and len(self.scale) == 1 and (integers_serve(inputs) or not rounds):
+        if self.scheme.bits == 8 and len(self.scale) == 1 and (rounding_serves(inputs) or not rounds):
             input_bits = 8 if rounds else exact_input_bits(inputs)
             return panel_quantized(self.codes, self.scale[0], self.input_scale, input_bits=input_bits)
         return self

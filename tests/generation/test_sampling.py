@@ -3,6 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from ragjax.generation import sampling
 from ragjax.generation.filters import Filters
 from ragjax.generation.sampling import drawn, likeliest, next_token, sequence_keys
 
@@ -11,7 +12,10 @@ draw = jax.jit(drawn)
 
 
 @pytest.mark.parametrize("vocab", [1, 127, 128, 255, 256, 257, 700, 768])
-def test_the_likeliest_is_the_first_of_the_highest(vocab):
+@pytest.mark.parametrize("kernel", [True, False])
+def test_the_likeliest_is_the_first_of_the_highest(vocab, kernel, monkeypatch):
+    if not kernel:
+        monkeypatch.setattr(sampling, "highest_serves", lambda columns: False)
     rng = np.random.default_rng(0)
     scores = rng.integers(0, 4, (50, vocab)).astype(np.float32)
     scores[10:20] = -np.inf

@@ -10,14 +10,10 @@ from ragjax.kernels.machine import Vectors, has_halves, kernels_serve, vectors
 from ragjax.kernels.panels import (
     in_group_panels,
     in_panels,
-    in_quads,
     multiply_groups,
     multiply_panels,
-    multiply_quads,
     out_of_group_panels,
     out_of_panels,
-    out_of_quads,
-    quads_serve,
 )
 from ragjax.kernels.panels_text import panel_width
 
@@ -69,21 +65,6 @@ def test_weights_of_8_bits_are_those_of_numpy(rows, shape):
     assert laid.dtype == jnp.int8
     np.testing.assert_array_equal(out_of_panels(laid, shape[1]), codes)
     assert close(np.asarray(multiply_panels(x, laid, shape[1])), x, codes.astype(np.float32))
-
-
-@pytest.mark.skipif(not quads_serve(), reason="needs AVX-512 VNNI")
-@pytest.mark.parametrize("rows", [1, 8, 11])
-@pytest.mark.parametrize("shape", [*SHAPES[1:], (3072, 70)])
-def test_integers_times_integers_are_exact(rows, shape):
-    rng = np.random.default_rng(1)
-    codes = rng.integers(-128, 128, shape).astype(np.int8)
-    x = rng.integers(0, 256, (rows, shape[0])).astype(np.uint8)
-    # The largest sums there are must not saturate.
-    x[0], codes[:, 0] = 255, 127
-    laid = in_quads(codes)
-    np.testing.assert_array_equal(out_of_quads(laid, *shape), codes)
-    found = np.asarray(multiply_quads(x, laid, shape[1]))
-    np.testing.assert_array_equal(found, x.astype(np.int64) @ codes.astype(np.int64))
 
 
 def test_machine_code_is_given_nothing_it_would_misread():
@@ -216,18 +197,3 @@ def test_panels_need_an_llvmlite_that_reads_the_text(version, serves, monkeypatc
 def test_vectors_are_those_of_the_processor(features, expected, monkeypatch):
     monkeypatch.setattr(machine, "_features", lambda: features)
     assert machine.vectors.__wrapped__() == expected
-
-
-@pytest.mark.parametrize(
-    ("features", "serves"),
-    [
-        ({"avx512f": True, "avx512vnni": True}, True),
-        ({"avx512f": True, "avx512vnni": False}, False),
-        ({"avx": True, "avxvnni": True}, False),
-    ],
-)
-def test_quads_need_the_instruction_for_them(features, serves, monkeypatch):
-    monkeypatch.setattr(machine, "_features", lambda: features)
-    monkeypatch.setattr(machine, "vectors", machine.vectors.__wrapped__)
-    monkeypatch.setattr(panels, "has_dot_product", machine.has_dot_product.__wrapped__)
-    assert quads_serve() is serves

@@ -6,7 +6,9 @@ import pytest
 
 from ragjax.generation import generate_tokens, network
 from ragjax.generation.network import laid_out
-from ragjax.kernels.panels import groups_serve, quads_serve
+from ragjax.kernels import rounded
+from ragjax.kernels.panels import groups_serve
+from ragjax.kernels.rounded import quads_serve
 from ragjax.model import Model
 from ragjax.models.decoder import init_params
 from ragjax.models.panels import PanelTable
@@ -74,7 +76,7 @@ def rounding(held, x):
 
 @pytest.mark.parametrize("scaled", [False, True])
 def test_inputs_stay_floats_where_no_instruction_multiplies_integers(scaled, monkeypatch):
-    monkeypatch.setattr(panels, "quads_serve", lambda: False)
+    monkeypatch.setattr(rounded, "quads_serve", lambda: False)
     held = layer(SCHEMES["int8"], scaled=scaled)
     laid = held.in_panels()
     assert laid.input_bits == 0
@@ -155,7 +157,7 @@ def test_groups_of_any_even_size(group):
 
 
 def test_rounded_inputs_stay_xlas_where_no_instruction_multiplies_them(monkeypatch):
-    monkeypatch.setattr(panels, "quads_serve", lambda: False)
+    monkeypatch.setattr(rounded, "quads_serve", lambda: False)
     held = layer(SCHEMES["int8_activations"])
     assert held.in_panels() is held
 

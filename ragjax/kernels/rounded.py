@@ -1,0 +1,98 @@
+"""Products of few rows of floats with integers of 8 bits, for which the rows become integers as well.
+
+In XLA, rounding the rows and scaling the sums are programs of their own before and behind each product, which
+take as long for a small matrix as for a large one. Here the thread that is called rounds, and each panel's
+sums become floats before they leave the cache.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Float16, Int, Int8, Int32, Shaped
+
+from ragjax.kernels.machine import custom_call, has_dot_product, kernels_serve
+from ragjax.kernels.panels import in_panels, out_of_panels
+from ragjax.kernels.rounded_text import rounded_text
+
+_AT_ONCE = 16
+"""Inputs that are rounded together, of which there is a whole number."""
+_MOST_INPUTS = (2**31 - 1) // (255 * 128)
+"""Products of 8 bits with as many that 32 bits hold the sum of."""
+
+
+def quads_serve() -> bool:
+    """Whether the processor multiplies integers of 8 bits, and there is such a kernel."""
+    return kernels_serve() and has_dot_product()
+
+
+def rounding_serves(inputs: int) -> bool:
+    """Whether there is such a product for so many inputs."""
+    return quads_serve() and inputs <= _MOST_INPUTS
+
+
+def in_quads(kernel: Int8[Array, "in out"]) -> Int8[Array, "panels quads width 4"]:
+    """A matrix in panels in which four inputs of an output stand together, filled up with zeros."""
+    panels = in_panels(jnp.pad(kernel, ((0, -kernel.shape[0] % _AT_ONCE), (0, 0))))
+    return panels.reshape(panels.shape[0], -1, 4, panels.shape[2]).swapaxes(2, 3)
+
+
+def for_all_columns(values: Shaped[Array, " out"]) -> Shaped[Array, " padded_out"]:
+    """What each column of a matrix has, and zeros for those that fill up its last panel."""
+    return in_panels(values[None]).reshape(-1)
+
+
+def out_of_quads(
+    quads: Int8[Array, "panels quads width 4"], inputs: int, outputs: int
+) -> Int8[Array, "in out"]:
+    """The matrix of so many inputs and outputs that stands in quads."""
+    count, fours, width, _ = quads.shape
+    return out_of_panels(quads.swapaxes(2, 3).reshape(count, 4 * fours, width), outputs)[:inputs]
+
+
+def columns_of_quads(
+    quads: Int8[Array, "panels quads width 4"], outputs: Int[Array, "..."]
+) -> Int8[Array, "... padded_in"]:
+    """What leads to each of some outputs of a matrix in quads, and the zeros that fill up the last ones."""
+    width = quads.shape[2]
+    return quads[outputs // width, :, outputs % width].reshape(*outputs.shape, -1)
+
+
+def multiply_rounded(
+    x: Float[Array, "rows in"],
+    quads: Int8[Array, "panels quads width 4"],
+    sums: Int32[Array, " padded_out"],
+    scale: Float16[Array, " padded_out"],
+    outputs: int,
+    *,
+    bits: Literal[8, 16],
+) -> Float[Array, "rows out"]:
+    """`x @ (kernel * scale)` in float32, of the integers next to x where a row's largest is 127 or 32767.
+
+    Integers add up exactly, so that a row's result depends neither on the others nor on the order. Those of
+    16 bits are two rows of 8 each.
+
+    Args:
+      x: float32.
+      quads: from `in_quads`.
+      sums: over the inputs of each column of the kernel, filled up by `for_all_columns`.
+      scale: of each column, filled up likewise.
+      outputs: columns of the kernel.
+      bits: of the integers that x becomes.
+    """
+    panels, fours, width, _ = quads.shape
+    # Machine code takes what it is given at its word.
+    assert panels * width - outputs in range(width)
+    assert fours * 4 - x.shape[1] in range(_AT_ONCE)
+    assert (x.dtype, quads.dtype, sums.dtype, scale.dtype) == (jnp.float32, jnp.int8, jnp.int32, jnp.float16)
+    assert scale.shape == sums.shape == (panels * width,)
+    out = jax.ShapeDtypeStruct((x.shape[0], outputs), jnp.float32)
+    if not out.size * fours:
+        return jnp.zeros(out.shape, out.dtype)
+    name = custom_call(f"ragjax_rounded_{bits}", partial(rounded_text, bits))
+    call = jax.ffi.ffi_call(name, out, vmap_method="sequential")
+    x = jnp.pad(x, ((0, 0), (0, 4 * fours - x.shape[1])))
+    return call(x, quads, sums, scale)

@@ -1,0 +1,97 @@
+"""LLVM's text of a few rounded rows times a matrix in quads: `rounded.ll`, and the loops it calls."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from string import Template
+from typing import Literal
+
+from ragjax.kernels.factors import INTEGERS
+from ragjax.kernels.sharing import shared_text
+from ragjax.kernels.tiles import NEAR, VECTORS, declaration, tile
+from ragjax.kernels.vectors_text import all_lanes, constant
+
+_LANES = 16
+"""The instruction's."""
+_TILE = 8
+"""Rows of integers whose sums stay in half of the registers."""
+_SHIFT = 1.5 * 2**23
+_SHIFT_BITS = 0x4B400000
+"""As the bits of a float32."""
+
+
+def rounded_text(bits: Literal[8, 16], minor: int) -> str:
+    """A module whose `handler` rounds and multiplies.
+
+    Args:
+      bits: of the integers that inputs become; those of 16 are two rows of 8, the upper ones first.
+      minor: version of XLA's interface.
+    """
+    halves, width = bits // 8, VECTORS * _LANES
+    product = Template(Path(__file__).with_name("rounded.ll").read_text()).substitute(
+        tile_count=_TILE + 1,
+        tiles=", ".join(["ptr null", *(f"ptr @tile.{rows}" for rows in range(1, _TILE + 1))]),
+        row_bytes=4 * halves, step_bytes=4 * width, width=width, halves=halves, most=_TILE // halves,
+        most_less_1=_TILE // halves - 1, near=NEAR,
+        aside=_TILE * width, found_row=halves * width,
+        largest=constant(2 ** (bits - 1) - 1),
+        shift=all_lanes(constant(_SHIFT), _LANES),
+        unshift=all_lanes(str(2 ** (bits - 1) - _SHIFT_BITS), _LANES, "i32"),
+        store=_stored_halves() if halves == 2 else _stored(),
+        columns="\n".join(_column(part) for part in range(VECTORS)),
+        combine="\n".join(_combined(part, halves, width) for part in range(VECTORS)),
+    )  # fmt: skip
+    tiles = [tile(rows, INTEGERS, _LANES) for rows in range(1, _TILE + 1)]
+    return "\n".join([product, declaration(INTEGERS, _LANES), *tiles, shared_text(minor)])
+
+
+def _stored() -> str:
+    return """
+  %byte = trunc <16 x i32> %integer to <16 x i8>
+  %byte.at = getelementptr i8, ptr %to, i64 %done
+  store <16 x i8> %byte, ptr %byte.at, align 1"""
+
+
+def _stored_halves() -> str:
+    """The upper bits, and a row behind them the lower ones."""
+    return f"""
+  %upper.wide = lshr <16 x i32> %integer, {all_lanes("8", _LANES, "i32")}
+  %upper = trunc <16 x i32> %upper.wide to <16 x i8>
+  %upper.at = getelementptr i8, ptr %to, i64 %done
+  store <16 x i8> %upper, ptr %upper.at, align 1
+  %lower = trunc <16 x i32> %integer to <16 x i8>
+  %lower.at = getelementptr i8, ptr %upper.at, i64 %inputs
+  store <16 x i8> %lower, ptr %lower.at, align 1"""
+
+
+def _column(part: int) -> str:
+    """Of a vector of outputs: what is taken off its sums, whose integers had no sign, and the scales."""
+    return f"""
+  %sums.at.{part} = getelementptr <16 x i32>, ptr %sums.at, i64 {part}
+  %sums.{part} = load <16 x i32>, ptr %sums.at.{part}, align 4
+  %off.{part} = shl <16 x i32> %sums.{part}, {all_lanes("7", _LANES, "i32")}
+  %scale.at.{part} = getelementptr <16 x half>, ptr %scale.at, i64 {part}
+  %scale.half.{part} = load <16 x half>, ptr %scale.at.{part}, align 2
+  %scale.{part} = fpext <16 x half> %scale.half.{part} to <16 x float>"""
+
+
+def _combined(part: int, halves: int, width: int) -> str:
+    """A vector of a row's outputs, of its integer sums; from those of lower bits nothing is taken off."""
+    first = f"""
+  %sum.at.{part} = getelementptr <16 x i32>, ptr %found.at, i64 {part}
+  %sum.{part} = load <16 x i32>, ptr %sum.at.{part}, align 64
+  %signed.{part} = sub <16 x i32> %sum.{part}, %off.{part}
+  %float.{part} = sitofp <16 x i32> %signed.{part} to <16 x float>"""
+    # Not in integers: 256 times the upper sum may be more than 32 bits hold.
+    second = f"""
+  %low.at.{part} = getelementptr i32, ptr %sum.at.{part}, i64 {width}
+  %low.{part} = load <16 x i32>, ptr %low.at.{part}, align 64
+  %low.float.{part} = sitofp <16 x i32> %low.{part} to <16 x float>
+  %high.{part} = fmul <16 x float> %float.{part}, {all_lanes(constant(256), _LANES)}
+  %both.{part} = fadd <16 x float> %high.{part}, %low.float.{part}"""
+    whole = "both" if halves == 2 else "float"
+    return f"""{first}{second if halves == 2 else ""}
+  %stepped.{part} = fmul <16 x float> %{whole}.{part}, %unit.all
+  %made.{part} = fmul <16 x float> %stepped.{part}, %scale.{part}
+  %put.at.{part} = getelementptr <16 x float>, ptr %put, i64 {part}
+  store <16 x float> %made.{part}, ptr %put.at.{part}, align 4"""

@@ -85,6 +85,7 @@ def _layer_in_panels(stacked: Params, i: int) -> Params:
 @partial(jax.jit, static_argnames="vocab_size")
 def _table_in_panels(table: Any, *, vocab_size: int) -> Table:
     """The rows of tokens alone: scores of what fills up a vocabulary would be cut off at every step."""
+    assert all(len(leaf) == len(jax.tree.leaves(table)[0]) for leaf in jax.tree.leaves(table)), "by rows"
     real = jax.tree.map(lambda x: x[:vocab_size], table)
     return real.in_panels() if is_stand_in(real) else panel_table(real)
 

@@ -54,20 +54,25 @@ def warped(
 
 
 def likeliest(scores: Float[Array, "*batch vocab"]) -> Int[Array, "*batch"]:
-    """Index of the highest score, the first where several are."""
+    """Index of the highest score, the first where several are; what is no number counts for -inf.
+
+    On CPU `jax.export` refuses it where there are kernels: their custom calls are made for this process.
+    """
     if scores.dtype != jnp.float32 or several_devices() or not highest_serves(scores.shape[-1]):
-        return _first_highest(scores)
+        return _first_highest_by_xla(scores)
     # A program may be compiled here for a device that is not.
     rows = jax.lax.stop_gradient(scores).reshape(-1, scores.shape[-1])
-    found = jax.lax.platform_dependent(rows, cpu=first_highest, default=_first_highest)
+    found = jax.lax.platform_dependent(rows, cpu=first_highest, default=_first_highest_by_xla)
     return found.reshape(scores.shape[:-1])
 
 
-def _first_highest(scores: Float[Array, "*batch places"]) -> Int[Array, "*batch"]:
+def _first_highest_by_xla(scores: Float[Array, "*batch places"]) -> Int[Array, "*batch"]:
+    """`likeliest` in XLA's own operations."""
     # XLA's CPU backend takes as long for one argmax as for eight of these.
-    last = scores.shape[-1] - 1
+    scores = jnp.where(jnp.isnan(scores), -jnp.inf, scores)
     highest = scores == scores.max(-1, keepdims=True)
-    return jnp.where(highest, jnp.arange(last + 1, dtype=jnp.int32), last).min(-1)
+    places = jnp.arange(scores.shape[-1], dtype=jnp.int32)
+    return jnp.where(highest, places, scores.shape[-1]).min(-1)
 
 
 def drawn(scores: Float[Array, "batch vocab"], keys: Key[Array, " batch"]) -> Int[Array, " batch"]:

@@ -9,7 +9,7 @@ class Factors(NamedTuple):
     """What is multiplied, by the types that LLVM names; a step of the loop takes what stands together."""
 
     name: str
-    """Of the custom call."""
+    """Of the custom call; none where it is not one by itself."""
     x: str
     """What a row has for a step."""
     weights: str
@@ -25,8 +25,8 @@ class Factors(NamedTuple):
 FLOATS = Factors("ragjax_panels_f32", "float", "float", "float")
 SMALL_WEIGHTS = Factors("ragjax_panels_i8", "float", "i8", "float")
 """Integers of 8 bits, which become floats in the registers, times floats."""
-INTEGERS = Factors("ragjax_rounded", "i32", "i8", "i32", per_output=4)
-"""Integers of 8 bits times integers without a sign, by the instruction for it (AVX-512 VNNI)."""
+INTEGERS = Factors("", "i32", "i8", "i32", per_output=4)
+"""Integers of 8 bits times integers without a sign, by AVX-512 VNNI, in `rounded.ll`."""
 
 
 def small_groups(half: int) -> Factors:

@@ -52,7 +52,7 @@ along:
   %starts = shufflevector $integers %start.first, $integers poison, $integers zeroinitializer
   %began.next = select $mask %is.higher, $integers %starts, $integers %began
   %start.far = add i64 %start, $lanes
-  ; The last vector ends with the row: what it sees again is not higher than it was.
+  ; The last vector ends with the row. What another lane saw before is the same place once more.
   %start.next = call i64 @llvm.umin.i64(i64 %start.far, i64 %last)
   %is.more = icmp ult i64 %start, %last
   br i1 %is.more, label %along, label %end

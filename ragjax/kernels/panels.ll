@@ -47,12 +47,13 @@ entry:
   %first = mul i64 %panel, %size
   %from = getelementptr $weights, ptr %weights, i64 %first
   %column = mul i64 %panel, $width
-  %to = getelementptr $out, ptr %out, i64 %column
+  %to = getelementptr float, ptr %out, i64 %column
   %left = sub i64 %outputs, %column
   %is.whole = icmp uge i64 %left, $width
   %stride = select i1 %is.whole, i64 %outputs, i64 $width
   %left.bytes = shl i64 %left, 2
-  ; While several tiles go by, each fetches a part of the next panel; one alone is not ahead of the memory.
+  ; While several tiles go by, each fetches a part of the next panel. One alone is not ahead of the memory: it
+  ; fetches again and again what it begins with, which costs nothing.
   %above = add i64 %rows, $most_less_1
   %tiles = udiv i64 %above, $most
   %is.one = icmp eq i64 %tiles, 1
@@ -63,7 +64,7 @@ entry:
   %distance = select i1 %is.one, i64 0, i64 %panel.bytes
   %ahead.0 = getelementptr i8, ptr %from, i64 %distance
   ; Where the last panel goes, which has more columns than there are outputs.
-  %aside = alloca [$aside x $out]
+  %aside = alloca [$aside x float]
   br label %some.rows
 
 some.rows:
@@ -76,7 +77,7 @@ some.rows:
   %x.first = mul i64 %row, %steps
   %x.here = getelementptr $x, ptr %x, i64 %x.first
   %to.first = mul i64 %row, %outputs
-  %to.here = getelementptr $out, ptr %to, i64 %to.first
+  %to.here = getelementptr float, ptr %to, i64 %to.first
   %put = select i1 %is.whole, ptr %to.here, ptr %aside
   call void %tile(ptr %x.here, ptr %from, ptr %put, i64 %steps, i64 %stride, ptr %ahead, i64 %each)
   br i1 %is.whole, label %some.done, label %copy
@@ -84,9 +85,9 @@ some.rows:
 copy:
   %which = phi i64 [ 0, %some.rows ], [ %which.next, %copy ]
   %copy.first = mul i64 %which, $width
-  %copy.from = getelementptr $out, ptr %aside, i64 %copy.first
+  %copy.from = getelementptr float, ptr %aside, i64 %copy.first
   %copy.column = mul i64 %which, %outputs
-  %copy.to = getelementptr $out, ptr %to.here, i64 %copy.column
+  %copy.to = getelementptr float, ptr %to.here, i64 %copy.column
   call void @llvm.memcpy.p0.p0.i64(ptr %copy.to, ptr %copy.from, i64 %left.bytes, i1 false)
   %which.next = add i64 %which, 1
   %copy.more = icmp ult i64 %which.next, %these

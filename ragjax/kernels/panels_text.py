@@ -27,7 +27,7 @@ def panels_text(factors: Factors, vectors: Vectors, minor: int) -> str:
     # As many rows as there is room in the registers for their sums, in half of them.
     most = vectors.registers // (2 * VECTORS * (2 if factors.half else 1))
     product = Template(Path(__file__).with_name("panels.ll").read_text()).substitute(
-        weights=factors.weights, x=factors.x, out=factors.out, row=factors.per_output * panel_width(vectors),
+        weights=factors.weights, x=factors.x, row=factors.per_output * panel_width(vectors),
         width=panel_width(vectors), most=most, tile_count=most + 1,
         most_less_1=most - 1, step_bytes=step_bytes(factors, vectors.lanes),
         aside=most * panel_width(vectors),

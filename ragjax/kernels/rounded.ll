@@ -138,7 +138,7 @@ entry:
   %is.whole = icmp uge i64 %left, $width
   %left.bytes = shl i64 %left, 2
   ; While several tiles go by, each fetches a part of the next panel; a full one alone fetches what is near.
-  ; With fewer rows the product is not ahead of the memory.
+  ; Fewer rows are not ahead of the memory, and fetch what they begin with.
   %above = add i64 %rows, $most_less_1
   %tiles = udiv i64 %above, $most
   %is.few = icmp ult i64 %rows, $most

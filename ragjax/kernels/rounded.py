@@ -14,8 +14,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Float16, Int, Int8, Int32, Shaped
 
-from ragjax.kernels.machine import custom_call, has_dot_product, kernels_serve
+from ragjax.kernels.machine import custom_call, has_dot_product, kernels_serve, vectors
 from ragjax.kernels.panels import in_panels, out_of_panels
+from ragjax.kernels.panels_text import panel_width
 from ragjax.kernels.rounded_text import rounded_text
 
 _AT_ONCE = 16
@@ -83,9 +84,12 @@ def multiply_rounded(
       outputs: columns of the kernel.
       bits: of the integers that x becomes.
     """
-    panels, fours, width, _ = quads.shape
+    panels, fours, width, four = quads.shape
     # Machine code takes what it is given at its word.
+    assert rounding_serves(x.shape[1])
+    assert (width, four) == (panel_width(vectors()), 4)
     assert panels * width - outputs in range(width)
+    assert fours * 4 % _AT_ONCE == 0
     assert fours * 4 - x.shape[1] in range(_AT_ONCE)
     assert (x.dtype, quads.dtype, sums.dtype, scale.dtype) == (jnp.float32, jnp.int8, jnp.int32, jnp.float16)
     assert scale.shape == sums.shape == (panels * width,)

@@ -19,7 +19,8 @@
 
 ; What the threads that share a call know of it.
 ; In this order: threads that came, that are to leave, that were asked; pieces, pieces to be done; api, future.
-; Behind a gap stands for each thread how many pieces of its share are taken, each in a line of the cache.
+; Behind a gap stands for each thread how many pieces of its share are taken, each in a line of the cache, and
+; behind these what `@prepare` was given.
 %Work = type { i64, i64, i64, i64, i64, ptr, ptr, %Call }
 %Line = type [8 x i64]
 

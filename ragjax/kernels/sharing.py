@@ -7,7 +7,7 @@ from string import Template
 
 
 def shared_text(minor: int) -> str:
-    """What calls `@plan` and `@piece`, which are to stand before it.
+    """What calls `@plan`, `@prepare` and `@piece`, which are to stand before it.
 
     Args:
       minor: version of XLA's interface.

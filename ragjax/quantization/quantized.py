@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Float16, Int8, UInt8
 
 from ragjax.kernels.panels import groups_serve, in_group_panels
+from ragjax.kernels.rounded import rounding_serves
 from ragjax.quantization.grid import Grid, from_codes, grid, to_codes
 from ragjax.quantization.packing import pack, unpack
 from ragjax.quantization.panels import (
@@ -17,7 +18,6 @@ from ragjax.quantization.panels import (
     PanelQuantized,
     exact_input_bits,
     panel_quantized,
-    rounding_serves,
 )
 from ragjax.quantization.products import multiply
 from ragjax.quantization.scheme import Scheme

@@ -47,10 +47,13 @@ def test_matrices_and_the_table_stand_in_panels(of_kind, kind):
         jax.tree.map(
             np.testing.assert_array_equal, whole, jax.tree.map(lambda x, i=i: x[i], params["layers"])
         )
-    rest = {name: value for name, value in laid.params.items() if name != "layers"}
-    jax.tree.map(
-        np.testing.assert_array_equal, made_whole(rest), {n: v for n, v in params.items() if n != "layers"}
-    )
+    # Without the rows that fill up the vocabulary.
+    if config.tied:
+        params["embedding"]["tokens"] = params["embedding"]["tokens"][: config.vocab_size]
+    else:
+        params["head"] = params["head"][: config.vocab_size]
+    rest, expected = ({n: v for n, v in each.items() if n != "layers"} for each in (laid.params, params))
+    jax.tree.map(np.testing.assert_array_equal, made_whole(rest), expected)
 
 
 def test_tokens_are_those_of_the_plain_products(of_kind, kind, monkeypatch):

@@ -21,8 +21,10 @@ def test_the_likeliest_is_the_first_of_the_highest(vocab, kernel, monkeypatch):
     scores[10:20] = -np.inf
     scores[10:20, rng.integers(vocab)] = -1
     scores[20], scores[21, -1], scores[22] = -np.inf, 9, np.linspace(0, 1, vocab)
-    np.testing.assert_array_equal(likeliest(scores), scores.argmax(-1))
-    np.testing.assert_array_equal(likeliest(scores.reshape(5, 10, vocab)), scores.argmax(-1).reshape(5, 10))
+    scores[23], scores[24, vocab // 2], scores[25, -1] = np.nan, np.nan, np.nan
+    expected = np.where(np.isnan(scores), -np.inf, scores).argmax(-1)
+    np.testing.assert_array_equal(likeliest(scores), expected)
+    np.testing.assert_array_equal(likeliest(scores.reshape(5, 10, vocab)), expected.reshape(5, 10))
 
 
 def test_nothing_is_likelier_than_the_only_one():

@@ -155,15 +155,35 @@ def test_machine_code_is_given_nothing_it_would_misread():
         (x, quads, sums[:70], scale[:70], 70),
         (x, quads, sums, scale, 64),
         (x, quads, sums, scale, 97),
+        # Steps that are not rounded together, half panels, and inputs apart.
+        (x[:, :44], quads[:, :11], sums, scale, 70),
+        (x, quads[:, :, :16], sums[:48], scale[:48], 40),
+        (x, quads[..., :1], sums, scale, 70),
     ):
         with pytest.raises(AssertionError):
             multiply_rounded(*other, bits=16)
 
 
 @needs_quads
-def test_sums_fit_into_32_bits():
-    assert rounding_serves(65_793)
-    assert not rounding_serves(65_794)
+def test_machine_code_multiplies_where_the_processor_does(monkeypatch):
+    x, codes, scale = factors(3, 48, 70)
+    given = laid(codes, scale)
+    monkeypatch.setattr(rounded, "has_dot_product", lambda: False)
+    with pytest.raises(AssertionError):
+        multiply_rounded(x, *given, bits=16)
+
+
+@needs_quads
+@pytest.mark.parametrize("bits", [8, 16])
+@pytest.mark.parametrize("code", [127, -128])
+@pytest.mark.parametrize("value", [1.0, -1.0])
+def test_the_largest_sums_there_are_neither_saturate_nor_overflow(value, code, bits):
+    inputs = 65_793
+    assert rounding_serves(inputs)
+    assert not rounding_serves(inputs + 1)
+    codes, x = np.full((inputs, 33), code, np.int8), np.full((5, inputs), value, np.float32)
+    found = multiply(x, codes, np.ones(33, np.float16), bits)
+    np.testing.assert_allclose(found, value * code * inputs, rtol=1e-6)
 
 
 @pytest.mark.parametrize(

@@ -31,8 +31,8 @@ from ragjax.parallel.hosts import to_host
 _TOKENS_BETWEEN_LOOKS = 16
 """How far the device writes before the host looks for stop strings."""
 _SECONDS_BETWEEN_LOOKS = 0.1
-"""How long a reader waits for more, where tokens come faster than that; what the reader takes counts. Each
-look costs the host a millisecond or two."""
+"""How long a reader waits for more, where tokens come faster than that; what the reader takes counts. Several
+texts, which nobody reads as they come, wait twice as long: each look costs the host a millisecond or two."""
 
 
 @dataclass(frozen=True)
@@ -266,6 +266,7 @@ def _look(
 ) -> Iterator[LogProbs | None]:
     """Lets the writer go on until all texts have ended; yields what is known of their tokens at each look."""
     limit = asked.options.max_new_tokens
+    between = _SECONDS_BETWEEN_LOOKS * (1 if len(transcripts) == 1 else 2)
     stride = 1 if on_text else _TOKENS_BETWEEN_LOOKS if asked.options.stop else limit
     going, looked = list(range(len(transcripts))), time.perf_counter()
     while going:
@@ -285,7 +286,7 @@ def _look(
         if on_text and going and jax.process_count() == 1:
             took, looked = time.perf_counter() - looked, time.perf_counter()
             arrived = min(len(transcripts[row].tokens) for row in going) - shortest
-            stride = max(1, min(2 * stride, round(arrived * _SECONDS_BETWEEN_LOOKS / max(took, 1e-6))))
+            stride = max(1, min(2 * stride, round(arrived * between / max(took, 1e-6))))
         yield written.log_probs
 
 

@@ -50,11 +50,6 @@ $scales
   ret { i64, i64, i64 } %plan
 }
 
-; Nothing is to be made ready.
-define void @prepare(ptr %call, ptr %room) alwaysinline {
-  ret void
-}
-
 define void @piece(ptr %call, i64 %piece) {
 entry:
   %all = load %Call, ptr %call

@@ -22,11 +22,6 @@ define { i64, i64, i64 } @plan(ptr %frame, ptr %call) alwaysinline {
   ret { i64, i64, i64 } %plan
 }
 
-; Nothing is to be made ready.
-define void @prepare(ptr %call, ptr %room) alwaysinline {
-  ret void
-}
-
 ; Each lane keeps the highest of what it sees, and where the vector began that held it.
 define void @piece(ptr %call, i64 %row) {
 entry:

@@ -29,11 +29,6 @@ define { i64, i64, i64 } @plan(ptr %frame, ptr %call) alwaysinline {
   ret { i64, i64, i64 } %plan
 }
 
-; Nothing is to be made ready.
-define void @prepare(ptr %call, ptr %room) alwaysinline {
-  ret void
-}
-
 define void @piece(ptr %call, i64 %panel) {
 entry:
   %all = load %Call, ptr %call

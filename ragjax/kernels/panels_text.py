@@ -8,7 +8,7 @@ from string import Template
 from ragjax.kernels.factors import Factors
 from ragjax.kernels.machine import Vectors
 from ragjax.kernels.sharing import shared_text
-from ragjax.kernels.tiles import VECTORS, declaration, step_bytes, tile
+from ragjax.kernels.tiles import VECTORS, step_bytes, tiles
 
 
 def panel_width(vectors: Vectors) -> int:
@@ -26,12 +26,12 @@ def panels_text(factors: Factors, vectors: Vectors, minor: int) -> str:
     """
     # As many rows as there is room in the registers for their sums, in half of them.
     most = vectors.registers // (2 * VECTORS * (2 if factors.half else 1))
+    pointers, functions = tiles(most, factors, vectors.lanes)
     product = Template(Path(__file__).with_name("panels.ll").read_text()).substitute(
         weights=factors.weights, x=factors.x, row=factors.per_output * panel_width(vectors),
         width=panel_width(vectors), most=most, tile_count=most + 1,
         most_less_1=most - 1, step_bytes=step_bytes(factors, vectors.lanes),
         aside=most * panel_width(vectors),
-        tiles=", ".join(["ptr null", *(f"ptr @tile.{rows}" for rows in range(1, most + 1))]),
+        tiles=pointers,
     )  # fmt: skip
-    tiles = [tile(rows, factors, vectors.lanes) for rows in range(1, most + 1)]
-    return "\n".join([product, declaration(factors, vectors.lanes), *tiles, shared_text(minor)])
+    return "\n".join([product, functions, shared_text(minor)])

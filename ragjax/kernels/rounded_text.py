@@ -8,13 +8,15 @@ from typing import Literal
 
 from ragjax.kernels.factors import INTEGERS
 from ragjax.kernels.sharing import shared_text
-from ragjax.kernels.tiles import NEAR, VECTORS, declaration, tile
+from ragjax.kernels.tiles import VECTORS, tiles
 from ragjax.kernels.vectors_text import all_lanes, constant
 
 _LANES = 16
 """The instruction's."""
 _TILE = 8
 """Rows of integers whose sums stay in half of the registers."""
+_NEAR = 1 << 14
+"""Bytes ahead of what is read that one tile alone fetches."""
 _SHIFT = 1.5 * 2**23
 _SHIFT_BITS = 0x4B400000
 """As the bits of a float32."""
@@ -28,11 +30,12 @@ def rounded_text(bits: Literal[8, 16], minor: int) -> str:
       minor: version of XLA's interface.
     """
     halves, width = bits // 8, VECTORS * _LANES
+    pointers, functions = tiles(_TILE, INTEGERS, _LANES)
     product = Template(Path(__file__).with_name("rounded.ll").read_text()).substitute(
         tile_count=_TILE + 1,
-        tiles=", ".join(["ptr null", *(f"ptr @tile.{rows}" for rows in range(1, _TILE + 1))]),
+        tiles=pointers,
         row_bytes=4 * halves, step_bytes=4 * width, width=width, halves=halves, most=_TILE // halves,
-        most_less_1=_TILE // halves - 1, near=NEAR,
+        most_less_1=_TILE // halves - 1, near=_NEAR,
         aside=_TILE * width, found_row=halves * width,
         largest=constant(2 ** (bits - 1) - 1),
         shift=all_lanes(constant(_SHIFT), _LANES),
@@ -41,8 +44,7 @@ def rounded_text(bits: Literal[8, 16], minor: int) -> str:
         columns="\n".join(_column(part) for part in range(VECTORS)),
         combine="\n".join(_combined(part, halves, width) for part in range(VECTORS)),
     )  # fmt: skip
-    tiles = [tile(rows, INTEGERS, _LANES) for rows in range(1, _TILE + 1)]
-    return "\n".join([product, declaration(INTEGERS, _LANES), *tiles, shared_text(minor)])
+    return "\n".join([product, functions, shared_text(minor, prepares=True)])
 
 
 def _stored() -> str:

@@ -9,8 +9,6 @@ from ragjax.kernels.vectors_text import all_lanes
 
 VECTORS = 2
 """Of a panel, side by side."""
-NEAR = 1 << 14
-"""Bytes ahead of what is read that one tile alone fetches."""
 _LINE = 64
 """Bytes that a cache fetches at once."""
 Cells = Sequence[tuple[int, int]]
@@ -78,6 +76,19 @@ end:
 {_lines(stores)}
   ret void
 }}"""
+
+
+def tiles(most: int, factors: Factors, lanes: int) -> tuple[str, str]:
+    """Up to so many rows: pointers to their functions, by how many they are, and the functions.
+
+    Args:
+      most: rows of the largest.
+      factors: what with what.
+      lanes: values in a vector.
+    """
+    rows = range(1, most + 1)
+    pointers = ", ".join(["ptr null", *(f"ptr @tile.{each}" for each in rows)])
+    return pointers, _lines([declaration(factors, lanes), *(tile(each, factors, lanes) for each in rows)])
 
 
 def declaration(factors: Factors, lanes: int) -> str:

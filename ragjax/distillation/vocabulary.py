@@ -15,9 +15,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from ragjax.distillation.known import Drawn, Likeliest, binned, likeliest
-from ragjax.distillation.losses import LOSSES, LOWEST, MIXING, Mixing, Pair, centred, log_probs
+from ragjax.distillation.losses import LOSSES, LOWEST, MIXING, Mixing, Pair, centred, forward_kl, log_probs
+from ragjax.kernels.soft_targets import soft_targets, soft_targets_serve
 from ragjax.models.divisor import largest_divisor
-from ragjax.models.matmul import weight_gradient
+from ragjax.models.products import plus_weight_gradient, product, product_with_transposed, weight_gradient
 from ragjax.models.residuals import keep, kept
 from ragjax.parallel.mesh import BATCH_AXES
 from ragjax.parallel.pin import pin, several_devices
@@ -81,19 +82,22 @@ def vocabulary_loss(
     Returns:
       The loss, and the sum over tokens of each loss times the tokens' weights, without gradient.
     """
-    asked = {n: c for n, c in coefficients.items() if n != "cross_entropy" and not _is_zero(c)}
+    asked = {n: c for n, c in coefficients.items() if n != "cross_entropy" and not _is_plain(c, 0)}
+    taught = tuple(teachers) if asked else ()
     plan = _Plan(
         names=tuple(asked), shares=tuple(map(float, shares)), mixing=mixing, top_k=top_k,
         vocab_size=vocab_size, chunk_tokens=chunk_tokens, shards=shards,
+        is_soft=[LOSSES[name] for name in asked] in ([], [forward_kl]) and _is_plain(temperature, 1)
+        and not top_k and len(taught) <= 1 and all(isinstance(one, Head) for one in taught),
     )  # fmt: skip
     values = (coefficients.get("cross_entropy", 0.0), *asked.values())
     knobs = _Knobs(jnp.stack([jnp.float32(c) for c in values]), jnp.float32(temperature))
-    taught = tuple(teachers) if asked else ()
     return _loss(plan, student, taught, targets, weights.astype(jnp.float32), knobs)
 
 
-def _is_zero(coefficient: Scalar) -> bool:
-    return not isinstance(coefficient, jax.Array) and not coefficient
+def _is_plain(scalar: Scalar, number: float) -> bool:
+    """Whether a scalar is a number that is known before the program runs."""
+    return not isinstance(scalar, jax.Array) and scalar == number
 
 
 class _Plan(NamedTuple):
@@ -106,6 +110,8 @@ class _Plan(NamedTuple):
     vocab_size: int
     chunk_tokens: int
     shards: int
+    is_soft: bool
+    """Whether the losses are the cross-entropy and the KL from at most one teacher, whole and as it is."""
 
 
 class _Knobs(NamedTuple):
@@ -141,22 +147,23 @@ def _loss(plan, student, teachers, targets, weights, knobs):
 def _loss_and_gradients(plan, student, teachers, targets, weights, knobs):
     """The value, and the gradients in place of what a backward pass would need."""
     table, tables = _ready(student), _tables(teachers)
-    differentiated = jax.grad(_chunk_loss, argnums=1, has_aux=True)
 
     def step(gradients, first, chunk):
-        scores = _scores(plan, chunk.student, table)
-        gradient, sums = differentiated(plan, scores, chunk, tables, knobs)
+        gradient, sums = _chunk_gradient(plan, table, tables, chunk, knobs)
         gradient = gradient.astype(table.dtype)
-        hidden_gradient = jnp.dot(gradient, table, preferred_element_type=jnp.float32).astype(table.dtype)
+        hidden_gradient = product(gradient, table).astype(table.dtype)
         table_gradient = _with_table_gradient(gradients.table, gradient, chunk.student)
         hidden_sums = _with_tokens(gradients.hidden, first, hidden_gradient)
         return Head(hidden_sums, _pin_sums(plan, table_gradient)), sums
 
     tokens = _in_rows(plan, student, teachers, targets, weights)
-    table_sums = _pin_sums(plan, jnp.zeros((plan.shards, *table.shape), jnp.float32))
+    # An axis of 1 would cost a copy of all sums in each chunk.
+    shards = (plan.shards,) if plan.shards > 1 else ()
+    table_sums = _pin_sums(plan, jnp.zeros((*shards, *table.shape), jnp.float32))
     gradients, sums = _over_chunks(plan, step, Head(keep(jnp.zeros_like(tokens.student)), table_sums), tokens)
     hidden_gradient = kept(gradients.hidden, table.dtype).reshape(student.hidden.shape)
-    gradients = Head(hidden_gradient, gradients.table.sum(0).astype(student.table.dtype))
+    table_gradient = gradients.table.sum(0) if shards else gradients.table
+    gradients = Head(hidden_gradient, table_gradient.astype(student.table.dtype))
     return _summed(plan, sums, knobs), gradients
 
 
@@ -225,28 +232,34 @@ def _slice(x: jax.Array, first: jax.Array, length: int) -> jax.Array:
 
 
 def _with_table_gradient(sums: jax.Array, gradient: jax.Array, hidden: jax.Array) -> jax.Array:
-    """Sums of each shard, and the table's gradient from a chunk, a part of it at a time and in place.
+    """Sums, of each shard where there are several, and the table's gradient from a chunk, added in place."""
+    if sums.ndim == 2:
+        return plus_weight_gradient(sums, gradient, hidden, _part_by_part)
+    return _part_by_part(sums, *(x.reshape(sums.shape[0], -1, x.shape[-1]) for x in (gradient, hidden)))
+
+
+def _part_by_part(sums: jax.Array, gradient: jax.Array, hidden: jax.Array) -> jax.Array:
+    """Adds a product to a part of the sums at a time.
 
     On CPU a part is a few rows, whose product is still in the cache when it is added; else a few columns:
     devices may have split the rows, and a GPU wants larger products.
     """
-    gradient, hidden = (x.reshape(sums.shape[0], -1, x.shape[-1]) for x in (gradient, hidden))
     if several_devices():
         return _with_columns(sums, gradient, hidden)
     return jax.lax.platform_dependent(sums, gradient, hidden, cpu=_with_rows, default=_with_columns)
 
 
 def _with_rows(sums: jax.Array, gradient: jax.Array, hidden: jax.Array) -> jax.Array:
-    few = largest_divisor(sums.shape[1], _ROWS)
-    return _part_by_part(sums, few, 1, lambda part: weight_gradient(part(gradient, 2), hidden))
+    few = largest_divisor(sums.shape[-2], _ROWS)
+    return _with_parts(sums, few, -2, lambda part: weight_gradient(part(gradient, -1), hidden))
 
 
 def _with_columns(sums: jax.Array, gradient: jax.Array, hidden: jax.Array) -> jax.Array:
-    few = largest_divisor(sums.shape[2], _COLUMNS)
-    return _part_by_part(sums, few, 2, lambda part: weight_gradient(gradient, part(hidden, 2)))
+    few = largest_divisor(sums.shape[-1], _COLUMNS)
+    return _with_parts(sums, few, -1, lambda part: weight_gradient(gradient, part(hidden, -1)))
 
 
-def _part_by_part(sums: jax.Array, few: int, axis: int, product: Callable[..., jax.Array]) -> jax.Array:
+def _with_parts(sums: jax.Array, few: int, axis: int, product: Callable[..., jax.Array]) -> jax.Array:
     """Adds a product to `few` entries of an axis at a time, in place; `part` cuts its factors alike."""
 
     def add(number, sums):
@@ -269,9 +282,55 @@ def _ready(head: Head) -> jax.Array:
 
 def _scores(plan: _Plan, hidden: jax.Array, table: jax.Array) -> jax.Array:
     """Float32 scores less their row's maximum, lowest where the table is only padding."""
-    scores = jnp.einsum("cd,vd->cv", hidden, table, preferred_element_type=jnp.float32)
+    scores = product_with_transposed(hidden, table, rewritten=False)
     # A constant shift changes no loss and has no gradient.
     return centred(jnp.where(jnp.arange(table.shape[0]) < plan.vocab_size, scores, LOWEST))
+
+
+def _chunk_gradient(
+    plan: _Plan,
+    table: jax.Array,
+    tables: tuple[jax.Array | None, ...],
+    chunk: _Tokens,
+    knobs: _Knobs,
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """The gradient of `_chunk_loss` to the student's scores, and each loss as that has it."""
+
+    def differentiated(table, tables, chunk, knobs):
+        scores = _scores(plan, chunk.student, table)
+        return jax.grad(_chunk_loss, argnums=1, has_aux=True)(plan, scores, chunk, tables, knobs)
+
+    given = table, tables, chunk, knobs
+    if not plan.is_soft or several_devices() or not soft_targets_serve(table.shape[0]):
+        return differentiated(*given)
+    return jax.lax.platform_dependent(*given, cpu=partial(_soft_gradient, plan), default=differentiated)
+
+
+def _soft_gradient(
+    plan: _Plan,
+    table: jax.Array,
+    tables: tuple[jax.Array | None, ...],
+    chunk: _Tokens,
+    knobs: _Knobs,
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """`_chunk_gradient` where it is a difference of probabilities, which are read from memory once."""
+    student = product_with_transposed(chunk.student, table, rewritten=False)
+    teacher, factors = None, jnp.stack([knobs.coefficients[0], jnp.float32(0)])
+    for share, hidden, one in zip(plan.shares, chunk.teachers, tables, strict=False):
+        assert isinstance(hidden, jax.Array)
+        assert one is not None
+        teacher = product_with_transposed(hidden, one, rewritten=False)
+        factors = knobs.coefficients * jnp.array([1, share])
+    counts = chunk.weights[:, None] * factors
+    made = soft_targets(student, teacher, chunk.targets.astype(jnp.int32), counts, plan.vocab_size)
+    losses = {"cross_entropy": made.cross_entropy}
+    losses |= {name: plan.shares[0] * made.forward_kl for name in plan.names}
+    return made.gradient, _over_shards(plan, chunk, losses)
+
+
+def _over_shards(plan: _Plan, chunk: _Tokens, losses: dict[str, jax.Array]) -> dict[str, jax.Array]:
+    """Each loss summed over the tokens of each shard."""
+    return {name: (chunk.weights * nats).reshape(plan.shards, -1).sum(-1) for name, nats in losses.items()}
 
 
 def _chunk_loss(
@@ -287,7 +346,7 @@ def _chunk_loss(
     for share, known, table in zip(plan.shares, chunk.teachers, tables, strict=False):
         for name, nats in _divergences(plan, student, known, table, knobs.temperature).items():
             losses[name] += share * jnp.square(knobs.temperature) * nats
-    sums = {name: (chunk.weights * nats).reshape(plan.shards, -1).sum(-1) for name, nats in losses.items()}
+    sums = _over_shards(plan, chunk, losses)
     return _summed(plan, sums, knobs)[0], sums
 
 

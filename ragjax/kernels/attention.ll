@@ -22,7 +22,7 @@ define { i64, i64, i64 } @plan(ptr %frame, ptr %call) alwaysinline {
   %value.buffer = call ptr @argument(ptr %frame, i64 4)
   %value = call ptr @data(ptr %value.buffer)
 $scales
-  %out.buffer = call ptr @result(ptr %frame)
+  %out.buffer = call ptr @result(ptr %frame, i64 0)
   %out = call ptr @data(ptr %out.buffer)
   %call.0 = insertvalue %Call zeroinitializer, i64 %queries, 0
   %call.1 = insertvalue %Call %call.0, i64 %heads, 1

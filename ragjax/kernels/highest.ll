@@ -7,7 +7,7 @@ define { i64, i64, i64 } @plan(ptr %frame, ptr %call) alwaysinline {
   %values = call ptr @data(ptr %values.buffer)
   %rows = call i64 @dimension(ptr %values.buffer, i64 0)
   %columns = call i64 @dimension(ptr %values.buffer, i64 1)
-  %out.buffer = call ptr @result(ptr %frame)
+  %out.buffer = call ptr @result(ptr %frame, i64 0)
   %out = call ptr @data(ptr %out.buffer)
   %call.0 = insertvalue %Call zeroinitializer, i64 %columns, 0
   %call.1 = insertvalue %Call %call.0, ptr %values, 1

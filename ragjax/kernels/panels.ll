@@ -12,7 +12,7 @@ define { i64, i64, i64 } @plan(ptr %frame, ptr %call) alwaysinline {
   %weights = call ptr @data(ptr %weights.buffer)
   %panels = call i64 @dimension(ptr %weights.buffer, i64 0)
   %steps = call i64 @dimension(ptr %weights.buffer, i64 1)
-  %out.buffer = call ptr @result(ptr %frame)
+  %out.buffer = call ptr @result(ptr %frame, i64 0)
   %out = call ptr @data(ptr %out.buffer)
   %rows = call i64 @dimension(ptr %out.buffer, i64 0)
   %outputs = call i64 @dimension(ptr %out.buffer, i64 1)

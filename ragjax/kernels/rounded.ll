@@ -18,7 +18,7 @@ define { i64, i64, i64 } @plan(ptr %frame, ptr %call) alwaysinline {
   %sums = call ptr @data(ptr %sums.buffer)
   %scale.buffer = call ptr @argument(ptr %frame, i64 3)
   %scale = call ptr @data(ptr %scale.buffer)
-  %out.buffer = call ptr @result(ptr %frame)
+  %out.buffer = call ptr @result(ptr %frame, i64 0)
   %out = call ptr @data(ptr %out.buffer)
   %rows = call i64 @dimension(ptr %out.buffer, i64 0)
   %outputs = call i64 @dimension(ptr %out.buffer, i64 1)

@@ -233,10 +233,11 @@ define ptr @argument(ptr %frame, i64 %which) alwaysinline {
   ret ptr %buffer
 }
 
-define ptr @result(ptr %frame) alwaysinline {
+define ptr @result(ptr %frame, i64 %which) alwaysinline {
   %buffers.at = getelementptr %Frame, ptr %frame, i32 0, i32 6, i32 4
   %buffers = load ptr, ptr %buffers.at
-  %buffer = load ptr, ptr %buffers
+  %buffer.at = getelementptr ptr, ptr %buffers, i64 %which
+  %buffer = load ptr, ptr %buffer.at
   ret ptr %buffer
 }
 

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, PyTree
 
 from ragjax.models.divisor import largest_divisor
-from ragjax.models.matmul import transposed
+from ragjax.models.products import transposed
 from ragjax.models.residuals import keep, kept
 from ragjax.parallel.pin import several_devices
 

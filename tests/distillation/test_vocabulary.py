@@ -84,6 +84,7 @@ MIXTURES = {
     "kl": {"cross_entropy": 0.0, "forward_kl": 1.0},
     "kl_at_temperature_2": {"cross_entropy": 0.0, "forward_kl": 1.0, "temperature": 2.0},
     "mixed": {"cross_entropy": 0.3, "forward_kl": 0.7, "temperature": 2.0},
+    "mixed_at_temperature_1": {"cross_entropy": 0.3, "forward_kl": 0.7},
 }
 
 
@@ -109,6 +110,76 @@ def test_value_and_gradients_equal_float64(mixture):
         assert "forward_kl" not in terms
     close(gradients.hidden, expected_gradients.hidden)
     close(gradients.table, expected_gradients.table)
+
+
+SOFT = "ragjax_soft_targets"
+"""Begins the names of custom calls that make the losses at temperature 1."""
+
+
+def lowered(problem, platform="cpu", **options):
+    function = jax.jit(jax.grad(lambda student: problem.loss(student, **options)[0]))
+    return function.trace(problem.student).lower(lowering_platforms=(platform,)).as_text()
+
+
+@pytest.mark.parametrize("mixture", ["cross_entropy", "kl", "mixed_at_temperature_1"])
+@pytest.mark.parametrize("dtype", [np.float32, jnp.bfloat16])
+def test_one_reading_of_all_scores_gives_what_many_do(mixture, dtype, monkeypatch):
+    problem = Problem(dtype=dtype)
+    options = MIXTURES[mixture] | {"teacher": problem.teacher, "chunk_tokens": 24}
+    assert SOFT in lowered(problem, **options)
+    assert SOFT not in lowered(problem, platform="tpu", **options)
+    (loss, terms), gradients = problem.value_and_gradients(**options)
+    monkeypatch.setattr(vocabulary, "soft_targets_serve", lambda columns: False)
+    assert SOFT not in lowered(problem, **options)
+    (expected, expected_terms), expected_gradients = problem.value_and_gradients(**options)
+    np.testing.assert_allclose(loss, expected, rtol=1e-6)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), terms, expected_terms)
+    tolerance = 1e-6 if dtype == np.float32 else 1e-2
+    jax.tree.map(lambda a, b: close(a, np.asarray(b, np.float64), tolerance), gradients, expected_gradients)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"temperature": 2.0}, {"temperature": jnp.float32(1)}, {"top_k": 5}, {"reverse_kl": 1.0}],
+    ids=["temperature", "traced_temperature", "top_k", "another_loss"],
+)
+def test_other_losses_are_xlas(options):
+    problem = Problem()
+    coefficients = {"forward_kl": 1.0} | {n: c for n, c in options.items() if n in LOSSES}
+    options = {name: value for name, value in options.items() if name not in LOSSES}
+
+    def loss(student):
+        return vocabulary_loss(
+            student, problem.targets, problem.weights, vocab_size=VOCAB, teachers=(problem.teacher,),
+            coefficients=coefficients, **options,
+        )[0]  # fmt: skip
+
+    assert SOFT not in jax.jit(jax.grad(loss)).lower(problem.student).as_text()
+
+
+def test_two_teachers_are_xlas():
+    problem = Problem()
+
+    def loss(student):
+        return vocabulary_loss(
+            student, problem.targets, problem.weights, vocab_size=VOCAB, coefficients={"forward_kl": 1.0},
+            teachers=(problem.teacher, problem.teacher), shares=(0.5, 0.5),
+        )[0]  # fmt: skip
+
+    assert SOFT not in jax.jit(jax.grad(loss)).lower(problem.student).as_text()
+
+
+def test_one_teacher_counts_its_share():
+    problem = Problem()
+
+    def loss(student, share):
+        return vocabulary_loss(
+            student, problem.targets, problem.weights, vocab_size=VOCAB, coefficients={"forward_kl": 1.0},
+            teachers=(problem.teacher,), shares=(share,),
+        )[0]  # fmt: skip
+
+    whole, half = (jax.value_and_grad(loss)(problem.student, share) for share in (1.0, 0.5))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, 2 * b, rtol=1e-5, atol=1e-6), whole, half)
 
 
 def test_value_without_gradient_is_the_same():

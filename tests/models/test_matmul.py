@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ragjax.models.matmul import linear, matmul, transposed, weight_gradient
+from ragjax.models.matmul import linear, matmul
 
 
 def factors(dtype, rows=(3, 5), n=19, m=7):
@@ -66,20 +66,6 @@ def test_it_may_be_mapped_and_scanned(dtype):
     scanned = jax.lax.scan(lambda c, k: (c, grad(x, k)), None, kernels)[1]
     np.testing.assert_allclose(mapped, jnp.stack([grad(x, k) for k in kernels]), rtol=1e-5)
     np.testing.assert_allclose(scanned, mapped, rtol=1e-5)
-
-
-def test_weight_gradients_of_shards_stay_apart():
-    x, _, gradient = factors(jnp.float32, rows=(3, 5))
-    np.testing.assert_allclose(
-        weight_gradient(x, gradient), np.einsum("srn,srm->snm", x, gradient), rtol=1e-5, atol=1e-5
-    )
-
-
-@pytest.mark.parametrize("shape", [(4, 6), (2, 4, 6), (2, 3, 4, 6)])
-@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
-def test_transposed_swaps_the_last_two_axes(shape, dtype):
-    x = jnp.arange(np.prod(shape)).reshape(shape).astype(dtype)
-    np.testing.assert_array_equal(jax.jit(transposed)(x), np.swapaxes(x, -1, -2))
 
 
 def test_16_bit_products_on_cpu_read_both_factors_row_by_row():

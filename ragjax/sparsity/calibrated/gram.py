@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from ragjax.models.matmul import transposed
+from ragjax.models.products import transposed
 from ragjax.parallel.pin import several_devices
 
 _WIDEST = 256

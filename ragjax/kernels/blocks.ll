@@ -5,9 +5,6 @@
 ; and where the sums go.
 %Call = type { i64, i64, i64, i64, i64, i64, i64, ptr, ptr, ptr }
 
-; Multiplies so many rows with a panel, by how many they are.
-@tiles = private constant [$tile_count x ptr] [ $tiles ]
-
 ; The smallest number of equal parts that are no larger than so many, rounded up to a multiple.
 define i64 @part(i64 %all, i64 %most, i64 %multiple) alwaysinline {
   %above = add i64 %all, %most
@@ -109,7 +106,7 @@ some.rows:
   %rows.left = sub i64 %row.end, %row
   %these = call i64 @llvm.umin.i64(i64 %rows.left, i64 $tile)
   %row.next = add i64 %row, %these
-  %tile.at = getelementptr ptr, ptr @tiles, i64 %these
+  %tile.at = getelementptr ptr, ptr @tile, i64 %these
   %tile = load ptr, ptr %tile.at
 $x_first
   %x.here = getelementptr float, ptr %x, i64 %x.first

@@ -2,7 +2,8 @@
 
 The forward pass saves the logarithm of each row's sum; the backward pass makes the scores again from it
 (Dao et al., "FlashAttention", https://arxiv.org/abs/2205.14135). On CPU the queries are taken in blocks,
-each of which reads only the keys up to its own end, and a few heads at a time, whose scores stay in cache.
+each of which reads only the keys up to its own end, and a few heads at a time, whose scores stay in cache; or
+a kernel does so, in float32.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, PyTree
 
+from ragjax.kernels.causal import causal_backward, causal_forward, causal_serves
 from ragjax.models.divisor import largest_divisor
 from ragjax.models.products import transposed
 from ragjax.models.residuals import keep, kept
@@ -41,8 +43,48 @@ def causal_attend(
       mask: True where a query may see a key; never where the key comes after the query.
       scale: multiplies the scores; gets no gradient.
     """
-    by_head = (x.swapaxes(1, 2) for x in (query, key, value))
-    return _attend(*by_head, mask, jnp.asarray(scale, jnp.float32)).swapaxes(1, 2)
+    scale = jnp.asarray(scale, jnp.float32)
+    exact = query.dtype == key.dtype == value.dtype == jnp.float32
+    if exact and not several_devices() and causal_serves(query.shape[1], query.shape[3]):
+        return _attend_in_place(query, key, value, mask, scale)
+    return _swapped(_attend(*map(_swapped, (query, key, value)), mask, scale))
+
+
+def _swapped(x: Array) -> Array:
+    """Heads before rows where they were behind them, and the other way round."""
+    return x.swapaxes(1, 2)
+
+
+@jax.custom_vjp
+def _attend_in_place(query, key, value, mask, scale):
+    """By a kernel where this runs on CPU, which reads heads where they are."""
+    return _forward_in_place(query, key, value, mask, scale)[0]
+
+
+def _forward_in_place(query, key, value, mask, scale):
+    def default(query, key, value, mask, scale):
+        made = _forward_of_all(_Heads(*map(_swapped, (query, key, value))), mask, scale)
+        return _swapped(made.out), made.log_sum[..., 0]
+
+    given = query, key, value, mask, scale
+    out, log_sum = jax.lax.platform_dependent(*given, cpu=causal_forward, default=default)
+    return out, (query, key, value, out, log_sum, mask, scale)
+
+
+def _backward_in_place(saved, gradient):
+    query, key, value, out, log_sum, mask, scale = saved
+
+    def default(query, key, value, gradient, log_sum, shared, mask, scale):
+        heads = _Heads(*map(_swapped, (query, key, value)))
+        made = _Made(_swapped(out), log_sum[..., None])
+        return tuple(map(_swapped, _backward_of_all(heads, made, _swapped(gradient), mask, scale)))
+
+    shared = _swapped((gradient * out).sum(-1))
+    given = query, key, value, gradient, log_sum, shared, mask, scale
+    return *jax.lax.platform_dependent(*given, cpu=causal_backward, default=default), None, None
+
+
+_attend_in_place.defvjp(_forward_in_place, _backward_in_place)
 
 
 class _Heads(NamedTuple):
@@ -142,6 +184,14 @@ def _blocks(length: int, block: int) -> list[tuple[slice, slice]]:
         return [(slice(None), slice(None))]
     starts = range(0, length, block)
     return [(slice(start, end), slice(end)) for start in starts for end in [min(start + block, length)]]
+
+
+def _forward_of_all(heads: _Heads, mask: _Mask, scale: Array) -> _Made:
+    return _forward_in_blocks(heads, mask, scale, block=heads.query.shape[2])
+
+
+def _backward_of_all(heads: _Heads, made: _Made, gradient: Array, mask: _Mask, scale: Array) -> _Heads:
+    return _backward_in_blocks(heads, made, gradient, mask, scale, block=heads.query.shape[2])
 
 
 def _scores(query, key, mask, scale):

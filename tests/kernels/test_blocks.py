@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ragjax.kernels import blocks, blocks_text
+from ragjax.kernels import block_parts, blocks
 from ragjax.kernels.blocks import blocks_serve, multiply_blocks
 from ragjax.kernels.machine import Vectors
 
@@ -170,7 +170,7 @@ def test_they_serve_large_products_of_whole_panels(monkeypatch):
 @pytest.mark.parametrize("lanes", [4, 8, 16])
 def test_as_many_vectors_as_they_have_lanes_are_turned(lanes):
     """The text says which lanes of two vectors become one: it is done here in NumPy."""
-    text, names = blocks_text._turned([f"%value.{lane}" for lane in range(lanes)])
+    text, names = block_parts._turned([f"%value.{lane}" for lane in range(lanes)])
     values = {f"%value.{lane}": lanes * lane + np.arange(lanes) for lane in range(lanes)}
     for line in text:
         to, rest = line.strip().split(" = shufflevector ")

@@ -154,3 +154,58 @@ def test_many_scores_are_not_made_all_at_once():
 
     memory = jax.jit(forward).lower(shape, shape, shape, mask).compile().memory_analysis()
     assert memory.temp_size_in_bytes < 12e6
+
+
+KERNEL = "ragjax_causal"
+"""Begins the names of custom calls that attend."""
+
+
+def wide_heads(dtype=jnp.float32, length=160):
+    return tuple(jax.random.normal(jax.random.key(i), (BATCH, length, HEADS, 32), dtype) for i in range(4))
+
+
+def wide_mask(length=160):
+    places = jnp.arange(length)[None]
+    return within(causal_mask(places, places), places, places, 50)
+
+
+def lowered(*heads, platform="cpu"):
+    def both(*heads):
+        return value_and_gradients(*heads, wide_mask(heads[0].shape[1]))
+
+    return jax.jit(both).trace(*heads).lower(lowering_platforms=(platform,)).as_text()
+
+
+def test_a_kernel_attends_in_float32():
+    heads, mask = wide_heads(), wide_mask()
+    for found, expected in zip(value_and_gradients(*heads, mask), reference(*heads, mask), strict=True):
+        assert np.abs(np.asarray(found, np.float64) - expected).max() < 3e-6 * np.abs(expected).max()
+    assert lowered(*heads).count(f"{KERNEL}_forward") == lowered(*heads).count(f"{KERNEL}_backward") == 1
+    assert KERNEL not in lowered(*wide_heads(jnp.bfloat16))
+    assert KERNEL not in lowered(*wide_heads(length=150))
+
+
+def test_another_platform_has_no_kernel_and_the_same_result(monkeypatch):
+    heads, mask = wide_heads(), wide_mask()
+    assert KERNEL not in lowered(*heads, platform="tpu")
+    by_kernel = value_and_gradients(*heads, mask)
+
+    def default(*given, cpu, default):
+        return default(*given)
+
+    monkeypatch.setattr(jax.lax, "platform_dependent", default)
+    for found, expected in zip(value_and_gradients(*heads, mask), by_kernel, strict=True):
+        np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_heads_over_several_devices_have_no_kernel():
+    mesh = jax.make_mesh((2,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+    with jax.set_mesh(mesh):
+        assert KERNEL not in lowered(*wide_heads())
+
+
+def test_the_kernel_keeps_no_scores_for_the_backward_pass():
+    heads, mask = wide_heads()[:3], wide_mask()
+    pull = jax.vjp(lambda *heads: causal_attend(*heads, mask=mask, scale=SCALE), *heads)[1]
+    kept = [x for x in jax.tree.leaves(pull) if x.dtype != bool]
+    assert max(x.size for x in kept) == heads[0].size

@@ -50,7 +50,8 @@ def examine() -> dict[str, Any]:
             name: round(_matmul_speed(dtype) / 1e9)
             for name, dtype in (("float32", jnp.float32), ("bfloat16", jnp.bfloat16))
         },
-        "decoding": _decoding(),
+        "training": _by_kernels("float32 by blocks, compiled for this processor"),
+        "decoding": _by_kernels("in panels, compiled for this processor"),
         "cache": str(cache),
         "cache_free_bytes": free,
         "problems": problems,
@@ -70,15 +71,15 @@ def _matmul_speed(dtype: jnp.dtype) -> float:
     return 2 * _MATMUL**3 / best
 
 
-def _decoding() -> str:
-    """Whose products of few rows a decoding step takes."""
+def _by_kernels(how: str) -> str:
+    """Whose products are taken: how those of the kernels are made, where there are any."""
     if jax.default_backend() != "cpu":
         return "by XLA"
     if not compiles():
         return "by XLA; faster with pip install 'ragjax[cpu]'"
     if not kernels_serve():
         return "by XLA, since the custom calls of this jaxlib are not known here"
-    return "in panels, compiled for this processor"
+    return how
 
 
 def print_findings(findings: dict[str, Any]) -> None:
@@ -93,7 +94,8 @@ def print_findings(findings: dict[str, Any]) -> None:
     )
     speeds = ", ".join(f"{name} {speed:,} GFLOP/s" for name, speed in findings["matmul_gflops"].items())
     table.add_row("matmul", f"{speeds} (2048 x 2048, float32 results)")
-    table.add_row("decoding", escape(findings["decoding"]))
+    for name in ("training", "decoding"):
+        table.add_row(name, escape(findings[name]))
     table.add_row("cache", f"{findings['cache']}, {findings['cache_free_bytes'] / 1e9:.0f} GB free")
     console.print(table)
     for problem in findings["problems"]:

@@ -6,7 +6,7 @@ hidden states and output table are made during the forward pass, and nothing is 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -16,12 +16,13 @@ from jaxtyping import Array, Bool, Float, Int
 
 from ragjax.distillation.known import Drawn, Likeliest, binned, likeliest
 from ragjax.distillation.losses import LOSSES, LOWEST, MIXING, Mixing, Pair, centred, forward_kl, log_probs
+from ragjax.kernels.instead import by_kernel
 from ragjax.kernels.soft_targets import soft_targets, soft_targets_serve
 from ragjax.models.divisor import largest_divisor
 from ragjax.models.products import plus_weight_gradient, product, product_with_transposed, weight_gradient
 from ragjax.models.residuals import keep, kept
 from ragjax.parallel.mesh import BATCH_AXES
-from ragjax.parallel.pin import pin, several_devices
+from ragjax.parallel.pin import on_one_device, pin, several_devices
 
 VOCABULARY_AXES = ("tensor",)
 """Mesh axes that split the vocabulary."""
@@ -87,8 +88,7 @@ def vocabulary_loss(
     plan = _Plan(
         names=tuple(asked), shares=tuple(map(float, shares)), mixing=mixing, top_k=top_k,
         vocab_size=vocab_size, chunk_tokens=chunk_tokens, shards=shards,
-        is_soft=[LOSSES[name] for name in asked] in ([], [forward_kl]) and _is_plain(temperature, 1)
-        and not top_k and len(taught) <= 1 and all(isinstance(one, Head) for one in taught),
+        is_soft=not asked or _is_soft(asked, taught, temperature, top_k),
     )  # fmt: skip
     values = (coefficients.get("cross_entropy", 0.0), *asked.values())
     knobs = _Knobs(jnp.stack([jnp.float32(c) for c in values]), jnp.float32(temperature))
@@ -96,8 +96,15 @@ def vocabulary_loss(
 
 
 def _is_plain(scalar: Scalar, number: float) -> bool:
-    """Whether a scalar is a number that is known before the program runs."""
+    """Whether a scalar is that number, and known to be before the program runs."""
     return not isinstance(scalar, jax.Array) and scalar == number
+
+
+def _is_soft(asked: Iterable[str], taught: Sequence[Teacher], temperature: Scalar, top_k: int) -> bool:
+    """Whether losses are the KL from one teacher, whole and at temperature 1."""
+    whole = len(taught) == 1 and isinstance(taught[0], Head)
+    losses = [LOSSES[name] for name in asked]
+    return whole and losses == [forward_kl] and _is_plain(temperature, 1) and not top_k
 
 
 class _Plan(NamedTuple):
@@ -111,7 +118,7 @@ class _Plan(NamedTuple):
     chunk_tokens: int
     shards: int
     is_soft: bool
-    """Whether the losses are the cross-entropy and the KL from at most one teacher, whole and as it is."""
+    """Whether the losses are the cross-entropy, and at most the KL from one teacher, whole and as it is."""
 
 
 class _Knobs(NamedTuple):
@@ -301,9 +308,9 @@ def _chunk_gradient(
         return jax.grad(_chunk_loss, argnums=1, has_aux=True)(plan, scores, chunk, tables, knobs)
 
     given = table, tables, chunk, knobs
-    if not plan.is_soft or several_devices() or not soft_targets_serve(table.shape[0]):
+    if not plan.is_soft or not soft_targets_serve(table.shape[0]) or not on_one_device(table):
         return differentiated(*given)
-    return jax.lax.platform_dependent(*given, cpu=partial(_soft_gradient, plan), default=differentiated)
+    return by_kernel(partial(_soft_gradient, plan), differentiated, *given)
 
 
 def _soft_gradient(
@@ -320,7 +327,7 @@ def _soft_gradient(
         assert isinstance(hidden, jax.Array)
         assert one is not None
         teacher = product_with_transposed(hidden, one, rewritten=False)
-        factors = knobs.coefficients * jnp.array([1, share])
+        factors = knobs.coefficients * jnp.array([1, share], jnp.float32)
     counts = chunk.weights[:, None] * factors
     made = soft_targets(student, teacher, chunk.targets.astype(jnp.int32), counts, plan.vocab_size)
     losses = {"cross_entropy": made.cross_entropy}

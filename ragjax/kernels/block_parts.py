@@ -17,22 +17,37 @@ def tile_rows(vectors: Vectors) -> int:
 
 
 def block_tiles(name: str, most: int, lanes: int, *, x_transposed: bool) -> str:
-    """Pointers `@NAME` to functions by how many rows they multiply, none first, and these functions.
+    """Pointers `@NAME` to functions by how many rows are left, how many of them each takes in `@NAME.rows`,
+    and the functions, which take a power of two of rows.
 
-    Each takes x from its first row and input on, the floats from one of its lines to the next, a panel, where
-    the sums go, two sizes, and whether they are added to what is there; and of the bytes that are fetched
-    into the cache meanwhile the first, and how many for each step.
+    A function is given x from its first row and input on, the floats from one of its lines to the next, a
+    panel, where the sums go, two sizes, and whether they are added to what is there; and of the bytes that
+    are fetched into the cache meanwhile the first, and how many for each step.
 
     Args:
       name: begins the functions' names too.
-      most: rows of the largest.
+      most: rows of the largest, a power of two.
       lanes: values in a vector.
       x_transposed: whether the rows stand side by side.
     """
-    rows = range(1, most + 1)
-    pointers = ", ".join(["ptr null", *(f"ptr @{name}.{each}" for each in rows)])
-    made = [f"@{name} = private constant [{most + 1} x ptr] [ {pointers} ]"]
-    return _lines([*made, *(_tile(f"{name}.{each}", each, lanes, x_transposed) for each in rows)])
+    sizes = [1 << (left.bit_length() - 1) for left in range(1, most + 1)]
+    pointers = ", ".join(["ptr null", *(f"ptr @{name}.{size}" for size in sizes)])
+    taken = ", ".join(["i64 0", *(f"i64 {size}" for size in sizes)])
+    made = [
+        f"@{name} = private constant [{most + 1} x ptr] [ {pointers} ]",
+        f"@{name}.rows = private constant [{most + 1} x i64] [ {taken} ]",
+    ]
+    return _lines([*made, *(_tile(f"{name}.{size}", size, lanes, x_transposed) for size in sorted({*sizes}))])
+
+
+def rows_taken(tiles: str, most: int) -> str:
+    """What finds `%tile` for `%rows.left` rows, and `%these`, which it takes."""
+    return f"""
+  %few = call i64 @llvm.umin.i64(i64 %rows.left, i64 {most})
+  %these.at = getelementptr i64, ptr @{tiles}.rows, i64 %few
+  %these = load i64, ptr %these.at
+  %tile.at = getelementptr ptr, ptr @{tiles}, i64 %few
+  %tile = load ptr, ptr %tile.at"""
 
 
 def multiply_rows(name: str, tiles: str, most: int, lanes: int, *, x_transposed: bool) -> str:
@@ -56,10 +71,8 @@ entry:
 some.rows:
   %row = phi i64 [ 0, %entry ], [ %row.next, %some.done ]
   %rows.left = sub i64 %rows, %row
-  %these = call i64 @llvm.umin.i64(i64 %rows.left, i64 {most})
+{rows_taken(tiles, most)}
   %row.next = add i64 %row, %these
-  %tile.at = getelementptr ptr, ptr @{tiles}, i64 %these
-  %tile = load ptr, ptr %tile.at
   %x.first = mul i64 %row, {"1" if x_transposed else "%stride"}
   %x.here = getelementptr float, ptr %x, i64 %x.first
   %out.first = mul i64 %row, %out.stride

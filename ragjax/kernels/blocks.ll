@@ -104,10 +104,8 @@ some.rows:
   %row = phi i64 [ %row.first, %block ], [ %row.next, %some.done ]
   %tiles.before = phi i64 [ 0, %block ], [ %tile.next, %some.done ]
   %rows.left = sub i64 %row.end, %row
-  %these = call i64 @llvm.umin.i64(i64 %rows.left, i64 $tile)
+$rows_taken
   %row.next = add i64 %row, %these
-  %tile.at = getelementptr ptr, ptr @tile, i64 %these
-  %tile = load ptr, ptr %tile.at
 $x_first
   %x.here = getelementptr float, ptr %x, i64 %x.first
   %out.row = mul i64 %row, %columns

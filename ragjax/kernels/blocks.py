@@ -17,18 +17,28 @@ from ragjax.kernels.blocks_text import Sides, blocks_text
 from ragjax.kernels.machine import custom_call, kernels_serve, vectors
 from ragjax.kernels.panels_text import panel_width
 
+_FEWEST = 16
+"""Rows for which it pays to copy the other factor."""
 _LEAST = 2**21
 """Products of two numbers in a call that is worth its while."""
 
 
-def blocks_serve(rows: int, inputs: int, outputs: int) -> bool:
+def blocks_serve(rows: int, inputs: int, outputs: int, *, y_transposed: bool = False) -> bool:
     """Whether there is such a product of [rows, inputs] and [inputs, outputs], and it pays.
 
-    Not in a program for every number of rows: that is made to be taken elsewhere.
+    Not in a program for every number of any of them: that is made to be taken elsewhere.
     """
-    if not kernels_serve() or jax.export.is_symbolic_dim(rows) or rows * inputs * outputs < _LEAST:
+    size = rows, inputs, outputs
+    if not kernels_serve() or any(map(jax.export.is_symbolic_dim, size)):
         return False
-    return outputs % panel_width(vectors()) == 0 and inputs % vectors().lanes == 0
+    pays = rows >= _FEWEST and rows * inputs * outputs >= _LEAST
+    return pays and _are_whole(inputs, outputs, y_transposed=y_transposed)
+
+
+def _are_whole(inputs: int, outputs: int, *, y_transposed: bool) -> bool:
+    """Whether panels are filled up, and columns of a transposed y, which are turned, are of whole vectors."""
+    whole = outputs % panel_width(vectors()) == 0
+    return whole and not (y_transposed and inputs % vectors().lanes)
 
 
 def multiply_blocks(
@@ -45,14 +55,14 @@ def multiply_blocks(
       x: float32.
       y: float32.
       x_transposed: whether x is [in, rows], and x' is multiplied.
-      y_transposed: whether y is [out, in], and y' is multiplied with.
+      y_transposed: whether y is [out, in], and y' is multiplied with; then of whole vectors of inputs.
       onto: what the product is added to, in place where nothing else reads it.
     """
     inputs, rows = x.shape if x_transposed else x.shape[::-1]
     outputs, within = y.shape if y_transposed else y.shape[::-1]
     # Machine code takes what it is given at its word.
     assert inputs == within
-    assert inputs % vectors().lanes == outputs % panel_width(vectors()) == 0
+    assert _are_whole(inputs, outputs, y_transposed=y_transposed)
     assert x.dtype == y.dtype == jnp.float32
     out = jax.ShapeDtypeStruct((rows, outputs), jnp.float32)
     if onto is not None:

@@ -12,6 +12,7 @@ from ragjax.kernels.block_parts import (
     block_tiles,
     copy_columns,
     copy_lines,
+    rows_taken,
     tile_rows,
 )
 from ragjax.kernels.machine import Vectors
@@ -29,11 +30,11 @@ _LINE = 16
 class Sides(NamedTuple):
     """How the factors of a product are given."""
 
-    x_transposed: bool = False
+    x_transposed: bool
     """Whether x is [in, rows]."""
-    y_transposed: bool = False
+    y_transposed: bool
     """Whether y is [out, in]."""
-    adds: bool = False
+    adds: bool
     """Whether the product is added to what stands where it goes."""
 
 
@@ -50,7 +51,8 @@ def blocks_text(sides: Sides, vectors: Vectors, minor: int) -> str:
     # Of a transposed y all inputs of a column stand together: few columns, whose inputs are all needed.
     across = width * (2 if sides.y_transposed else 4)
     product = Template(Path(__file__).with_name("blocks.ll").read_text()).substitute(
-        tile=tile, width=width, lanes=lanes, columns=across, deep=_ROOM // across, room=_ROOM,
+        rows_taken=rows_taken("tile", tile), tile=tile, width=width, lanes=lanes,
+        columns=across, deep=_ROOM // across, room=_ROOM,
         pieces_less_1=3 * (os.cpu_count() or 1) - 1, most_rows=_MOST_ROWS, least_rows=_LEAST_ROWS,
         adds="true" if sides.adds else "false",
         inputs_axis=0 if sides.x_transposed else 1,

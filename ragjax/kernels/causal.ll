@@ -76,18 +76,5 @@ define $mask @seen(ptr %mask, i64 %key) alwaysinline {
   ret $mask %seen
 }
 
-; Of what is nowhere above 0, but for rounding.
-define $vector @exponential($vector %below) alwaysinline {
-$exponential
-  ret $vector %exp
-}
-
-define $vector @everywhere(float %value) alwaysinline {
-  %first = insertelement $vector poison, float %value, i32 0
-  %all = shufflevector $vector %first, $vector poison, $integers zeroinitializer
-  ret $vector %all
-}
-
 declare float @llvm.vector.reduce.fmax.v${lanes}f32($vector)
 declare float @llvm.vector.reduce.fadd.v${lanes}f32(float, $vector)
-declare $vector @llvm.rint.v${lanes}f32($vector)

@@ -25,9 +25,12 @@ Heads = Float[Array, "batch seq heads head"]
 Numbers = Float[Array, "batch heads seq"]
 
 
-def causal_serves(length: int, head: int) -> bool:
-    """Whether there is such a kernel for so many tokens, and heads of this width."""
-    if not kernels_serve() or jax.export.is_symbolic_dim(length):
+def causal_serves(batch: int, length: int, head: int) -> bool:
+    """Whether there is such a kernel for so many sequences and tokens, and heads of this width.
+
+    Not in a program for every number of any of them: that is made to be taken elsewhere.
+    """
+    if not kernels_serve() or any(map(jax.export.is_symbolic_dim, (batch, length, head))):
         return False
     width = panel_width(vectors())
     return head <= _WIDEST and head % width == length % width == 0
@@ -90,7 +93,7 @@ def causal_backward(
 def _check(query: Heads, others: tuple[Heads, ...], numbers: tuple[Numbers, ...], mask: jax.Array) -> None:
     """Machine code takes what it is given at its word."""
     batch, length, heads, head = query.shape
-    assert causal_serves(length, head)
+    assert causal_serves(batch, length, head)
     assert all(x.shape == query.shape for x in others)
     assert all(x.shape == (batch, heads, length) for x in numbers)
     assert all(x.dtype == jnp.float32 for x in (query, *others, *numbers))

@@ -14,15 +14,15 @@ from ragjax.kernels.block_parts import (
     multiply_rows,
     tile_rows,
 )
-from ragjax.kernels.exponential import exponential
+from ragjax.kernels.exponential import exponential_function
 from ragjax.kernels.machine import Vectors
 from ragjax.kernels.sharing import shared_text
-from ragjax.kernels.vectors_text import all_lanes, constant
+from ragjax.kernels.vectors_text import all_lanes, constant, everywhere
 
 _QUERIES, _KEYS = 256, 128
 """Of a block; in the backward pass it has as many queries as keys."""
 _LOWEST, _TINY = -1e30, 2.0**-126
-"""What a score is never below where a query sees a key, and a sum of exponentials never."""
+"""What the highest score of a query counts for at least, and its sum of exponentials."""
 
 
 def forward_text(head: int, vectors: Vectors, minor: int) -> str:
@@ -58,7 +58,7 @@ def _own(name: str, head: int, vectors: Vectors) -> str:
     text = folder.joinpath("causal.ll").read_text() + folder.joinpath(name).read_text()
     return Template(text).substitute(
         head=head, lanes=lanes, vector=f"<{lanes} x float>", integers=f"<{lanes} x i32>",
-        mask=f"<{lanes} x i1>", bytes=f"<{lanes} x i8>", exponential=exponential(lanes),
+        mask=f"<{lanes} x i1>", bytes=f"<{lanes} x i8>",
         queries=_QUERIES, queries_less_1=_QUERIES - 1, keys=_KEYS, scores=_QUERIES * _KEYS,
         square=_KEYS * _KEYS, panels=_KEYS * head, tiny=constant(_TINY), lowest=constant(_LOWEST),
         lowest_all=all_lanes(constant(_LOWEST), lanes), hidden=all_lanes(constant(-math.inf), lanes),
@@ -73,4 +73,6 @@ def _parts(vectors: Vectors) -> str:
         block_tiles("tile", most, lanes, x_transposed=False),
         multiply_rows("multiply", "tile", most, lanes, x_transposed=False),
         block_declarations(lanes),
+        everywhere(lanes),
+        exponential_function(lanes),
     ])  # fmt: skip

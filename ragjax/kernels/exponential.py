@@ -48,3 +48,15 @@ def exponential(lanes: int) -> str:
         f"  %exp.far = select <{lanes} x i1> %is.nan, {vector} %below, {vector} zeroinitializer",
         f"  %exp = select <{lanes} x i1> %is.normal, {vector} %exp.near, {vector} %exp.far",
     ])  # fmt: skip
+
+
+def exponential_function(lanes: int) -> str:
+    """The function `@exponential` of a vector that is nowhere above 0, but for rounding."""
+    vector = f"<{lanes} x float>"
+    return f"""
+define {vector} @exponential({vector} %below) alwaysinline {{
+{exponential(lanes)}
+  ret {vector} %exp
+}}
+
+declare {vector} @llvm.rint.v{lanes}f32({vector})"""

@@ -52,18 +52,6 @@ define $vector @scores(ptr %row, i64 %column, i64 %outcomes) alwaysinline {
   ret $vector %scores
 }
 
-; Of what is nowhere above 0.
-define $vector @exponential($vector %below) alwaysinline {
-$exponential
-  ret $vector %exp
-}
-
-define $vector @everywhere(float %value) alwaysinline {
-  %first = insertelement $vector poison, float %value, i32 0
-  %all = shufflevector $vector %first, $vector poison, $integers zeroinitializer
-  ret $vector %all
-}
-
 define $vector @higher($vector %one, $vector %other) alwaysinline {
   %is.higher = fcmp ogt $vector %one, %other
   %higher = select $mask %is.higher, $vector %one, $vector %other
@@ -201,5 +189,4 @@ end:
 declare float @llvm.vector.reduce.fmax.v${lanes}f32($vector)
 declare float @llvm.vector.reduce.fadd.v${lanes}f32(float, $vector)
 declare $vector @llvm.fmuladd.v${lanes}f32($vector, $vector, $vector)
-declare $vector @llvm.rint.v${lanes}f32($vector)
 declare i64 @llvm.smin.i64(i64, i64)

@@ -15,10 +15,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int32
 
-from ragjax.kernels.exponential import exponential
+from ragjax.kernels.exponential import exponential_function
 from ragjax.kernels.machine import custom_call, kernels_serve, vectors
 from ragjax.kernels.sharing import shared_text
-from ragjax.kernels.vectors_text import all_lanes, constant
+from ragjax.kernels.vectors_text import all_lanes, constant, everywhere
 
 _LOWEST = -1e30
 """In place of what is no outcome. Finite, so that a probability of 0 times it is 0."""
@@ -85,11 +85,11 @@ def _text(lanes: int, minor: int, *, taught: bool) -> str:
     """A module whose `handler` makes gradients, and what the losses are made of."""
     own = Template(Path(__file__).with_name("soft_targets.ll").read_text()).substitute(
         lanes=lanes, vector=f"<{lanes} x float>", integers=f"<{lanes} x i32>", mask=f"<{lanes} x i1>",
-        lowest=all_lanes(constant(_LOWEST), lanes), exponential=exponential(lanes),
+        lowest=all_lanes(constant(_LOWEST), lanes),
         steps=f"<{', '.join(f'i32 {lane}' for lane in range(lanes))}>",
         # What begins with a semicolon is a comment.
         taught="" if taught else "; ", teacher=4 if taught else 3,
         teacher_count="%teacher.count" if taught else "0.0",
         slope="%k.slope" if taught else "%k.student.part",
     )  # fmt: skip
-    return "\n".join([own, shared_text(minor)])
+    return "\n".join([own, everywhere(lanes), exponential_function(lanes), shared_text(minor)])

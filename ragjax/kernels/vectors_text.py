@@ -1,4 +1,4 @@
-"""LLVM's text of constants and vectors of them, and of the sum that all products are added to."""
+"""LLVM's text of constants and vectors of them, and of what is often done with vectors."""
 
 from __future__ import annotations
 
@@ -21,3 +21,14 @@ def plus_product(to: str, x: str, y: str, total: str, lanes: int) -> str:
     vector = f"<{lanes} x float>"
     given = ", ".join(f"{vector} {part}" for part in (x, y, total))
     return f"{to} = call {vector} @llvm.fmuladd.v{lanes}f32({given})"
+
+
+def everywhere(lanes: int) -> str:
+    """The function `@everywhere`: a number in all lanes."""
+    vector = f"<{lanes} x float>"
+    return f"""
+define {vector} @everywhere(float %value) alwaysinline {{
+  %first = insertelement {vector} poison, float %value, i32 0
+  %all = shufflevector {vector} %first, {vector} poison, <{lanes} x i32> zeroinitializer
+  ret {vector} %all
+}}"""

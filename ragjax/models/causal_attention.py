@@ -17,10 +17,11 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, PyTree
 
 from ragjax.kernels.causal import causal_backward, causal_forward, causal_serves
+from ragjax.kernels.instead import by_kernel
 from ragjax.models.divisor import largest_divisor
 from ragjax.models.products import transposed
 from ragjax.models.residuals import keep, kept
-from ragjax.parallel.pin import several_devices
+from ragjax.parallel.pin import on_one_device, several_devices
 
 _SMALLEST_BLOCK, _MOST_BLOCKS = 128, 8
 _MOST_SCORES, _SCORES_AT_ONCE = 2**23, 2**20
@@ -43,48 +44,17 @@ def causal_attend(
       mask: True where a query may see a key; never where the key comes after the query.
       scale: multiplies the scores; gets no gradient.
     """
-    scale = jnp.asarray(scale, jnp.float32)
-    exact = query.dtype == key.dtype == value.dtype == jnp.float32
-    if exact and not several_devices() and causal_serves(query.shape[1], query.shape[3]):
-        return _attend_in_place(query, key, value, mask, scale)
-    return _swapped(_attend(*map(_swapped, (query, key, value)), mask, scale))
+    scale, heads = jnp.asarray(scale, jnp.float32), (query, key, value)
+    batch, length, _, head = query.shape
+    exact = all(x.dtype == jnp.float32 for x in heads)
+    if exact and causal_serves(batch, length, head) and on_one_device(*heads):
+        return _attend_in_place(*heads, mask, scale)
+    return _swapped(_attend(*map(_swapped, heads), mask, scale))
 
 
 def _swapped(x: Array) -> Array:
     """Heads before rows where they were behind them, and the other way round."""
     return x.swapaxes(1, 2)
-
-
-@jax.custom_vjp
-def _attend_in_place(query, key, value, mask, scale):
-    """By a kernel where this runs on CPU, which reads heads where they are."""
-    return _forward_in_place(query, key, value, mask, scale)[0]
-
-
-def _forward_in_place(query, key, value, mask, scale):
-    def default(query, key, value, mask, scale):
-        made = _forward_of_all(_Heads(*map(_swapped, (query, key, value))), mask, scale)
-        return _swapped(made.out), made.log_sum[..., 0]
-
-    given = query, key, value, mask, scale
-    out, log_sum = jax.lax.platform_dependent(*given, cpu=causal_forward, default=default)
-    return out, (query, key, value, out, log_sum, mask, scale)
-
-
-def _backward_in_place(saved, gradient):
-    query, key, value, out, log_sum, mask, scale = saved
-
-    def default(query, key, value, gradient, log_sum, shared, mask, scale):
-        heads = _Heads(*map(_swapped, (query, key, value)))
-        made = _Made(_swapped(out), log_sum[..., None])
-        return tuple(map(_swapped, _backward_of_all(heads, made, _swapped(gradient), mask, scale)))
-
-    shared = _swapped((gradient * out).sum(-1))
-    given = query, key, value, gradient, log_sum, shared, mask, scale
-    return *jax.lax.platform_dependent(*given, cpu=causal_backward, default=default), None, None
-
-
-_attend_in_place.defvjp(_forward_in_place, _backward_in_place)
 
 
 class _Heads(NamedTuple):
@@ -121,6 +91,41 @@ def _backward(saved, gradient):
 
 
 _attend.defvjp(_forward, _backward)
+
+
+@jax.custom_vjp
+def _attend_in_place(query, key, value, mask, scale):
+    """By a kernel where this runs on CPU, which reads heads where they are."""
+    return _forward_in_place(query, key, value, mask, scale)[0]
+
+
+def _forward_in_place(*given):
+    out, log_sum = by_kernel(causal_forward, _forward_swapped, *given)
+    return out, (*given, out, log_sum)
+
+
+def _backward_in_place(saved, gradient):
+    return *by_kernel(_backward_by_kernel, _backward_swapped, *saved, gradient), None, None
+
+
+_attend_in_place.defvjp(_forward_in_place, _backward_in_place)
+
+
+def _backward_by_kernel(query, key, value, mask, scale, out, log_sum, gradient):
+    shared = _swapped((gradient * out).sum(-1))
+    return causal_backward(query, key, value, gradient, log_sum, shared, mask, scale)
+
+
+def _forward_swapped(query, key, value, mask, scale):
+    heads = _Heads(*map(_swapped, (query, key, value)))
+    made = _forward_in_blocks(heads, mask, scale, block=query.shape[1])
+    return _swapped(made.out), made.log_sum[..., 0]
+
+
+def _backward_swapped(query, key, value, mask, scale, out, log_sum, gradient):
+    heads, made = _Heads(*map(_swapped, (query, key, value))), _Made(_swapped(out), log_sum[..., None])
+    gradients = _backward_in_blocks(heads, made, _swapped(gradient), mask, scale, block=query.shape[1])
+    return tuple(map(_swapped, gradients))
 
 
 def _by_platform(function: _Function, heads: PyTree[Array], mask: _Mask, scale: Array) -> PyTree[Array]:
@@ -184,14 +189,6 @@ def _blocks(length: int, block: int) -> list[tuple[slice, slice]]:
         return [(slice(None), slice(None))]
     starts = range(0, length, block)
     return [(slice(start, end), slice(end)) for start in starts for end in [min(start + block, length)]]
-
-
-def _forward_of_all(heads: _Heads, mask: _Mask, scale: Array) -> _Made:
-    return _forward_in_blocks(heads, mask, scale, block=heads.query.shape[2])
-
-
-def _backward_of_all(heads: _Heads, made: _Made, gradient: Array, mask: _Mask, scale: Array) -> _Heads:
-    return _backward_in_blocks(heads, made, gradient, mask, scale, block=heads.query.shape[2])
 
 
 def _scores(query, key, mask, scale):

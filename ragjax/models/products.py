@@ -2,7 +2,7 @@
 
 On XLA's CPU backend a bfloat16 product runs at float32 speed unless it is asked for a float32 result and
 finds both factors row by row in memory, and a float32 one is slower than one by blocks. Both are seen to
-here; TPU and GPU compile the plain product.
+here; TPU and GPU compile the plain product, and so do several devices, where a mesh is in use.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from ragjax.kernels.blocks import blocks_serve, multiply_blocks
-from ragjax.parallel.pin import several_devices
+from ragjax.kernels.instead import by_kernel
+from ragjax.parallel.pin import on_one_device
 
 
 def product(x: Float[Array, "... n"], y: Float[Array, "n m"]) -> Float[Array, "... m"]:
@@ -31,7 +32,7 @@ def product(x: Float[Array, "... n"], y: Float[Array, "n m"]) -> Float[Array, ".
     def by_blocks(x, y):
         return multiply_blocks(_flat(x), y).reshape(*x.shape[:-1], y.shape[1])
 
-    return _fastest(by_blocks, plain, (_flat(x).shape[0], *y.shape), x, y)
+    return _fastest(by_blocks, plain, x, y, serves=blocks_serve(_flat(x).shape[0], *y.shape))
 
 
 def product_with_transposed(
@@ -52,7 +53,8 @@ def product_with_transposed(
     def by_blocks(x, y):
         return multiply_blocks(_flat(x), y, y_transposed=True).reshape(*x.shape[:-1], y.shape[0])
 
-    return _fastest(by_blocks, plain, (_flat(x).shape[0], *y.shape[::-1]), x, y)
+    serves = blocks_serve(_flat(x).shape[0], *y.shape[::-1], y_transposed=True)
+    return _fastest(by_blocks, plain, x, y, serves=serves)
 
 
 def weight_gradient(
@@ -73,7 +75,7 @@ def weight_gradient(
 
     if x.ndim > 2:
         return plain(x, gradient)
-    return _fastest(by_blocks, plain, (x.shape[1], *gradient.shape), x, gradient)
+    return _fastest(by_blocks, plain, x, gradient, serves=blocks_serve(x.shape[1], *gradient.shape))
 
 
 def plus_weight_gradient(
@@ -94,7 +96,8 @@ def plus_weight_gradient(
     def by_blocks(sums, x, gradient):
         return multiply_blocks(x, gradient, x_transposed=True, onto=sums)
 
-    return _fastest(by_blocks, plain, (x.shape[1], *gradient.shape), sums, x, gradient)
+    serves = blocks_serve(x.shape[1], *gradient.shape)
+    return _fastest(by_blocks, plain, sums, x, gradient, serves=serves)
 
 
 def transposed(x: Float[Array, "*lead n m"]) -> Float[Array, "*lead m n"]:
@@ -119,11 +122,10 @@ def _flat(x: jax.Array) -> jax.Array:
 def _fastest(
     by_blocks: Callable[..., jax.Array],
     plain: Callable[..., jax.Array],
-    size: tuple[int, ...],
     *factors: jax.Array,
+    serves: bool,
 ) -> jax.Array:
-    """A product of so many rows, inputs and outputs: on one CPU by blocks where that pays, else XLA's."""
-    exact = all(factor.dtype == jnp.float32 for factor in factors)
-    if not exact or several_devices() or not blocks_serve(*size):
-        return plain(*factors)
-    return jax.lax.platform_dependent(*factors, cpu=by_blocks, default=plain)
+    """A product by blocks, where they serve and all is whole and of float32; else what XLA makes of it."""
+    if serves and all(x.dtype == jnp.float32 for x in factors) and on_one_device(*factors):
+        return by_kernel(by_blocks, plain, *factors)
+    return plain(*factors)

@@ -17,5 +17,5 @@ def keep(x: Float[Array, "*shape"]) -> Shaped[Array, "*shape"]:
 
 
 def kept(x: Shaped[Array, "*shape"], dtype: jnp.dtype) -> Float[Array, "*shape"]:
-    """What was given to `keep`, of type `dtype`."""
-    return jax.lax.bitcast_convert_type(x, dtype)
+    """What was given to `keep`, of type `dtype`. Bits have no derivative: 16 of them have no second one."""
+    return x if x.dtype == dtype else jax.lax.bitcast_convert_type(x, dtype)

@@ -15,6 +15,17 @@ def several_devices() -> bool:
     return jax.sharding.get_abstract_mesh().size > 1
 
 
+def on_one_device(*arrays: jax.Array) -> bool:
+    """Whether a program's arrays are whole where it runs, so that what knows of no mesh can take them.
+
+    Args:
+      *arrays: as they are traced. Those that lie on several devices without a mesh in use are not told apart.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    by_hand = jax.sharding.AxisType.Manual in mesh.axis_types
+    return not (several_devices() or by_hand or any(jax.typeof(x).sharding.mesh.size > 1 for x in arrays))
+
+
 def pin(x: jax.Array, *axes: tuple[str, ...]) -> jax.Array:
     """`x` split over those of the named axes that the mesh in use has; unchanged without a mesh."""
     mesh = jax.sharding.get_abstract_mesh()

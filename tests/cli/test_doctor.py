@@ -28,4 +28,6 @@ def test_doctor_says_whose_products_decode(monkeypatch, compiles, serves, told):
     monkeypatch.setattr("ragjax.doctor._MATMUL", 16)
     monkeypatch.setattr("ragjax.doctor.compiles", lambda: compiles)
     monkeypatch.setattr("ragjax.doctor.kernels_serve", lambda: serves)
-    assert told in examine()["decoding"]
+    found = examine()
+    assert told in found["decoding"]
+    assert (told in found["training"]) is ("panels" not in told)

@@ -141,7 +141,7 @@ def test_one_reading_of_all_scores_gives_what_many_do(mixture, dtype, monkeypatc
 @pytest.mark.parametrize(
     "options",
     [{"temperature": 2.0}, {"temperature": jnp.float32(1)}, {"top_k": 5}, {"reverse_kl": 1.0}],
-    ids=["temperature", "traced_temperature", "top_k", "another_loss"],
+    ids=["temperature", "temperature_of_an_array", "top_k", "another_loss"],
 )
 def test_other_losses_are_xlas(options):
     problem = Problem()
@@ -155,6 +155,48 @@ def test_other_losses_are_xlas(options):
         )[0]  # fmt: skip
 
     assert SOFT not in jax.jit(jax.grad(loss)).lower(problem.student).as_text()
+
+
+def test_temperature_and_top_k_are_of_no_matter_without_a_divergence():
+    problem = Problem()
+    plain = problem.value_and_gradients(cross_entropy=1.0)
+    options = {"cross_entropy": 1.0, "temperature": 2.0, "top_k": 5}
+    assert SOFT in lowered(problem, **options)
+    jax.tree.map(np.testing.assert_array_equal, problem.value_and_gradients(**options), plain)
+
+
+def test_a_divergence_from_nobody_counts_nothing():
+    problem = Problem()
+
+    def loss(student):
+        return vocabulary_loss(
+            student, problem.targets, problem.weights, vocab_size=VOCAB, shares=(),
+            coefficients={"cross_entropy": 1.0, "forward_kl": 1.0},
+        )  # fmt: skip
+
+    (value, terms), gradients = jax.value_and_grad(loss, has_aux=True)(problem.student)
+    (expected, _), expected_gradients = problem.value_and_gradients(cross_entropy=1.0)
+    np.testing.assert_allclose(value, expected, rtol=1e-6)
+    assert terms["forward_kl"] == 0
+    jax.tree.map(close, gradients, expected_gradients)
+
+
+def test_a_second_derivative_is_that_of_all_scores():
+    problem = Problem(batch=2, seq=4)
+
+    def second(function):
+        slope = jax.grad(lambda hidden: function(problem.student._replace(hidden=hidden)))
+        return jax.grad(lambda hidden: jnp.square(slope(hidden)).sum())(problem.student.hidden)
+
+    def whole(student):
+        scores = (student.hidden @ student.table.T)[..., :VOCAB]
+        targets = np.maximum(problem.targets, 0)
+        chosen = jnp.take_along_axis(jax.nn.log_softmax(scores), targets[..., None], -1)[..., 0]
+        return -(problem.weights * chosen).sum()
+
+    found = second(lambda student: problem.loss(student, cross_entropy=1.0)[0])
+    expected = second(whole)
+    np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-4 * np.abs(expected).max())
 
 
 def test_two_teachers_are_xlas():

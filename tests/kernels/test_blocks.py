@@ -72,7 +72,7 @@ def test_sums_of_a_loop_are_added_to_in_place():
 
 
 @pytest.mark.parametrize("sides", SIDES)
-def test_a_row_depends_neither_on_the_others_nor_on_how_rows_are_shared_out(sides, monkeypatch):
+def test_a_row_depends_neither_on_the_others_nor_on_how_rows_are_shared_out(sides):
     x, y = factors(300, 1600, 64)
 
     def multiplied(x):
@@ -143,7 +143,7 @@ def test_machine_code_is_given_nothing_it_would_misread():
     multiply_blocks(x, y)
     wrong = [
         ((x[:, :48], y), {}),
-        ((x[:, :60], y[:60]), {}),
+        ((x[:, :60], np.ascontiguousarray(y[:60].T)), {"y_transposed": True}),
         ((x, y[:, :48]), {}),
         ((x.astype(np.float16), y), {}),
         ((x, y.astype(np.float16)), {}),
@@ -156,13 +156,47 @@ def test_machine_code_is_given_nothing_it_would_misread():
             multiply_blocks(*handed, **how)
 
 
+@pytest.mark.parametrize("inputs", [1, 5, 125, 801])
+@pytest.mark.parametrize("x_transposed", [True, False])
+def test_inputs_may_be_any_number_where_y_is_as_it_is(inputs, x_transposed):
+    x, y = factors(37, inputs, 96)
+    handed, how = given(x, y, x_transposed, False)
+    assert close(multiply_blocks(*handed, **how), x, y)
+    assert close(multiply_blocks(*handed, onto=jnp.ones((37, 96)), **how), x, y, 1.0)
+
+
+def test_sums_may_be_a_factor_too():
+    x, y = factors(64, 64, 64)
+    assert close(jax.jit(lambda x, y: multiply_blocks(x, y, onto=x))(x, y), x, y, x)
+    assert close(jax.jit(lambda x, y: multiply_blocks(x, y, onto=y))(x, y), x, y, y)
+
+    def often(x, y):
+        return jax.lax.fori_loop(0, 3, lambda _, sums: multiply_blocks(sums, y / 8, onto=sums), x)
+
+    expected = x.astype(np.float64)
+    for _ in range(3):
+        expected = expected + expected @ (y / 8).astype(np.float64)
+    np.testing.assert_allclose(jax.jit(often)(x, y), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_sums_of_a_batch_are_mapped_over():
+    x, y = factors(6, 16, 32)
+    sums = np.random.default_rng(1).standard_normal((3, 2, 32)).astype(np.float32)
+    mapped = jax.vmap(lambda x, sums: multiply_blocks(x, y, onto=sums))(x.reshape(3, 2, 16), sums)
+    np.testing.assert_allclose(mapped, sums + (x @ y).reshape(3, 2, 32), rtol=1e-5, atol=1e-5)
+
+
 def test_they_serve_large_products_of_whole_panels(monkeypatch):
     monkeypatch.setattr(blocks, "vectors", lambda: Vectors(16, 32))
     assert blocks_serve(1024, 768, 768)
     assert blocks_serve(32, 256, 256)
     assert not blocks_serve(31, 256, 256)
+    assert blocks_serve(16, 768, 3072)
+    assert not blocks_serve(15, 768, 3072)
     assert not blocks_serve(1024, 768, 784)
-    assert not blocks_serve(1024, 776, 768)
+    assert blocks_serve(1024, 775, 768)
+    assert blocks_serve(1024, 784, 768, y_transposed=True)
+    assert not blocks_serve(1024, 776, 768, y_transposed=True)
     monkeypatch.setattr(blocks, "kernels_serve", lambda: False)
     assert not blocks_serve(1024, 768, 768)
 

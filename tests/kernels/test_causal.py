@@ -187,13 +187,13 @@ def test_machine_code_is_given_nothing_it_would_misread():
 
 def test_they_serve_whole_panels_of_heads_that_a_stack_holds(monkeypatch):
     monkeypatch.setattr(causal, "vectors", lambda: Vectors(16, 32))
-    assert causal_serves(64, 32)
-    assert causal_serves(1024, 128)
-    assert not causal_serves(63, 64)
-    assert not causal_serves(64, 80)
-    assert not causal_serves(64, 160)
+    assert causal_serves(1, 64, 32)
+    assert causal_serves(8, 1024, 128)
+    assert not causal_serves(1, 63, 64)
+    assert not causal_serves(1, 64, 80)
+    assert not causal_serves(1, 64, 160)
     monkeypatch.setattr(causal, "kernels_serve", lambda: False)
-    assert not causal_serves(64, 64)
+    assert not causal_serves(1, 64, 64)
 
 
 def test_a_block_of_queries_is_of_whole_blocks_of_keys():

@@ -129,6 +129,12 @@ def test_the_gradient_goes_where_the_scores_were():
     np.testing.assert_array_equal(kept, student)
 
 
+def test_one_array_may_be_student_and_teacher():
+    student, (targets, counts) = scores(4, 64, 0), rest(4, 60)
+    found = jax.jit(lambda same: soft_targets(same, same, targets, counts, 60))(student)
+    check(found, expected(student, student, targets, counts, 60))
+
+
 def test_machine_code_is_given_nothing_it_would_misread():
     student, teacher, (targets, counts) = scores(3, 32, 0), scores(3, 32, 1), rest(3, 30)
     soft_targets(student, teacher, targets, counts, 30)

@@ -96,6 +96,36 @@ def test_what_a_mesh_splits_is_xlas():
         np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-4)
 
 
+def test_products_run_in_shard_map_over_one_device():
+    mesh = jax.make_mesh((1,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+    x, kernel, _ = factors(jnp.float32, (128,), 192, 96)
+    spec = jax.sharding.PartitionSpec
+    mapped = jax.shard_map(
+        lambda x, y: product(x, y), mesh=mesh, in_specs=(spec("data"), spec()), out_specs=spec("data")
+    )
+    np.testing.assert_allclose(jax.jit(mapped)(x, kernel), product(x, kernel), rtol=1e-4, atol=1e-4)
+
+
+def test_a_program_for_every_number_of_rows_is_xlas():
+    (rows,) = jax.export.symbolic_shape("rows")
+    _, kernel, _ = factors(jnp.float32, (128,), 192, 96)
+    x = jax.ShapeDtypeStruct((rows, 64, 192), jnp.float32)
+    gradient = jax.jit(jax.grad(lambda kernel, x: jnp.square(linear(x, kernel, None)).sum()))
+    text = jax.export.export(gradient, platforms=["cpu"])(kernel, x).mlir_module()
+    assert BLOCKS not in text
+
+
+def test_derivatives_beyond_the_first_are_those_of_plain_products():
+    x, kernel, _ = factors(jnp.float32, (128,), 192, 96)
+
+    def second(function):
+        slope = jax.grad(lambda kernel: jnp.square(function(x, kernel)).sum())
+        return jax.grad(lambda kernel: jnp.square(slope(kernel)).sum())(kernel)
+
+    found, expected = second(lambda x, k: linear(x, k, None)), second(jnp.dot)
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4 * np.abs(expected).max())
+
+
 def test_weight_gradients_of_shards_stay_apart():
     x, _, gradient = factors(jnp.float32, rows=(3, 5))
     np.testing.assert_allclose(

@@ -71,9 +71,8 @@ def multiply_blocks(
         return jnp.zeros(out.shape, out.dtype) if onto is None else onto
     sides, kind = Sides(x_transposed, y_transposed, onto is not None), vectors()
     of_sides = "".join(str(int(side)) for side in sides)
-    name = custom_call(
-        f"ragjax_blocks_{of_sides}_{kind.lanes}_{kind.registers}", partial(blocks_text, sides, kind)
-    )
+    target = f"ragjax_blocks_{of_sides}_{kind.lanes}_{kind.registers}"
+    name = custom_call(target, partial(blocks_text, sides, kind), improve=False)
     if onto is None:
         return jax.ffi.ffi_call(name, out, vmap_method="sequential")(x, y)
     call = jax.ffi.ffi_call(name, out, vmap_method="sequential", input_output_aliases={2: 0})

@@ -109,4 +109,5 @@ def _called(
 ) -> Callable[..., Sequence[jax.Array]]:
     kind = vectors()
     target = f"ragjax_causal_{name}_{head}_{kind.lanes}_{kind.registers}"
-    return jax.ffi.ffi_call(custom_call(target, partial(text, head, kind)), results, vmap_method="sequential")
+    made = custom_call(target, partial(text, head, kind), improve=False)
+    return jax.ffi.ffi_call(made, results, vmap_method="sequential")

@@ -80,23 +80,24 @@ def kernels_serve() -> bool:
     return jax.default_backend() == "cpu" and compiles() and interface() is not None
 
 
-def custom_call(name: str, text: Callable[[int], str]) -> str:
+def custom_call(name: str, text: Callable[[int], str], *, improve: bool = True) -> str:
     """The name by which XLA calls the `handler` of a module, which is compiled when it is first asked for.
 
     Args:
       name: names the module, whatever differs in it.
       text: the module, as LLVM reads it, by the minor version of XLA's interface.
+      improve: whether LLVM improves the text, which takes it most of its time.
     """
     minor = interface()
     assert minor is not None
     with _COMPILING:
         if name not in _LIVING:
-            address = _compiled(name, text(minor))
+            address = _compiled(name, text(minor), improve=improve)
             jax.ffi.register_ffi_target(name, _capsule(address), platform="cpu")
     return name
 
 
-def _compiled(name: str, text: str) -> int:
+def _compiled(name: str, text: str, *, improve: bool = True) -> int:
     """The address of a module's `handler`, for this processor."""
     import llvmlite.binding as llvm
 
@@ -114,7 +115,9 @@ def _compiled(name: str, text: str) -> int:
     module = llvm.parse_assembly(text)
     module.triple, module.data_layout = machine.triple, str(machine.target_data)
     module.verify()
-    builder = llvm.create_pass_builder(machine, llvm.create_pipeline_tuning_options(speed_level=2))
+    # Without, functions are still put in place where the text asks for it.
+    level = llvm.create_pipeline_tuning_options(speed_level=2 if improve else 0)
+    builder = llvm.create_pass_builder(machine, level)
     builder.getModulePassManager().run(module, builder)
     engine = llvm.create_mcjit_compiler(module, machine)
     engine.finalize_object()

@@ -66,9 +66,9 @@ def soft_targets(
     taught = teacher is not None
     if teacher is not None:
         assert (teacher.shape, teacher.dtype) == (student.shape, student.dtype)
-    name = custom_call(
-        f"ragjax_soft_targets_{taught:d}_{vectors().lanes}", partial(_text, vectors().lanes, taught=taught)
-    )
+    lanes = vectors().lanes
+    text = partial(_text, lanes, taught=taught)
+    name = custom_call(f"ragjax_soft_targets_{taught:d}_{lanes}", text, improve=False)
     results = jax.ShapeDtypeStruct(student.shape, jnp.float32), jax.ShapeDtypeStruct((rows, 4), jnp.float32)
     call = jax.ffi.ffi_call(name, results, vmap_method="sequential", input_output_aliases={3: 0})
     gradient, sums = call(

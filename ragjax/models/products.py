@@ -47,8 +47,9 @@ def product_with_transposed(
     """
 
     def plain(x, y):
-        other = transposed(y) if rewritten else y.mT
-        return jnp.dot(x, other, preferred_element_type=jnp.float32)
+        if rewritten:
+            return jnp.dot(x, transposed(y), preferred_element_type=jnp.float32)
+        return jnp.einsum("...m,nm->...n", x, y, preferred_element_type=jnp.float32)
 
     def by_blocks(x, y):
         return multiply_blocks(_flat(x), y, y_transposed=True).reshape(*x.shape[:-1], y.shape[0])

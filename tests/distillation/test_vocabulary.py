@@ -635,3 +635,22 @@ def test_memory_does_not_grow_with_the_scores():
     more_tokens = (32 - 4) * 32
     assert large - small < more_tokens * 4 * 4 * (WIDTH + TEACHER_WIDTH)
     assert large - small < more_tokens * 4 * VOCAB / 2
+
+
+def test_no_table_is_written_out_once_more_for_products_of_16_bits():
+    def heads(rows, width):
+        shape = jax.ShapeDtypeStruct
+        return Head(shape((1, 64, width), jnp.bfloat16), shape((rows, width), jnp.float32))
+
+    def loss(student, teacher, targets, weights):
+        return vocabulary_loss(
+            student, targets, weights, vocab_size=8192, coefficients={"forward_kl": 1.0},
+            teachers=(teacher,), chunk_tokens=8,
+        )[0]  # fmt: skip
+
+    one, whole = heads(8192, 512), (1, 64)
+    given = jax.ShapeDtypeStruct(whole, jnp.int32), jax.ShapeDtypeStruct(whole, jnp.float32)
+    program = jax.jit(jax.grad(loss)).lower(one, one, *given).compile()
+    in_16_bits = 2 * 8192 * 512
+    # Of both tables one each, and some chunks of scores.
+    assert program.memory_analysis().temp_size_in_bytes < 3 * in_16_bits

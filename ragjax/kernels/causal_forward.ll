@@ -177,9 +177,7 @@ divide:
   %d.sum = load float, ptr %d.sum.at
   ; Where a query sees nothing.
   %is.some = fcmp ogt float %d.sum, $tiny
-  %is.number = fcmp ord float %d.sum, %d.sum
-  %d.whole = select i1 %is.some, float %d.sum, float $tiny
-  %d.total = select i1 %is.number, float %d.whole, float %d.sum
+  %d.total = select i1 %is.some, float %d.sum, float $tiny
   store float %d.total, ptr %d.sum.at
   %d.totals = call $vector @everywhere(float %d.total)
   %d.out = call ptr @row.of(ptr %out, %Call %all, i64 %sequence, i64 %head, i64 %d.row)

@@ -16,19 +16,16 @@ from jaxtyping import Array, Bool, Float, Int
 
 from ragjax.distillation.known import Drawn, Likeliest, binned, likeliest
 from ragjax.distillation.losses import LOSSES, LOWEST, MIXING, Mixing, Pair, centred, forward_kl, log_probs
+from ragjax.distillation.table_gradient import plus_table_gradient
 from ragjax.kernels.instead import by_kernel
 from ragjax.kernels.soft_targets import soft_targets, soft_targets_serve
-from ragjax.models.divisor import largest_divisor
-from ragjax.models.products import plus_weight_gradient, product, product_with_transposed, weight_gradient
+from ragjax.models.products import product, product_with_transposed
 from ragjax.models.residuals import keep, kept
 from ragjax.parallel.mesh import BATCH_AXES
-from ragjax.parallel.pin import on_one_device, pin, several_devices
+from ragjax.parallel.pin import on_one_device, pin
 
 VOCABULARY_AXES = ("tensor",)
 """Mesh axes that split the vocabulary."""
-
-_ROWS, _COLUMNS = 1600, 256
-"""Of a table's gradient, at most so many are added at a time."""
 
 Scalar = float | Float[Array, ""]
 
@@ -159,7 +156,7 @@ def _loss_and_gradients(plan, student, teachers, targets, weights, knobs):
         gradient, sums = _chunk_gradient(plan, table, tables, chunk, knobs)
         gradient = gradient.astype(table.dtype)
         hidden_gradient = product(gradient, table).astype(table.dtype)
-        table_gradient = _with_table_gradient(gradients.table, gradient, chunk.student)
+        table_gradient = plus_table_gradient(gradients.table, gradient, chunk.student)
         hidden_sums = _with_tokens(gradients.hidden, first, hidden_gradient)
         return Head(hidden_sums, _pin_sums(plan, table_gradient)), sums
 
@@ -236,46 +233,6 @@ def _with_tokens(sums: jax.Array, first: jax.Array, gradient: jax.Array) -> jax.
 
 def _slice(x: jax.Array, first: jax.Array, length: int) -> jax.Array:
     return kept(jax.lax.dynamic_slice_in_dim(keep(x), first, length, 1), x.dtype)
-
-
-def _with_table_gradient(sums: jax.Array, gradient: jax.Array, hidden: jax.Array) -> jax.Array:
-    """Sums, of each shard where there are several, and the table's gradient from a chunk, added in place."""
-    if sums.ndim == 2:
-        return plus_weight_gradient(sums, gradient, hidden, _part_by_part)
-    return _part_by_part(sums, *(x.reshape(sums.shape[0], -1, x.shape[-1]) for x in (gradient, hidden)))
-
-
-def _part_by_part(sums: jax.Array, gradient: jax.Array, hidden: jax.Array) -> jax.Array:
-    """Adds a product to a part of the sums at a time.
-
-    On CPU a part is a few rows, whose product is still in the cache when it is added; else a few columns:
-    devices may have split the rows, and a GPU wants larger products.
-    """
-    if several_devices():
-        return _with_columns(sums, gradient, hidden)
-    return jax.lax.platform_dependent(sums, gradient, hidden, cpu=_with_rows, default=_with_columns)
-
-
-def _with_rows(sums: jax.Array, gradient: jax.Array, hidden: jax.Array) -> jax.Array:
-    few = largest_divisor(sums.shape[-2], _ROWS)
-    return _with_parts(sums, few, -2, lambda part: weight_gradient(part(gradient, -1), hidden))
-
-
-def _with_columns(sums: jax.Array, gradient: jax.Array, hidden: jax.Array) -> jax.Array:
-    few = largest_divisor(sums.shape[-1], _COLUMNS)
-    return _with_parts(sums, few, -1, lambda part: weight_gradient(gradient, part(hidden, -1)))
-
-
-def _with_parts(sums: jax.Array, few: int, axis: int, product: Callable[..., jax.Array]) -> jax.Array:
-    """Adds a product to `few` entries of an axis at a time, in place; `part` cuts its factors alike."""
-
-    def add(number, sums):
-        def part(x, axis):
-            return jax.lax.dynamic_slice_in_dim(x, number * few, few, axis)
-
-        return jax.lax.dynamic_update_slice_in_dim(sums, part(sums, axis) + product(part), number * few, axis)
-
-    return jax.lax.fori_loop(0, sums.shape[axis] // few, add, sums)
 
 
 def _tables(teachers: tuple[Teacher, ...]) -> tuple[jax.Array | None, ...]:

@@ -4,11 +4,9 @@ rows with them.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 from ragjax.kernels.machine import Vectors
 from ragjax.kernels.tiles import VECTORS
-from ragjax.kernels.vectors_text import plus_product
+from ragjax.kernels.vectors_text import lines, plus_product
 
 
 def tile_rows(vectors: Vectors) -> int:
@@ -37,7 +35,7 @@ def block_tiles(name: str, most: int, lanes: int, *, x_transposed: bool) -> str:
         f"@{name} = private constant [{most + 1} x ptr] [ {pointers} ]",
         f"@{name}.rows = private constant [{most + 1} x i64] [ {taken} ]",
     ]
-    return _lines([*made, *(_tile(f"{name}.{size}", size, lanes, x_transposed) for size in sorted({*sizes}))])
+    return lines([*made, *(_tile(f"{name}.{size}", size, lanes, x_transposed) for size in sorted({*sizes}))])
 
 
 def rows_taken(tiles: str, most: int) -> str:
@@ -143,21 +141,21 @@ def _tile(name: str, rows: int, lanes: int, x_transposed: bool) -> str:
 define void @{name}(ptr noalias %x, i64 %stride, ptr noalias %panel, ptr noalias %out, i64 %steps,
                      i64 %outputs, i1 %adds, ptr %ahead, i64 %each) {{
 entry:
-{_lines(places)}
+{lines(places)}
   br label %along
 
 along:
   %step = phi i64 [ 0, %entry ], [ %step.next, %along ]
-{_lines(carried)}
+{lines(carried)}
   %panel.first = mul i64 %step, {VECTORS * lanes}
   %row.at = getelementptr float, ptr %panel, i64 %panel.first
   %fetched = mul i64 %step, %each
   %ahead.at = getelementptr i8, ptr %ahead, i64 %fetched
   call void @llvm.prefetch.p0(ptr %ahead.at, i32 0, i32 2, i32 1)
-{_lines(weights)}
+{lines(weights)}
   %x.line = mul i64 %step, %stride
-{_lines(inputs)}
-{_lines(products)}
+{lines(inputs)}
+{lines(products)}
   %step.next = add i64 %step, 1
   %is.more = icmp ult i64 %step.next, %steps
   br i1 %is.more, label %along, label %end
@@ -166,11 +164,11 @@ end:
   br i1 %adds, label %add, label %store
 
 add:
-{_lines(added)}
+{lines(added)}
   ret void
 
 store:
-{_lines(stored)}
+{lines(stored)}
   ret void
 }}"""
 
@@ -212,7 +210,7 @@ panel:
   %column = phi i64 [ 0, %line ], [ %column.next, %panel ]
   %to = phi ptr [ %to.line, %line ], [ %to.next, %panel ]
   %from = getelementptr float, ptr %line.at, i64 %column
-{_lines(moved)}
+{lines(moved)}
   %to.next = getelementptr float, ptr %to, i64 %panel.floats
   %column.next = add i64 %column, {width}
   %panels.more = icmp ult i64 %column.next, %wide
@@ -266,9 +264,9 @@ steps.block:
   %from = getelementptr float, ptr %line.at, i64 %step
   %step.first = mul i64 %step, {width}
   %to = getelementptr float, ptr %to.columns, i64 %step.first
-{_lines(loads)}
-{_lines(turns)}
-{_lines(stores)}
+{lines(loads)}
+{lines(turns)}
+{lines(stores)}
   %step.next = add i64 %step, {lanes}
   %steps.more = icmp ult i64 %step.next, %steps
   br i1 %steps.more, label %steps.block, label %columns.done
@@ -314,7 +312,3 @@ def block_declarations(lanes: int) -> str:
     return f"""
 declare {vector} @llvm.fmuladd.v{lanes}f32({vector}, {vector}, {vector})
 declare void @llvm.prefetch.p0(ptr, i32, i32, i32)"""
-
-
-def _lines(parts: Iterable[str]) -> str:
-    return "\n".join(parts)

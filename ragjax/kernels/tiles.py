@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 from ragjax.kernels.factors import INTEGERS, SMALL_WEIGHTS, Factors
-from ragjax.kernels.vectors_text import all_lanes
+from ragjax.kernels.vectors_text import all_lanes, lines
 
 VECTORS = 2
 """Of a panel, side by side."""
@@ -60,20 +60,20 @@ entry:
 
 along:
   %step = phi i64 [ 0, %entry ], [ %step.next, %stepped ]
-{_lines(carried)}
+{lines(carried)}
   %first = mul i64 %step, {factors.per_output * VECTORS * lanes}
   %row.at = getelementptr {factors.weights}, ptr %panel, i64 %first
   %fetched = mul i64 %step, %each
   %ahead.at = getelementptr i8, ptr %ahead, i64 %fetched
-{_lines(fetches)}
-{_lines(own_x)}
+{lines(fetches)}
+{lines(own_x)}
 {step(rows, cells, factors, lanes)}
   %step.next = add i64 %step, 1
   %is.more = icmp ult i64 %step.next, %steps
   br i1 %is.more, label %along, label %end
 
 end:
-{_lines(stores)}
+{lines(stores)}
   ret void
 }}"""
 
@@ -88,7 +88,7 @@ def tiles(most: int, factors: Factors, lanes: int) -> tuple[str, str]:
     """
     rows = range(1, most + 1)
     pointers = ", ".join(["ptr null", *(f"ptr @tile.{each}" for each in rows)])
-    return pointers, _lines([declaration(factors, lanes), *(tile(each, factors, lanes) for each in rows)])
+    return pointers, lines([declaration(factors, lanes), *(tile(each, factors, lanes) for each in rows)])
 
 
 def declaration(factors: Factors, lanes: int) -> str:
@@ -107,12 +107,12 @@ def step_bytes(factors: Factors, lanes: int) -> int:
 def _input_by_input(rows: int, cells: Cells, factors: Factors, lanes: int) -> str:
     """A step that adds one product to each sum."""
     return f"""
-{_lines(_weights(part, factors, lanes) for part in range(VECTORS))}
-{_lines(_everywhere("x", f"x.at.{row}", row, factors.out, lanes) for row in range(rows))}
+{lines(_weights(part, factors, lanes) for part in range(VECTORS))}
+{lines(_everywhere("x", f"x.at.{row}", row, factors.out, lanes) for row in range(rows))}
   br label %stepped
 
 stepped:
-{_lines(_add(f"more.{r}.{p}", f"x.{r}", f"weights.{p}", f"sum.{r}.{p}", factors, lanes) for r, p in cells)}"""
+{lines(_add(f"more.{r}.{p}", f"x.{r}", f"weights.{p}", f"sum.{r}.{p}", factors, lanes) for r, p in cells)}"""
 
 
 def _weights(part: int, factors: Factors, lanes: int) -> str:
@@ -163,19 +163,19 @@ def _group_by_group(rows: int, cells: Cells, factors: Factors, lanes: int) -> st
 
 within:
   %byte = phi i64 [ 0, %along ], [ %byte.next, %within ]
-{_lines(carried)}
+{lines(carried)}
   %bytes.first = mul i64 %byte, {width}
   %bytes.at = getelementptr i8, ptr %row.at, i64 %bytes.first
-{_lines(_halves(part, lanes) for part in range(VECTORS))}
-{_lines(places)}
-{_lines(products)}
+{lines(_halves(part, lanes) for part in range(VECTORS))}
+{lines(places)}
+{lines(products)}
   %byte.next = add i64 %byte, 1
   %is.within = icmp ult i64 %byte.next, {factors.half}
   br i1 %is.within, label %within, label %stepped
 
 stepped:
-{_lines(scales)}
-{_lines(sums)}"""
+{lines(scales)}
+{lines(sums)}"""
 
 
 def _halves(part: int, lanes: int) -> str:
@@ -211,7 +211,3 @@ def _add(to: str, x: str, weights: str, total: str, factors: Factors, lanes: int
 
 def _adds(factors: Factors, lanes: int) -> str:
     return "llvm.x86.avx512.vpdpbusd.512" if factors == INTEGERS else f"llvm.fmuladd.v{lanes}f32"
-
-
-def _lines(parts: Iterable[str]) -> str:
-    return "\n".join(parts)

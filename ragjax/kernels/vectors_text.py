@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterable
 
 
 def constant(value: float) -> str:
@@ -14,6 +15,11 @@ def constant(value: float) -> str:
 def all_lanes(value: str, lanes: int, kind: str = "float") -> str:
     """A vector of one constant."""
     return f"<{', '.join([f'{kind} {value}'] * lanes)}>"
+
+
+def lines(parts: Iterable[str]) -> str:
+    """Parts of a text, one after another."""
+    return "\n".join(parts)
 
 
 def plus_product(to: str, x: str, y: str, total: str, lanes: int) -> str:

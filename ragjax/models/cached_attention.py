@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from ragjax.kernels.attention import attend, attend_serves
+from ragjax.kernels.instead import by_kernel
 from ragjax.models.attention import attend_buffers
 from ragjax.models.key_values import KeyValues, Rounded
 from ragjax.parallel.pin import several_devices
@@ -35,8 +34,7 @@ def attend_cached(
     if not _kernel_serves(query, cache):
         return attend_buffers(query, *cache, mask=mask, scale=scale)
     given = query, cache, mask, jnp.asarray(scale, jnp.float32)
-    # A program may be compiled here for a device that is not: `ragjax plan` does.
-    return jax.lax.platform_dependent(*given, cpu=_by_kernel, default=_by_products)
+    return by_kernel(_in_buffers, _by_products, *given)
 
 
 def _kernel_serves(query: jax.Array, cache: KeyValues) -> bool:
@@ -50,8 +48,7 @@ def _kernel_serves(query: jax.Array, cache: KeyValues) -> bool:
     )
 
 
-@jax.custom_jvp
-def _by_kernel(query: jax.Array, cache: KeyValues, mask: jax.Array, scale: jax.Array) -> jax.Array:
+def _in_buffers(query: jax.Array, cache: KeyValues, mask: jax.Array, scale: jax.Array) -> jax.Array:
     mask = jnp.broadcast_to(mask, (len(query), *mask.shape[1:]))
     key, value = cache
     if isinstance(key, Rounded) and isinstance(value, Rounded):
@@ -63,8 +60,3 @@ def _by_kernel(query: jax.Array, cache: KeyValues, mask: jax.Array, scale: jax.A
 
 def _by_products(query: jax.Array, cache: KeyValues, mask: jax.Array, scale: jax.Array) -> jax.Array:
     return attend_buffers(query, *cache, mask=mask, scale=scale)
-
-
-@_by_kernel.defjvp
-def _derived(primals: tuple[Any, ...], tangents: tuple[Any, ...]) -> tuple[jax.Array, jax.Array]:
-    return jax.jvp(_by_products, primals, tangents)

@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import time
 from collections.abc import Callable
+from functools import partial
 from statistics import median
 
 import jax
 import jax.numpy as jnp
-from turns import machine
+from turns import in_turns, machine, waited
 
 from ragjax.models.attention import attend_buffers, causal_mask
 from ragjax.models.cached_attention import attend_cached
@@ -57,13 +57,8 @@ def compare(texts: int, queries: int, keys: int, kv_heads: int, *, rounds: int) 
     mask = jnp.broadcast_to(causal_mask(own, places), (texts, queries, keys))
     ways = {"xla": products, "kernel": attend_cached}
     programs = {name: program(way, mask, few=queries == 1) for name, way in ways.items()}
-    taken: dict[str, list[float]] = {name: [] for name in ways}
-    for number in range(rounds + 1):
-        for name in list(ways)[:: 1 if number % 2 else -1]:
-            begin = time.perf_counter()
-            jax.block_until_ready(programs[name](*given))
-            if number:
-                taken[name].append(time.perf_counter() - begin)
+    calls = {name: partial(waited, program, *given) for name, program in programs.items()}
+    taken = in_turns(calls, rounds)
     each = 1e6 / LAYERS / (PASSES if queries == 1 else 1)
     ratio = median(a / b for a, b in zip(taken["xla"], taken["kernel"], strict=True))
     return {f"{name}_us": each * median(taken[name]) for name in ways} | {"times": ratio}

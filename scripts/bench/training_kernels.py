@@ -11,14 +11,14 @@ from __future__ import annotations
 
 import argparse
 import json
-import time
 from collections.abc import Callable
+from functools import partial
 from statistics import median
 from unittest import mock
 
 import jax
 import jax.numpy as jnp
-from turns import machine
+from turns import in_turns, machine, waited
 
 from ragjax.distillation.vocabulary import Head, vocabulary_loss
 from ragjax.kernels import machine as kernels_machine
@@ -111,13 +111,8 @@ def compare(function: Callable, given: tuple, work: float, *, rounds: int) -> di
     programs = {"kernel": jax.jit(lambda *given: function(*given)).lower(*given).compile()}
     with mock.patch.object(kernels_machine, "compiles", return_value=False):
         programs["xla"] = jax.jit(lambda *given: function(*given)).lower(*given).compile()
-    taken: dict[str, list[float]] = {name: [] for name in programs}
-    for number in range(rounds + 1):
-        for name in list(programs)[:: 1 if number % 2 else -1]:
-            begin = time.perf_counter()
-            jax.block_until_ready(programs[name](*given))
-            if number:
-                taken[name].append(time.perf_counter() - begin)
+    calls = {name: partial(waited, program, *given) for name, program in programs.items()}
+    taken = in_turns(calls, rounds)
     ratio = median(a / b for a, b in zip(taken["xla"], taken["kernel"], strict=True))
     times = {name: median(each) for name, each in taken.items()}
     rates = {f"{name}_gflops": work / each for name, each in times.items()}

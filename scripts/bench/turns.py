@@ -87,6 +87,30 @@ def serve(start: Callable[[], tuple[dict[str, Callable[[], dict | None]], Callab
         answer({"seconds": seconds, "cpu_seconds": cpu_seconds() - usage} | extra)
 
 
+def in_turns(programs: dict[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
+    """Seconds that each took in each round, in alternating order; a first round is not counted.
+
+    Args:
+      programs: what waits until its work is done, by name.
+      rounds: times each is measured.
+    """
+    taken: dict[str, list[float]] = {name: [] for name in programs}
+    for number in range(rounds + 1):
+        for name in list(programs)[:: 1 if number % 2 else -1]:
+            begin = time.perf_counter()
+            programs[name]()
+            if number:
+                taken[name].append(time.perf_counter() - begin)
+    return taken
+
+
+def waited(program: Callable, *given: object) -> None:
+    """Runs a program of JAX's, and waits for what it makes."""
+    import jax
+
+    jax.block_until_ready(program(*given))
+
+
 def cpu_seconds() -> float:
     """Seconds that the cores worked for this process, together."""
     usage = resource.getrusage(resource.RUSAGE_SELF)

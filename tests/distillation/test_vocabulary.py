@@ -9,7 +9,7 @@ import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
 from ragjax.config import Mesh
-from ragjax.distillation import vocabulary
+from ragjax.distillation import table_gradient, vocabulary
 from ragjax.distillation.known import drawn, likeliest
 from ragjax.distillation.losses import LOSSES, Mixing, centred
 from ragjax.distillation.vocabulary import Head, vocabulary_loss
@@ -248,8 +248,8 @@ def test_chunk_size_never_changes_the_loss(chunk_tokens):
 def test_the_table_gradient_is_added_a_part_at_a_time(monkeypatch, at_once, chunk_tokens):
     problem = Problem()
     for name in ("_ROWS", "_COLUMNS"):
-        monkeypatch.setattr(vocabulary, name, 9)
-    monkeypatch.setattr(vocabulary, "_with_rows", getattr(vocabulary, at_once))
+        monkeypatch.setattr(table_gradient, name, 9)
+    monkeypatch.setattr(table_gradient, "_with_rows", getattr(table_gradient, at_once))
     options = MIXTURES["mixed"] | {"teacher": problem.teacher}
     _, gradients = problem.value_and_gradients(chunk_tokens=chunk_tokens, **options)
     jax.tree.map(close, gradients, reference(problem, **MIXTURES["mixed"])[2])

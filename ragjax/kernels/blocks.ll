@@ -79,13 +79,15 @@ entry:
   %above = udiv i64 %piece, %beside
   %row.first = mul i64 %above, %down
   %row.far = add i64 %row.first, %down
-  %row.end = call i64 @llvm.umin.i64(i64 %row.far, i64 %rows)
   %column.first = mul i64 %place, %across
   %column.far = add i64 %column.first, %across
   %column.end = call i64 @llvm.umin.i64(i64 %column.far, i64 %columns)
+  %row.most = call i64 @llvm.umin.i64(i64 %row.far, i64 $last_row)
+  %row.end = call i64 @llvm.umin.i64(i64 %row.most, i64 %rows)
   %wide = sub i64 %column.end, %column.first
   %panels = alloca [$room x float], align 64
-  br label %block
+  %some = icmp ult i64 %row.first, %row.end
+  br i1 %some, label %block, label %end
 
 block:
   %input = phi i64 [ 0, %entry ], [ %input.end, %block.done ]

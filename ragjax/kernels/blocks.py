@@ -48,6 +48,7 @@ def multiply_blocks(
     x_transposed: bool = False,
     y_transposed: bool = False,
     onto: Float[Array, "rows out"] | None = None,
+    upper: bool = False,
 ) -> Float[Array, "rows out"]:
     """`x @ y` in float32. A sum goes along some hundred inputs, and then over these sums.
 
@@ -57,6 +58,7 @@ def multiply_blocks(
       x_transposed: whether x is [in, rows], and x' is multiplied.
       y_transposed: whether y is [out, in], and y' is multiplied with; then of whole vectors of inputs.
       onto: what the product is added to, in place where nothing else reads it.
+      upper: with `onto`: nothing is added below the diagonal, but for some hundred columns beside it.
     """
     inputs, rows = x.shape if x_transposed else x.shape[::-1]
     outputs, within = y.shape if y_transposed else y.shape[::-1]
@@ -64,12 +66,13 @@ def multiply_blocks(
     assert inputs == within
     assert _are_whole(inputs, outputs, y_transposed=y_transposed)
     assert x.dtype == y.dtype == jnp.float32
+    assert onto is not None or not upper
     out = jax.ShapeDtypeStruct((rows, outputs), jnp.float32)
     if onto is not None:
         assert (onto.shape, onto.dtype) == (out.shape, out.dtype)
     if not out.size * inputs:
         return jnp.zeros(out.shape, out.dtype) if onto is None else onto
-    sides, kind = Sides(x_transposed, y_transposed, onto is not None), vectors()
+    sides, kind = Sides(x_transposed, y_transposed, onto is not None, upper), vectors()
     of_sides = "".join(str(int(side)) for side in sides)
     target = f"ragjax_blocks_{of_sides}_{kind.lanes}_{kind.registers}"
     name = custom_call(target, partial(blocks_text, sides, kind), improve=False)

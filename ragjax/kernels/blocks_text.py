@@ -36,6 +36,8 @@ class Sides(NamedTuple):
     """Whether y is [out, in]."""
     adds: bool
     """Whether the product is added to what stands where it goes."""
+    upper: bool
+    """Whether nothing is to be made below the diagonal, beyond the columns that are taken together."""
 
 
 def blocks_text(sides: Sides, vectors: Vectors, minor: int) -> str:
@@ -54,7 +56,7 @@ def blocks_text(sides: Sides, vectors: Vectors, minor: int) -> str:
         rows_taken=rows_taken("tile", tile), tile=tile, width=width, lanes=lanes,
         columns=across, deep=_ROOM // across, room=_ROOM,
         pieces_less_1=3 * (os.cpu_count() or 1) - 1, most_rows=_MOST_ROWS, least_rows=_LEAST_ROWS,
-        adds="true" if sides.adds else "false",
+        adds="true" if sides.adds else "false", last_row="%column.end" if sides.upper else "%rows",
         inputs_axis=0 if sides.x_transposed else 1,
         x_first=_first("x", "%input", "%row", "%rows") if sides.x_transposed
         else _first("x", "%row", "%input", "%inputs"),

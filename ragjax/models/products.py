@@ -101,6 +101,23 @@ def plus_weight_gradient(
     return _fastest(by_blocks, plain, sums, x, gradient, serves=serves)
 
 
+def plus_upper_gram(
+    sums: Float[Array, "n n"], x: Float[Array, "rows n"], plain: Callable[[jax.Array, jax.Array], jax.Array]
+) -> Float[Array, "n n"]:
+    """`sums + x'x` in float32, in place where nothing else reads the sums; below the diagonal anything.
+
+    Args:
+      sums: float32.
+      x: rows whose products are summed.
+      plain: the same of XLA's products, for where there are no blocks.
+    """
+
+    def by_blocks(sums, x):
+        return multiply_blocks(x, x, x_transposed=True, onto=sums, upper=True)
+
+    return _fastest(by_blocks, plain, sums, x, serves=blocks_serve(x.shape[1], *x.shape))
+
+
 def transposed(x: Float[Array, "*lead n m"]) -> Float[Array, "*lead m n"]:
     """x', written out row by row where a product with it needs that to be fast: in 16 bits on CPU."""
     if x.dtype.itemsize != 2:

@@ -72,6 +72,19 @@ def test_sums_of_a_loop_are_added_to_in_place():
 
 
 @pytest.mark.parametrize("sides", SIDES)
+@pytest.mark.parametrize(("rows", "outputs"), [(1280, 1280), (900, 1280), (1280, 640), (37, 96)])
+def test_upper_half_alone_is_added_where_asked(rows, outputs, sides):
+    x, y = factors(rows, 800, outputs)
+    handed, how = given(x, y, *sides)
+    sums = np.random.default_rng(9).standard_normal((rows, outputs)).astype(np.float32)
+    found = np.asarray(multiply_blocks(*handed, onto=jnp.asarray(sums), upper=True, **how))
+    below = np.arange(rows)[:, None] - np.arange(outputs)
+    wanted = np.where(below <= 0, found, multiply_blocks(*handed, onto=jnp.asarray(sums), **how))
+    assert close(wanted, x, y, sums)
+    np.testing.assert_array_equal(found[below >= 128], sums[below >= 128])
+
+
+@pytest.mark.parametrize("sides", SIDES)
 def test_a_row_depends_neither_on_the_others_nor_on_how_rows_are_shared_out(sides):
     x, y = factors(300, 1600, 64)
 

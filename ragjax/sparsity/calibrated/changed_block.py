@@ -1,12 +1,7 @@
-"""One block of a model, changed as it goes by: given a text, changed, and handing on what it then makes.
-
-On CPU a large program is called when the one before it is done: called ahead, it would hold its temporaries
-beside those of the one that runs. Other devices take them in turn by themselves.
-"""
+"""One block of a model, changed as it goes by: given a text, changed, and handing on what it then makes."""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from typing import NamedTuple, TypeVar
 
@@ -28,12 +23,9 @@ from ragjax.sparsity.calibrated.calibration import (
     on_device,
     over,
 )
+from ragjax.sparsity.calibrated.in_turn import done
 from ragjax.sparsity.calibrated.statistics import Statistics, completed, gather, gather_and_run, nothing_yet
 
-_FREED = 0.001
-"""Seconds after which XLA's CPU backend has mostly given back the temporaries of a program that is done: the
-thread that ran it does so after it told, which may be while the next one takes its own. (Of twelve layers of
-GPT-2 124M this kept 28 MB from being held besides.) Nothing tells when they are gone."""
 T = TypeVar("T")
 Leaves = dict[str, Array]
 """Parameters of one block by name: 'mlp/up/kernel'."""
@@ -76,18 +68,17 @@ def change_block(
     """
     data, mesh = layer_of(config, layer), calibration.mesh
     # Taken from the model here, so that nobody holds the dense block when it is changed.
-    block = _done(block_on_device(params, layer, mesh))
+    block = done(block_on_device(params, layer, mesh))
     leaves = flatten_dict(block, sep="/")
     with over(mesh):
         sums = no_sums(watched, mesh)
-        first = on_device(hidden[0], mesh)
-        sums, before = gather_and_run(sums, block, data, first, config=config)
+        sums, before = gather_and_run(sums, block, data, on_device(hidden[0], mesh), config=config)
         for x in hidden[1:]:
-            given = on_device(x, mesh)
-            sums = gather(_done(sums), block, data, given, config=config)
-        new, told = _done(change(leaves, _done(completed(_done(sums)))))
+            sums = gather(done(sums), block, data, on_device(x, mesh), config=config)
+        new, told = done(change(leaves, done(completed(done(sums)))))
         after = unflatten_dict(leaves | new, sep="/")
         del sums, block, leaves
+        first = on_device(hidden[0], mesh)
         out = next_hidden(after, data, first, config=config)
         error = float(_block_error(first, before, out))
         hidden[0] = to_host(out)
@@ -118,23 +109,13 @@ def _handed_on(
     running: jax.Array | None = None
     for number, x in enumerate(hidden[1:], 1):
         given = on_device(x, mesh)
-        _done(running)
+        done(running)
         out = next_hidden(block, data, given, config=config)
         if running is not None:
             hidden[number - 1] = to_host(running)
         running = out
     if running is not None:
         hidden[-1] = to_host(running)
-
-
-def _done(made: T) -> T:
-    """The arrays that a program makes; on CPU not before they are there, and its temporaries mostly gone."""
-    leaves = jax.tree.leaves(made)
-    on_cpu = bool(leaves) and all(device.platform == "cpu" for device in leaves[0].devices())
-    if on_cpu:
-        jax.block_until_ready(made)
-        time.sleep(_FREED)
-    return made
 
 
 @jax.jit

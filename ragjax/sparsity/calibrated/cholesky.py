@@ -51,22 +51,21 @@ def factorize(gram: Float[Array, "in in"], dampening: float = 0.01) -> Factored:
       for nothing is raised here.
     """
 
-    def attempt(ridge):
+    def without(state):
+        tries, _, factor = state
+        return (tries < _TRIES) & ~jnp.isfinite(factor).all()
+
+    def attempt(state):
+        tries, ridge, _ = state
+        ridge = jnp.where(tries == 0, ridge, jnp.maximum(10 * ridge, _FIRST_RETRY))
         damped, _ = dampened(gram, ridge)
         # Of the flipped matrix, so that the factor is an upper one: no inverse, no second factorisation.
-        lower = jax.lax.linalg.cholesky(damped[::-1, ::-1], symmetrize_input=False)
-        return lower[::-1, ::-1]
+        # LAPACK goes by columns: the transposes keep XLA from writing the gram and the factor out anew.
+        lower = jax.lax.linalg.cholesky(damped[::-1, ::-1].T, symmetrize_input=False)
+        return tries + 1, ridge, lower.T[::-1, ::-1]
 
-    def failed(state):
-        tries, _, upper = state
-        return (tries < _TRIES) & ~jnp.isfinite(upper).all()
-
-    def retry(state):
-        tries, ridge, _ = state
-        ridge = jnp.maximum(10 * ridge, _FIRST_RETRY)
-        return tries + 1, ridge, attempt(ridge)
-
-    ridge = jnp.float32(dampening)
-    _, ridge, upper = jax.lax.while_loop(failed, retry, (1, ridge, attempt(ridge)))
-    ridge = jnp.where(jnp.isfinite(upper).all(), ridge, jnp.inf)
-    return Factored(jnp.triu(upper), jnp.diagonal(gram) == 0, ridge)
+    # The first attempt is made in the loop as well, so that no factor lives beside its successor.
+    nothing = jnp.full(gram.shape, jnp.nan, jnp.float32)
+    _, ridge, factor = jax.lax.while_loop(without, attempt, (0, jnp.float32(dampening), nothing))
+    ridge = jnp.where(jnp.isfinite(factor).all(), ridge, jnp.inf)
+    return Factored(factor.T, jnp.diagonal(gram) == 0, ridge)

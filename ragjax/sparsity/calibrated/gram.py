@@ -1,7 +1,8 @@
 """X'X of a matrix's inputs: what a change of the matrix does to its outputs is told by it alone.
 
-It is symmetric. On CPU no more than the half above the diagonal is summed up, in place, and the other half is
-copied from it at the end. TPU and GPU compile the plain product, and so do several devices together.
+It is symmetric. On CPU little more than the half above the diagonal is summed up, in place, by a kernel or by
+products of ever smaller parts, and the other half is copied from it at the end. TPU and GPU compile the plain
+product, and so do several devices together.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from ragjax.models.products import transposed
+from ragjax.models.products import plus_upper_gram, transposed
 from ragjax.parallel.pin import several_devices
 
 _WIDEST = 256
@@ -36,8 +37,12 @@ def with_gram(total: Float[Array, "in in"], x: Float[Array, "*tokens in"]) -> Fl
     rows = x.reshape(-1, x.shape[-1])
     if several_devices():
         return total + _product(rows, rows)
+    return plus_upper_gram(total, rows, _with_part)
+
+
+def _with_part(total: Float[Array, "in in"], x: Float[Array, "tokens in"]) -> Float[Array, "in in"]:
     return jax.lax.platform_dependent(
-        total, rows, cpu=_with_half, default=lambda total, x: total + _product(x, x)
+        total, x, cpu=_with_half, default=lambda total, x: total + _product(x, x)
     )
 
 
@@ -74,9 +79,12 @@ def _with_block(total: Array, block: Float[Array, "n m"], row: int, column: int)
 
 def _mirrored(total: Float[Array, "in in"], first: int = 0, width: int | None = None) -> Array:
     """Copies what lies above the diagonal, in `width` rows and columns from `first`, to below it."""
-    half = _half(total.shape[0] if width is None else width)
+    width = total.shape[0] if width is None else width
+    half = _half(width)
     if not half:
-        return total
+        block = jax.lax.dynamic_slice(total, (first, first), (width, width))
+        block = jnp.where(jnp.tri(width, k=-1, dtype=bool), block.T, block)
+        return jax.lax.dynamic_update_slice(total, block, (first, first))
     middle = first + half
     total = _mirrored(_mirrored(total, first, half), middle, half)
     across = jax.lax.dynamic_slice(total, (first, middle), (half, half))

@@ -13,6 +13,7 @@ from jaxtyping import Array, Float, Int, Key
 
 from ragjax.parallel.pin import pin
 from ragjax.sparsity.calibrated.alps import alps
+from ragjax.sparsity.calibrated.in_turn import done
 from ragjax.sparsity.calibrated.sparsegpt import Repaired, sparsegpt
 from ragjax.sparsity.calibrated.statistics import InputStatistics, Statistics
 from ragjax.sparsity.patterns import PATTERNS
@@ -153,11 +154,13 @@ class MatrixFigures(NamedTuple):
     """Inputs that were 0 at every token."""
 
 
-@partial(jax.jit, static_argnames=("method", "how"))
-def prune_block(
-    given: Matrices, *, method: str, how: How
-) -> tuple[dict[str, Float[Array, "in out"]], dict[str, MatrixFigures]]:
+Kernels = dict[str, Float[Array, "in out"]]
+
+
+def prune_block(given: Matrices, *, method: str, how: How) -> tuple[Kernels, dict[str, MatrixFigures]]:
     """Prunes the matrices of one block.
+
+    With grams those that read the same go one after another, so that the factor of one gram alone is there.
 
     Args:
       given: the matrices.
@@ -167,6 +170,32 @@ def prune_block(
     Returns:
       The matrices with zeros where weights went, and figures, both by name.
     """
+    kernels: Kernels = {}
+    figures: dict[str, MatrixFigures] = {}
+    for part in programs_of(given, method):
+        pruned, told = done(prune_matrices(part, method=method, how=how))
+        kernels |= pruned
+        figures |= told
+    return kernels, figures
+
+
+def programs_of(given: Matrices, method: str) -> list[Matrices]:
+    """Which matrices `prune_block` prunes at a time."""
+    if not METHODS[method].needs_gram:
+        return [given]
+    return [
+        given._replace(
+            kernels={name: given.kernels[name] for name in group},
+            statistics={group: known},
+            sparsity={name: given.sparsity[name] for name in group},
+        )
+        for group, known in given.statistics.items()
+    ]
+
+
+@partial(jax.jit, static_argnames=("method", "how"))
+def prune_matrices(given: Matrices, *, method: str, how: How) -> tuple[Kernels, dict[str, MatrixFigures]]:
+    """`prune_block` as one program."""
     made = METHODS[method].prune(given, how)
     known = {name: stats for group, stats in given.statistics.items() for name in group}
     kernels = {name: jnp.where(one.mask, one.kernel, 0) for name, one in made.items()}

@@ -18,9 +18,9 @@ from ragjax.models.rotary import angles, rotate
 from ragjax.models.run import apply, run_decoder
 from ragjax.parallel.mesh import make_mesh
 from ragjax.parallel.rules import place
-from ragjax.sparsity.calibrated import changed_block, stream
+from ragjax.sparsity.calibrated import changed_block, methods
 from ragjax.sparsity.calibrated.calibration import Calibration
-from ragjax.sparsity.calibrated.methods import How, prune_block
+from ragjax.sparsity.calibrated.methods import How, prune_matrices
 from ragjax.sparsity.calibrated.stream import dense_norms, prune_blocks
 
 SIZES = {"positions": 12, "width": 16, "heads": 4, "mlp_width": 24}
@@ -172,7 +172,7 @@ def test_masks_on_a_mesh_are_those_of_one_device(method, kind, of_kind, random_m
 def test_all_blocks_are_pruned_by_one_program_whatever_their_budgets(random_model):
     params = random_model(GPT2, seed=1).params
     asked = {name: np.linspace(0.1, 0.9, 3) for name in everywhere(params, 0)}
-    programs = (prune_block, changed_block.gather, changed_block.next_hidden)
+    programs = (prune_matrices, changed_block.gather, changed_block.next_hidden)
     before = [program._cache_size() for program in programs]
     how = How("tensor", m=77)
     pruned, _ = prune_blocks(GPT2, params, Calibration(TOKENS[:, :2]), asked, method="wanda", how=how)
@@ -292,12 +292,12 @@ def test_on_cpu_no_program_is_called_ahead(random_model, monkeypatch):
     ready, error = jax.block_until_ready, changed_block._block_error
     for name in ("gather_and_run", "gather", "completed", "next_hidden"):
         watched(changed_block, name)
-    watched(stream, "prune_block")
+    watched(methods, "prune_matrices")
     monkeypatch.setattr(jax, "block_until_ready", wait)
     monkeypatch.setattr(changed_block, "_block_error", measured)
     params = random_model(GPT2).params
     prune_blocks(
         GPT2, params, Calibration(TOKENS), everywhere(params, 0.5), method="sparsegpt", how=How("row")
     )
-    assert len(called) == 8 + 8 + 6
+    assert len(called) == 8 + 8 + 6 + 3 * 3  # matrices of a block read one of four, and are as many programs
     assert all(ahead == [] for _, ahead in called), called

@@ -4,7 +4,8 @@ Every program continues the same prompts of 8 random tokens by as many new ones,
 takes its turn in a process of its own while the others sleep. A ratio is the median over rounds of the
 quotient within a round. Rows:
 
-    transformers        `generate`, torch eager, float32
+    transformers        `generate`, torch eager
+    transformers_static `generate` with a static cache, which on a card it compiles (not by default)
     ctranslate2_f32     CTranslate2, and with int8 weights:
     ctranslate2_int8
     llama_f32           llama.cpp, through llama-cpp-python; and its own q8_0:
@@ -25,6 +26,9 @@ times steps a second, over the rate at which torch sums up a gigabyte in the sam
 
 The JAX engine decodes in panels, which want `pip install '.[cpu]'`.
 
+With --device cuda the rows of torch and JAX work on a graphics card, and the others are left out. --dtype is
+that of their weights and of all they compute.
+
 Aims on two cores: ragjax at least 2.2 times transformers at batch 1 and 3.5 times at batch 8; int8 5 and 7.
 """
 
@@ -42,7 +46,7 @@ from itertools import chain
 from pathlib import Path
 from statistics import median
 
-from turns import Peer, machine, serve
+from turns import Peer, device_name, serve, use
 
 VOCAB, PROMPT = 50257, 8
 TABLE, REST = 50257 * 768, 12 * 12 * 768**2
@@ -51,11 +55,12 @@ BYTES = {
     "ragjax_int8": (1.003, 1.003), "ragjax_int8_activations": (1.003, 1.003),
     "onnx_int8_128": (1 + 4 / 128, 1 + 4 / 128), "onnx_int4": (1.125, 0.625),
 }  # fmt: skip
-"""Of a weight of the table of tokens, and of another matrix; 4 where it is float32."""
+"""Of a weight of the table of tokens, and of another matrix; 4 or 2 where it is in --dtype."""
 
 
 def main() -> None:
     options = parse()
+    use(options.device)
     if options.peer:
         serve(lambda: PEERS[options.peer](options))
         return
@@ -68,7 +73,8 @@ def main() -> None:
         found = {str(batch): compare(options, batch, folder) for batch in options.batch}
     result = {
         "new_tokens": options.new_tokens, "rounds": options.rounds, "threads": options.threads,
-        "machine": machine(), "left_out": left_out(options), "batch": found,
+        "machine": device_name(options.device), "dtype": options.dtype, "left_out": left_out(options),
+        "batch": found,
     }  # fmt: skip
     print(json.dumps(result) if options.json else table(result))
 
@@ -82,17 +88,32 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--new-tokens", type=int, default=64, help="tokens written (default 64)")
     parser.add_argument("--rounds", type=int, default=5, help="turns that are timed (default 5)")
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="of each (default: all cores)")
-    parser.add_argument("--rows", nargs="+", choices=list(PEERS)[:-1], default=list(PEERS)[:-1])
+    parser.add_argument("--rows", nargs="+", choices=list(PEERS)[:-1], help="default: all but _static")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where (default cpu)")
+    parser.add_argument(
+        "--dtype",
+        choices=("float32", "bfloat16"),
+        default="float32",
+        help="of torch and JAX (default float32)",
+    )
     parser.add_argument("--llama-python", default=sys.executable, help="interpreter with llama-cpp-python")
     parser.add_argument("--json", action="store_true", help="print the result as one line")
     parser.add_argument("--peer", help=argparse.SUPPRESS)
     parser.add_argument("--folder", help=argparse.SUPPRESS)
-    return parser.parse_args()
+    options = parser.parse_args()
+    if options.rows is None:
+        on_card = [name for name in PEERS if name.startswith(("transformers", "ragjax"))]
+        everywhere = [name for name in PEERS if name not in ("transformers_static", "bandwidth")]
+        options.rows = everywhere if options.device == "cpu" else on_card
+    return options
 
 
 def left_out(options: argparse.Namespace) -> dict[str, str]:
     """Rows that cannot be measured, and why."""
     needs = {"ctranslate2": "ctranslate2", "onnx": "onnxruntime"}
+    if options.device != "cpu":
+        engines = (*needs, "llama")
+        return {name: "is not on cards here" for name in options.rows if name.startswith(engines)}
     reasons = {
         name: f"{package} is not installed"
         for name in options.rows
@@ -141,10 +162,12 @@ def compare(options: argparse.Namespace, batch: int, folder: str) -> dict:
     peers = {
         name: Peer(
             name, *given, interpreter=options.llama_python if name.startswith("llama") else sys.executable,
-            OMP_NUM_THREADS=str(options.threads),
+            wait=False, OMP_NUM_THREADS=str(options.threads),
         )
         for name in [*rows, "bandwidth"]
     }  # fmt: skip
+    for each in peers.values():
+        each.ready()
     rounds = []
     for number in range(options.rounds):
         order = list(peers) if number % 2 == 0 else list(peers)[::-1]
@@ -154,7 +177,8 @@ def compare(options: argparse.Namespace, batch: int, folder: str) -> dict:
     told: dict[str, dict] = {}
     for name in rows:
         rate = [new / r[name]["seconds"] for r in rounds]
-        table, rest = BYTES.get(name, (4.0, 4.0))
+        whole = 4.0 if options.dtype == "float32" else 2.0
+        table, rest = BYTES.get(name, (whole, whole))
         read = TABLE * table + REST * rest
         shares = [
             read * speed / batch / r["bandwidth"]["bytes_per_second"]
@@ -200,14 +224,16 @@ def transformers_peer(options: argparse.Namespace):
     import transformers
 
     torch.set_num_threads(options.threads)
-    model = transformers.GPT2LMHeadModel.from_pretrained(options.model).eval()
-    ids = torch.tensor(prompts(options))
+    dtype = getattr(torch, options.dtype)
+    model = transformers.GPT2LMHeadModel.from_pretrained(options.model, dtype=dtype).to(options.device).eval()
+    ids = torch.tensor(prompts(options), device=options.device)
+    cache = {"cache_implementation": "static"} if options.peer.endswith("static") else {}
 
     def write() -> list[list[int]]:
         with torch.no_grad():
             out = model.generate(
                 ids, attention_mask=torch.ones_like(ids), max_new_tokens=options.new_tokens,
-                min_new_tokens=options.new_tokens, do_sample=False, pad_token_id=50256,
+                min_new_tokens=options.new_tokens, do_sample=False, pad_token_id=50256, **cache,
             )  # fmt: skip
         return out[:, PROMPT:].tolist()
 
@@ -295,12 +321,14 @@ def ragjax_peer(options: argparse.Namespace):
     from ragjax.quantizing import quantize
 
     keep_compiled_programs()
-    model, rows = load(options.model), prompts(options)
+    model, rows = load(options.model, dtype=options.dtype), prompts(options)
     if options.peer != "ragjax":
         model = quantize(model, Quantize(scheme=options.peer.removeprefix("ragjax_"), tables="int8")).model
 
     def write() -> list[list[int]]:
-        out = generate_tokens(model, rows, max_new_tokens=options.new_tokens, stop_at_eos=False)
+        out = generate_tokens(
+            model, rows, max_new_tokens=options.new_tokens, stop_at_eos=False, cache_dtype=options.dtype
+        )
         return [row.tolist() for row in out]
 
     return peer(write, f"jax {jax.__version__}")
@@ -333,13 +361,13 @@ def bandwidth_peer(options: argparse.Namespace):
     import torch
 
     torch.set_num_threads(options.threads)
-    gigabyte = torch.ones(2**28)
-    gigabyte.sum()
+    gigabyte = torch.ones(2**28, device=options.device)
+    gigabyte.sum().item()
 
     def work() -> dict:
         began = time.perf_counter()
         for _ in range(3):
-            gigabyte.sum()
+            gigabyte.sum().item()
         return {"bytes_per_second": 3 * 2**30 / (time.perf_counter() - began)}
 
     return {"work": work}, dict
@@ -365,6 +393,7 @@ def table(result: dict) -> str:
 
 PEERS = {
     "transformers": transformers_peer,
+    "transformers_static": transformers_peer,
     "ctranslate2_f32": ctranslate2_peer,
     "ctranslate2_int8": ctranslate2_peer,
     "llama_f32": llama_peer,

@@ -19,9 +19,14 @@ Peak memory is the growth of the process's resident set above what it is after i
 part of it which goes beyond the resident set between prunings, when there are the weights and the programs:
 the calibration text's residual streams, and what pruning needs. Allocated is what of this was asked of malloc
 and not given back, the most of one pruning that is not timed: the rest are pieces that malloc keeps. Beside
-ours stands what one block is bound to take by the compiled programs: the largest program's arguments (the
-block, its statistics), results and temporaries, the residual streams, and one microbatch's as the dense block
-hands it on. (A program's temporaries go back a little after its results are there; until then they count.)
+ours stands what one block is bound to take by the compiled programs: the block, its statistics, what the
+largest program makes of them and its temporaries, the residual streams, and one microbatch before and after
+the dense block. (A program's temporaries go back a little after its results are there; until then they
+count.)
+
+With --device cuda all of it is done on a graphics card. Peak memory is then the most that each had of the
+card at a time, and beside ours stand the weights and one block; there are no working and allocated memory.
+Ours keeps the residual streams in the host's memory, torch on the card.
 
     python scripts/bench/pruning.py --layers 1        one layer
     python scripts/bench/pruning.py                   the whole model
@@ -34,7 +39,17 @@ import json
 import math
 from statistics import median
 
-from turns import Peer, forget_peak, machine, most_allocated_mb, resident_mb, serve
+from turns import (
+    JaxCard,
+    Memory,
+    Peer,
+    Resident,
+    TorchCard,
+    device_name,
+    most_allocated_mb,
+    serve,
+    use,
+)
 
 WIDTH, HEADS, VOCAB = 768, 12, 50257
 METHODS = ("wanda", "sparsegpt")
@@ -43,6 +58,7 @@ BATCH = 2
 
 def main() -> None:
     options = parse()
+    use(options.device)
     if options.peer:
         serve(lambda: {"ragjax": ragjax_peer, "torch": torch_peer}[options.peer](options))
         return
@@ -51,7 +67,12 @@ def main() -> None:
         options.method = method
         results[method] = compare(options)
     shape = {"layers": options.layers, "width": WIDTH, "tokens": options.samples * options.length}
-    found = {"geometry": shape, "rounds": options.rounds, "machine": machine(), "methods": results}
+    found = {
+        "geometry": shape,
+        "rounds": options.rounds,
+        "machine": device_name(options.device),
+        "methods": results,
+    }
     print(json.dumps(found) if options.json else table(found))
 
 
@@ -63,6 +84,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--samples", type=int, default=8, help="calibration sequences (default 8)")
     parser.add_argument("--length", type=int, default=1024, help="tokens in a sequence (default 1024)")
     parser.add_argument("--rounds", type=int, default=3, help="prunings of each that are timed (default 3)")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where (default cpu)")
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=METHODS)
     parser.add_argument("--json", action="store_true", help="print the result as one line")
     parser.add_argument("--peer", choices=("ragjax", "torch"), help=argparse.SUPPRESS)
@@ -73,7 +95,9 @@ def parse() -> argparse.Namespace:
 def compare(options: argparse.Namespace) -> dict:
     """One method: both in turns."""
     names = ["ragjax", "torch"]
-    peers = {name: Peer(name, "--method", options.method) for name in names}
+    peers = {name: Peer(name, "--method", options.method, wait=False) for name in names}
+    for peer in peers.values():
+        peer.ready()
     rounds = []
     for number in range(options.rounds):
         order = names if number % 2 == 0 else names[::-1]
@@ -83,14 +107,11 @@ def compare(options: argparse.Namespace) -> dict:
         name: {
             "seconds": round(median(r[name]["seconds"] for r in rounds), 2),
             "cpu_seconds": round(median(r[name]["cpu_seconds"] for r in rounds), 2),
-            "peak_memory_mb": round(closing[name]["peak_mb"]),
-            "working_memory_mb": round(closing[name]["peak_mb"] - closing[name]["rest_mb"]),
-            "allocated_mb": round(closing[name]["allocated_mb"]),
             "version": closing[name]["version"],
         }
+        | {key: round(value) for key, value in closing[name].items() if key.endswith("_mb")}
         for name in names
     }
-    found["ragjax"]["one_block_mb"] = closing["ragjax"]["one_block_mb"]
     for key in ("seconds", "cpu_seconds"):
         ratios = [r["torch"][key] / r["ragjax"][key] for r in rounds]
         found[f"{key}_ratio"] = round(median(ratios), 2)
@@ -109,9 +130,10 @@ def table(found: dict) -> str:
         for name, key in ((method, "seconds"), ("  busy", "cpu_seconds")):
             times = f"{ours[key]:>10.2f} s{theirs[key]:>10.2f} s{each[f'{key}_ratio']:>15.2f}"
             lines.append(f"{name:<12}{times}")
-        for key in ("peak_memory_mb", "working_memory_mb", "allocated_mb"):
-            name = f"  {key.split('_')[0]}"
+        for key in sorted(ours.keys() & theirs.keys() & {"peak_mb", "working_mb", "allocated_mb"}):
+            name = f"  {key.removesuffix('_mb')}"
             lines.append(f"{name:<12}{ours[key]:>9} MB{theirs[key]:>9} MB{theirs[key] / ours[key]:>15.2f}")
+        lines.append(f"{'  weights':<12}{ours['weights_mb']:>9} MB")
         lines.append(f"{'  one block':<12}{ours['one_block_mb']:>9} MB")
     return "\n".join(lines)
 
@@ -126,13 +148,12 @@ def ragjax_peer(options: argparse.Namespace):
     from ragjax.sparsity.calibrated.methods import How
     from ragjax.sparsity.calibrated.stream import prune_blocks
 
-    base = resident_mb("VmRSS")
+    memory = Resident() if options.device == "cpu" else JaxCard()
     config = DecoderConfig(
         vocab_size=VOCAB, positions=1024, width=WIDTH, layers=options.layers, heads=HEADS,
         mlp_width=4 * WIDTH,
     )  # fmt: skip
-    # As one program: op by op it is eighty, which keep 130 MB.
-    params = jax.jit(lambda: init_params(config, seed=0))()
+    params = random_weights(jax.eval_shape(lambda: init_params(config, seed=0)))
     text = np.random.default_rng(0).integers(0, VOCAB, (options.samples, options.length), np.int32)
     calibration = Calibration(text.reshape(-1, BATCH, options.length))
     names = ["attention/query", "attention/key", "attention/value", "attention/out", "mlp/up", "mlp/down"]
@@ -146,52 +167,87 @@ def ragjax_peer(options: argparse.Namespace):
         ]
         jax.block_until_ready(params)
 
-    prune()
-    forget_peak()
-    rest = resident_mb("VmRSS") - base
-    return {"prune": prune}, lambda: {
-        "peak_mb": resident_mb("VmHWM") - base, "rest_mb": rest, "version": jax.__version__,
-        "allocated_mb": most_allocated_mb(prune),
-        "one_block_mb": round(one_block_mb(config, params, calibration, options.method, how)),
-    }  # fmt: skip
+    def tell() -> dict:
+        weights = sum(leaf.nbytes for leaf in jax.tree.leaves(params)) / 2**20
+        block = one_block_mb(options, config, params, calibration, how)
+        return {"version": jax.__version__, "weights_mb": weights, "one_block_mb": block}
+
+    return served(prune, memory, tell)
 
 
-def one_block_mb(config, params, calibration, method, how) -> float:
-    """Of the largest program: arguments, results and temporaries; and the residual streams and one more."""
+def random_weights(shapes):
+    """Made by numpy, as if they came from a file: a program that makes them would have memory of its own."""
+    import jax
+    import numpy as np
+
+    rng = np.random.default_rng(0)
+
+    def leaf(shape):
+        values = rng.standard_normal(shape.shape, np.float32)
+        values *= 0.02
+        return jax.numpy.array(values)
+
+    return jax.tree.map(leaf, shapes)
+
+
+def one_block_mb(options: argparse.Namespace, config, params, calibration, how) -> float:
+    """The block, its statistics, and what the largest program makes of them and needs besides; the residual
+    streams, which on a card are with the host; one microbatch, and what the dense block makes of it.
+    """
     import jax
     import jax.numpy as jnp
     from flax.traverse_util import flatten_dict
 
     from ragjax.models.blockwise import layer_of, one_layer
     from ragjax.sparsity.calibrated.calibration import embedded
-    from ragjax.sparsity.calibrated.methods import METHODS, Matrices, prune_block
+    from ragjax.sparsity.calibrated.methods import METHODS, Matrices, programs_of, prune_matrices
     from ragjax.sparsity.calibrated.statistics import gather_and_run, nothing_yet, readers
 
     block, hidden = one_layer(params["layers"], 0), embedded(config, params, calibration)
     kernels = {name: leaf for name, leaf in flatten_dict(block, sep="/").items() if leaf.ndim == 2}
     groups = readers(config, block, list(kernels))
-    sums = nothing_yet(groups, with_gram=METHODS[method].needs_gram)
+    sums = nothing_yet(groups, with_gram=METHODS[options.method].needs_gram)
     half = {name: jnp.float32(0.5) for name in kernels}
     given = Matrices(kernels, sums, half, jax.random.key(0))
-    programs = (
-        gather_and_run.lower(sums, block, layer_of(config, 0), hidden[0], config=config),
-        prune_block.lower(given, method=method, how=how),
-    )
+    gathers = gather_and_run.lower(sums, block, layer_of(config, 0), hidden[0], config=config)
+    prunes = [
+        prune_matrices.lower(part, method=options.method, how=how)
+        for part in programs_of(given, options.method)
+    ]
 
-    def needed(memory) -> int:
-        new = memory.output_size_in_bytes - memory.alias_size_in_bytes
-        return memory.argument_size_in_bytes + new + memory.temp_size_in_bytes
+    def held(*trees) -> int:
+        return sum(leaf.nbytes for leaf in jax.tree.leaves(trees))
 
-    most = max(needed(program.compile().memory_analysis()) for program in programs)
-    return (most + sum(x.nbytes for x in hidden) + hidden[0].nbytes) / 2**20
+    def temporaries(program) -> int:
+        return program.compile().memory_analysis().temp_size_in_bytes
+
+    most = held(block, sums) + max(temporaries(gathers), held(kernels) + max(map(temporaries, prunes)))
+    streams = hidden if options.device == "cpu" else ()
+    return (most + held(streams, hidden[0], hidden[0])) / 2**20
+
+
+def served(prune, memory: Memory, tell):
+    """What a peer serves: the pruning, after it was done once, and its memory at the end."""
+    prune()
+    memory.forget_peak()
+    rest = memory.now_mb() if isinstance(memory, Resident) else 0.0
+
+    def closing() -> dict:
+        told = {"peak_mb": memory.peak_mb()}
+        if isinstance(memory, Resident):
+            told |= {"working_mb": told["peak_mb"] - rest, "allocated_mb": most_allocated_mb(prune)}
+        return told | tell()
+
+    return {"prune": prune}, closing
 
 
 def torch_peer(options: argparse.Namespace):
     import torch
     import transformers
 
-    base = resident_mb("VmRSS")
+    memory = Resident() if options.device == "cpu" else TorchCard()
     torch.manual_seed(0)
+    torch.set_default_device(options.device)
     config = transformers.GPT2Config(n_layer=options.layers, use_cache=False)
     model = transformers.GPT2LMHeadModel._from_config(config, attn_implementation="sdpa").eval()
     text = torch.randint(0, VOCAB, (options.samples // BATCH, BATCH, options.length))
@@ -220,6 +276,8 @@ def torch_peer(options: argparse.Namespace):
                 hidden = [first(block(x)) for x in hidden]
             for linear, watcher in zip(linears, watchers, strict=True):
                 linear.weight.data = watcher.dense
+        if options.device == "cuda":
+            torch.cuda.synchronize()
 
     def first(out):
         return out[0] if isinstance(out, tuple) else out
@@ -279,13 +337,7 @@ def torch_peer(options: argparse.Namespace):
                 weight[:, end:] -= errors.matmul(inverse[start:end, end:])
             return weight
 
-    prune()
-    forget_peak()
-    rest = resident_mb("VmRSS") - base
-    return {"prune": prune}, lambda: {
-        "peak_mb": resident_mb("VmHWM") - base, "rest_mb": rest, "version": torch.__version__,
-        "allocated_mb": most_allocated_mb(prune),
-    }  # fmt: skip
+    return served(prune, memory, lambda: {"version": torch.__version__})
 
 
 if __name__ == "__main__":

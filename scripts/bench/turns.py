@@ -20,13 +20,21 @@ from typing import Protocol
 class Peer:
     """A process that does a piece of work for each line it is sent, and tells how long it took."""
 
-    def __init__(self, name: str, *options: str, interpreter: str = sys.executable, **environment: str):
+    def __init__(
+        self,
+        name: str,
+        *options: str,
+        interpreter: str = sys.executable,
+        wait: bool = True,
+        **environment: str,
+    ):
         """Starts this script again as the peer `name`.
 
         Args:
           name: goes to the script as `--peer`.
           options: the script's own; what stands there last counts.
           interpreter: the Python that runs it.
+          wait: until it is ready; else call `ready` before anything is timed.
           environment: variables besides those of this process.
         """
         self.name = name
@@ -35,6 +43,11 @@ class Peer:
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
             env={"JAX_PLATFORMS": "cpu", "HF_HUB_OFFLINE": "1"} | os.environ | environment,
         )  # fmt: skip
+        if wait:
+            self.ready()
+
+    def ready(self) -> None:
+        """Waits until it has started."""
         self._answer()
 
     def ask(self, what: str) -> dict:
@@ -151,6 +164,10 @@ class Resident:
 
     def peak_mb(self) -> float:
         return resident_mb("VmHWM") - self._base
+
+    def now_mb(self) -> float:
+        """What is held at present."""
+        return resident_mb("VmRSS") - self._base
 
 
 class JaxCard:

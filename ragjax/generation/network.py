@@ -11,9 +11,9 @@ import jax
 import jax.numpy as jnp
 
 from ragjax.kernels.machine import kernels_serve
-from ragjax.models.decoder import Params
+from ragjax.models.decoder import JOINT, Params
 from ragjax.models.decoder_config import DecoderConfig
-from ragjax.models.panels import panel_kernel, panel_table
+from ragjax.models.panels import Panels, panel_kernel, panel_table
 from ragjax.models.stand_ins import Table, is_stand_in
 
 
@@ -79,7 +79,23 @@ def _layer_in_panels(stacked: Params, i: int) -> Params:
         return panel_kernel(leaf) if path[-1].key == "kernel" else leaf
 
     layer = jax.tree.map(lambda x: x[i], stacked)
-    return jax.tree_util.tree_map_with_path(laid, layer, is_leaf=is_stand_in)
+    layer = jax.tree_util.tree_map_with_path(laid, layer, is_leaf=is_stand_in)
+    return layer | {"attention": _joined(layer["attention"])}
+
+
+def _joined(attention: Params) -> Params:
+    """Attention whose queries, keys and values come of one product, where their panels can stand together."""
+    parts = [attention[name] for name in JOINT]
+    first, *others = (part["kernel"] for part in parts)
+    if not isinstance(first, Panels) or any(type(other) is not type(first) for other in others):
+        return attention
+    kernel = first.beside(others)
+    if kernel is None:
+        return attention
+    joint: Params = {"kernel": kernel}
+    if "bias" in parts[0]:
+        joint["bias"] = jnp.concatenate([part["bias"] for part in parts])
+    return {name: part for name, part in attention.items() if name not in JOINT} | {"joint": joint}
 
 
 @partial(jax.jit, static_argnames="vocab_size")

@@ -123,6 +123,10 @@ def _given(module: nn.Module, name: str) -> Any:
     return value if is_stand_in(value) else None
 
 
+JOINT = ("query", "key", "value")
+"""What attention makes of its input; among its parameters "joint" may stand for them, one after the other."""
+
+
 class Attention(nn.Module):
     """Causal multi-head self-attention, with or without a buffer of earlier keys and values."""
 
@@ -137,8 +141,13 @@ class Attention(nn.Module):
             made = Linear(count * config.head_width, std, config.attention_bias, name=name)(x)
             return made.reshape(*x.shape[:-1], count, config.head_width)
 
-        query, shared = heads("query", config.heads), config.key_value_heads
-        key, value = heads("key", shared), heads("value", shared)
+        shared = config.key_value_heads
+        counts = config.heads, shared, shared
+        if self.has_variable("params", "joint"):
+            together = heads("joint", sum(counts))
+            query, key, value = jnp.split(together, (config.heads, config.heads + shared), axis=-2)
+        else:
+            query, key, value = (heads(name, count) for name, count in zip(JOINT, counts, strict=True))
         if span.angles is not None:
             query, key = rotate(query, span.angles), rotate(key, span.angles)
         if cache is not None:

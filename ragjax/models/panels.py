@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, Self, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +12,15 @@ from jaxtyping import Array, Bool, Float, Int
 
 from ragjax.kernels.panels import columns_of, in_panels, multiply_panels, out_of_panels
 from ragjax.models.stand_ins import Kernel
+
+
+@runtime_checkable
+class Panels(Kernel, Protocol):
+    """Stands for a kernel [in, out] in panels of some outputs each."""
+
+    def beside(self, others: Sequence[Self]) -> Self | None:
+        """What stands for this kernel and behind it the outputs of others, which have as many inputs; none
+        where they are of other kinds, or one's outputs do not fill up its panels."""
 
 
 class PanelStandIn(Kernel, Protocol):
@@ -59,6 +69,14 @@ class PanelKernel:
     def columns(self, outputs: Int[Array, "..."]) -> Float[Array, "... in"]:
         """What leads to each of some outputs."""
         return columns_of(self.panels, outputs)
+
+    def beside(self, others: Sequence[PanelKernel]) -> PanelKernel | None:
+        """What stands for this kernel and behind it the outputs of others."""
+        every = self, *others
+        if any(kernel.outputs % kernel.panels.shape[-1] for kernel in every):
+            return None
+        panels = jnp.concatenate([kernel.panels for kernel in every])
+        return PanelKernel(panels, sum(kernel.outputs for kernel in every))
 
 
 @jax.tree_util.register_dataclass

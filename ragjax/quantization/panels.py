@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -84,6 +85,19 @@ class PanelQuantized:
             made = multiply_rounded(rows, self.panels, self.sums, self.scale, outputs, bits=bits)
         return made.reshape(*x.shape[:-1], outputs)
 
+    def beside(self, others: Sequence[PanelQuantized]) -> PanelQuantized | None:
+        """What stands for this kernel and behind it the outputs of others; none with scaled inputs."""
+        every = self, *others
+        bits = self.input_bits
+        width = self.panels.shape[2]
+        fitting = (kernel.input_bits == bits and not kernel.shape[1] % width for kernel in every)
+        if any(kernel.input_scale is not None for kernel in every) or not all(fitting):
+            return None
+        arrays = [(kernel.panels, kernel.scale, kernel.sums) for kernel in every]
+        panels, scale, sums = jax.tree.map(lambda *parts: jnp.concatenate(parts), *arrays)
+        outputs = sum(kernel.shape[1] for kernel in every)
+        return PanelQuantized(panels, scale, None, sums, (self.shape[0], outputs), bits)
+
     def columns(self, outputs: Int[Array, "..."]) -> Float[Array, "... in"]:
         """What leads to each of some outputs, in float32; not with scaled inputs."""
         assert self.input_scale is None
@@ -130,6 +144,16 @@ class GroupPanels:
     def in_panels(self) -> GroupPanels:
         """Itself."""
         return self
+
+    def beside(self, others: Sequence[GroupPanels]) -> GroupPanels | None:
+        """What stands for this kernel and behind it the outputs of others; none with scaled inputs."""
+        every = self, *others
+        _, *each, width = self.panels.shape
+        fitting = (k.panels.shape[1:] == (*each, width) and not k.outputs % width for k in every)
+        if any(kernel.input_scale is not None for kernel in every) or not all(fitting):
+            return None
+        panels = jnp.concatenate([kernel.panels for kernel in every])
+        return GroupPanels(panels, None, sum(kernel.outputs for kernel in every))
 
     def multiply(self, x: Float[Array, "... in"]) -> Float[Array, "... out"]:
         """`x @ kernel` in float32, from the integers."""

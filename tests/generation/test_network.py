@@ -17,7 +17,7 @@ from ragjax.generation import generate_tokens, network
 from ragjax.generation.decoding import Settings, decode, prefill
 from ragjax.generation.network import laid_out
 from ragjax.model import Model
-from ragjax.models.decoder import init_params
+from ragjax.models.decoder import JOINT, init_params
 from ragjax.models.panels import PanelKernel, PanelTable
 from ragjax.models.stand_ins import has_stand_ins, made_whole
 from ragjax.parallel.mesh import make_mesh
@@ -54,6 +54,36 @@ def test_matrices_and_the_table_stand_in_panels(of_kind, kind):
         params["head"] = params["head"][: config.vocab_size]
     rest, expected = ({n: v for n, v in each.items() if n != "layers"} for each in (laid.params, params))
     jax.tree.map(np.testing.assert_array_equal, made_whole(rest), expected)
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_queries_keys_and_values_come_of_one_product(tiny_config, bias):
+    config = replace(tiny_config, head_size=32, kv_heads=2, attention_bias=bias)
+    params = made(config)
+    if bias:
+        for number, name in enumerate(JOINT):
+            params["layers"]["attention"][name]["bias"] += number + 1
+    for i, layer in enumerate(laid_out(params, config=config).layers):
+        joint = made_whole(layer["attention"]["joint"])
+        assert layer["attention"].keys() == {"joint", "out"}
+        for part in joint:
+            each = [params["layers"]["attention"][name][part][i] for name in JOINT]
+            np.testing.assert_array_equal(joint[part], np.concatenate(each, axis=-1))
+        assert ("bias" in joint) == bias
+    found = generate_tokens(Model(config, params), PROMPTS, max_new_tokens=9, stop_at_eos=False)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(network, "_joined", lambda attention: attention)
+        network._layer_in_panels.clear_cache()
+        plain = generate_tokens(
+            Model(config, made_again(params)), PROMPTS, max_new_tokens=9, stop_at_eos=False
+        )
+    network._layer_in_panels.clear_cache()
+    jax.tree.map(np.testing.assert_array_equal, found, plain)
+
+
+def made_again(params):
+    """Equal parameters whose panels nobody keeps."""
+    return jax.tree.map(jnp.copy, params)
 
 
 def test_tokens_are_those_of_the_plain_products(of_kind, kind, monkeypatch):
@@ -159,7 +189,7 @@ def test_a_step_multiplies_and_attends_by_the_kernels(tiny_config):
     program = decode.lower(*laid.for_steps, state, jnp.int32(8), settings, config=tiny_config).as_text()
     calls = re.findall(r"@(ragjax_(?:attend|panels)_\w+)\(", program)
     layers = tiny_config.layers
-    assert Counter(call.split("_")[1] for call in calls) == {"attend": layers, "panels": 6 * layers + 1}
+    assert Counter(call.split("_")[1] for call in calls) == {"attend": layers, "panels": 4 * layers + 1}
     assert len(jax.tree.leaves(laid.for_steps)) < len(jax.tree.leaves(laid))
 
 

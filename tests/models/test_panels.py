@@ -2,6 +2,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from ragjax.kernels.machine import vectors
+from ragjax.kernels.panels_text import panel_width
 from ragjax.models.panels import panel_kernel, panel_table
 from ragjax.models.stand_ins import Kernel, Table, is_stand_in
 
@@ -29,6 +31,19 @@ def test_a_kernel_multiplies_inputs_of_any_axes(kernel, lead, dtype):
     found = panel_kernel(kernel).multiply(x)
     assert (found.shape, found.dtype) == ((*lead, 70), jnp.float32)
     np.testing.assert_allclose(found, x.astype(jnp.float32) @ kernel, atol=1e-5)
+
+
+def test_kernels_stand_beside_each_other_where_they_fill_up_their_panels():
+    width, rng = panel_width(vectors()), np.random.default_rng(0)
+    kernels = [rng.standard_normal((24, size)).astype(np.float32) for size in (width, 3 * width, 2 * width)]
+    first, *others = map(panel_kernel, kernels)
+    together = first.beside(others)
+    assert together.shape == (24, 6 * width)
+    np.testing.assert_array_equal(together.whole(), np.concatenate(kernels, axis=1))
+    x = rng.standard_normal((5, 24)).astype(np.float32)
+    each = [held.multiply(x) for held in (first, *others)]
+    np.testing.assert_array_equal(together.multiply(x), np.concatenate(each, axis=1))
+    assert first.beside([panel_kernel(kernels[1][:, :-1])]) is None
 
 
 def test_a_table_is_what_it_stands_for(kernel):

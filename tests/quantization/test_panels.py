@@ -7,7 +7,9 @@ import pytest
 from ragjax.generation import generate_tokens, network
 from ragjax.generation.network import laid_out
 from ragjax.kernels import rounded
+from ragjax.kernels.machine import vectors
 from ragjax.kernels.panels import groups_serve
+from ragjax.kernels.panels_text import panel_width
 from ragjax.kernels.rounded import quads_serve
 from ragjax.model import Model
 from ragjax.models.decoder import init_params
@@ -72,6 +74,31 @@ def rounding(held, x):
     scale = 1 if held.input_scale is None else held.input_scale
     half = np.abs(x / scale).max(-1, keepdims=True) / 32767 / 2
     return half * (np.abs(held.whole()) * np.broadcast_to(scale, 64)[:, None]).sum(0)
+
+
+@pytest.mark.parametrize("name", ["int8", INTEGERS, GROUPS])
+def test_kernels_stand_beside_each_other_where_they_fill_up_their_panels(name):
+    width, scheme = panel_width(vectors()), SCHEMES[name]
+    first, second = (layer(scheme, outputs=size * width).in_panels() for size in (1, 3))
+    together = first.beside([second])
+    assert together.shape == (64, 4 * width)
+    x = np.random.default_rng(1).standard_normal((5, 64)).astype(np.float32)
+    for found, parts in (
+        (together.whole(), [first.whole(), second.whole()]),
+        (together.multiply(x), [first.multiply(x), second.multiply(x)]),
+    ):
+        np.testing.assert_array_equal(found, np.concatenate(parts, axis=1))
+    assert first.beside([layer(scheme, outputs=width + 1).in_panels()]) is None
+    assert first.beside([layer(scheme, outputs=width, scaled=True).in_panels()]) is None
+
+
+@pytest.mark.skipif(not quads_serve(), reason="needs AVX-512 VNNI")
+def test_kernels_whose_inputs_become_other_integers_stand_apart():
+    first, second = (
+        layer(SCHEMES[name], outputs=panel_width(vectors())).in_panels()
+        for name in ("int8", "int8_activations")
+    )
+    assert first.beside([second]) is None
 
 
 @pytest.mark.parametrize("scaled", [False, True])

@@ -39,20 +39,13 @@ class Request:
     """Numbers by which the prompts draw; none: their places."""
 
     def aligned(self, positions: int) -> Prompts:
-        """The prompts flush right, and after them the fillers."""
+        """The prompts flush right, after them as many again as make rows for each part of the mesh."""
         return align([*self.prompts, *self.prompts[:1] * self.fillers], positions=positions)
 
     @property
     def fillers(self) -> int:
-        """Rows that only make the batch divisible; and on a graphics card a second one.
-
-        XLA for GPUs makes two sums of a product with one row, each slower than the product with two: a step
-        of one text took 1.5 times as long as of two (GPT-2 124M in bfloat16, an H200, jax 0.11.2).
-        """
-        if self.mesh is not None:
-            return -len(self.prompts) % batch_shards(self.mesh)
-        alone = len(self.prompts) == self.options.beams == 1
-        return int(alone and jax.default_backend() == "gpu")
+        """Rows that only make the batch divisible."""
+        return 0 if self.mesh is None else -len(self.prompts) % batch_shards(self.mesh)
 
     def room(self, positions: int) -> int:
         """New tokens there is room for."""

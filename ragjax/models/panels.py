@@ -19,8 +19,8 @@ class Panels(Kernel, Protocol):
     """Stands for a kernel [in, out] in panels of some outputs each."""
 
     def beside(self, others: Sequence[Self]) -> Self | None:
-        """What stands for this kernel and behind it the outputs of others, which have as many inputs; none
-        where they are of other kinds, or one's outputs do not fill up its panels."""
+        """What stands for this kernel and behind it the outputs of others, of the same class and with as many
+        inputs; none where it would not multiply as they do, or one's outputs do not fill up its panels."""
 
 
 class PanelStandIn(Kernel, Protocol):

@@ -27,7 +27,8 @@ times steps a second, over the rate at which torch sums up a gigabyte in the sam
 The JAX engine decodes in panels, which want `pip install '.[cpu]'`.
 
 With --device cuda the rows of torch and JAX work on a graphics card, and the others are left out. --dtype is
-that of their weights and of all they compute.
+that of their weights and of all they compute, but for ragjax_int8 and the like: what is rounded computes in
+float32.
 
 Aims on two cores: ragjax at least 2.2 times transformers at batch 1 and 3.5 times at batch 8; int8 5 and 7.
 """
@@ -162,11 +163,11 @@ def compare(options: argparse.Namespace, batch: int, folder: str) -> dict:
     peers = {
         name: Peer(
             name, *given, interpreter=options.llama_python if name.startswith("llama") else sys.executable,
-            wait=False, OMP_NUM_THREADS=str(options.threads),
+            wait=options.device != "cpu", OMP_NUM_THREADS=str(options.threads),
         )
         for name in [*rows, "bandwidth"]
     }  # fmt: skip
-    for each in peers.values():
+    for each in peers.values() if options.device == "cpu" else ():
         each.ready()
     rounds = []
     for number in range(options.rounds):

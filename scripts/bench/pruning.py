@@ -19,14 +19,14 @@ Peak memory is the growth of the process's resident set above what it is after i
 part of it which goes beyond the resident set between prunings, when there are the weights and the programs:
 the calibration text's residual streams, and what pruning needs. Allocated is what of this was asked of malloc
 and not given back, the most of one pruning that is not timed: the rest are pieces that malloc keeps. Beside
-ours stands what one block is bound to take by the compiled programs: the block, its statistics, what the
-largest program makes of them and its temporaries, the residual streams, and one microbatch before and after
-the dense block. (A program's temporaries go back a little after its results are there; until then they
-count.)
+ours stands what one block is bound to take by the compiled programs: the block, its statistics, the residual
+streams, and what a program makes of them and needs besides. (A program's temporaries go back a little after
+its results are there; until then they count.)
 
 With --device cuda all of it is done on a graphics card. Peak memory is then the most that each had of the
 card at a time, and beside ours stand the weights and one block; there are no working and allocated memory.
-Ours keeps the residual streams in the host's memory, torch on the card.
+Ours keeps the residual streams in the host's memory, torch on the card; and ours counts from the start of
+the process, what XLA takes to try out kernels as well.
 
     python scripts/bench/pruning.py --layers 1        one layer
     python scripts/bench/pruning.py                   the whole model
@@ -42,12 +42,12 @@ from statistics import median
 from turns import (
     JaxCard,
     Memory,
-    Peer,
     Resident,
     TorchCard,
     device_name,
     most_allocated_mb,
     serve,
+    started,
     use,
 )
 
@@ -95,9 +95,7 @@ def parse() -> argparse.Namespace:
 def compare(options: argparse.Namespace) -> dict:
     """One method: both in turns."""
     names = ["ragjax", "torch"]
-    peers = {name: Peer(name, "--method", options.method, wait=False) for name in names}
-    for peer in peers.values():
-        peer.ready()
+    peers = started(names, options.device, "--method", options.method)
     rounds = []
     for number in range(options.rounds):
         order = names if number % 2 == 0 else names[::-1]
@@ -182,17 +180,19 @@ def random_weights(shapes):
 
     rng = np.random.default_rng(0)
 
-    def leaf(shape):
+    def leaf(path, shape):
         values = rng.standard_normal(shape.shape, np.float32)
         values *= 0.02
+        values += path[-1].key == "scale"  # of norms
         return jax.numpy.array(values)
 
-    return jax.tree.map(leaf, shapes)
+    return jax.tree_util.tree_map_with_path(leaf, shapes)
 
 
 def one_block_mb(options: argparse.Namespace, config, params, calibration, how) -> float:
-    """The block, its statistics, and what the largest program makes of them and needs besides; the residual
-    streams, which on a card are with the host; one microbatch, and what the dense block makes of it.
+    """The block and its statistics; the residual streams, which on a card are with the host; what the dense
+    block makes of one microbatch; and the most of what the programs take besides, each with what those before
+    it made.
     """
     import jax
     import jax.numpy as jnp
@@ -210,10 +210,8 @@ def one_block_mb(options: argparse.Namespace, config, params, calibration, how) 
     half = {name: jnp.float32(0.5) for name in kernels}
     given = Matrices(kernels, sums, half, jax.random.key(0))
     gathers = gather_and_run.lower(sums, block, layer_of(config, 0), hidden[0], config=config)
-    prunes = [
-        prune_matrices.lower(part, method=options.method, how=how)
-        for part in programs_of(given, options.method)
-    ]
+    parts = programs_of(given, options.method)
+    prunes = [prune_matrices.lower(part, method=options.method, how=how) for part in parts]
 
     def held(*trees) -> int:
         return sum(leaf.nbytes for leaf in jax.tree.leaves(trees))
@@ -221,9 +219,13 @@ def one_block_mb(options: argparse.Namespace, config, params, calibration, how) 
     def temporaries(program) -> int:
         return program.compile().memory_analysis().temp_size_in_bytes
 
-    most = held(block, sums) + max(temporaries(gathers), held(kernels) + max(map(temporaries, prunes)))
+    besides, made = [held(hidden[0]) + temporaries(gathers)], 0
+    for part, program in zip(parts, prunes, strict=True):
+        made += held(part.kernels)
+        besides.append(made + temporaries(program))
+    most = held(block, sums) + max(besides)
     streams = hidden if options.device == "cpu" else ()
-    return (most + held(streams, hidden[0], hidden[0])) / 2**20
+    return (most + held(streams, hidden[0])) / 2**20
 
 
 def served(prune, memory: Memory, tell):

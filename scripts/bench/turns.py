@@ -12,7 +12,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -75,6 +75,17 @@ class Peer:
         if not line:
             sys.exit(f"{self.name} stopped with code {self.process.wait()}")
         return json.loads(line)
+
+
+def started(names: Sequence[str], device: str, *options: str) -> dict[str, Peer]:
+    """Peers that are ready, by name: at once on "cpu"; one by one on a card, where programs are chosen by how
+    long they take.
+    """
+    at_once = device == "cpu"
+    peers = {name: Peer(name, *options, wait=not at_once) for name in names}
+    for peer in peers.values() if at_once else ():
+        peer.ready()
+    return peers
 
 
 def serve(start: Callable[[], tuple[dict[str, Callable[[], dict | None]], Callable[[], dict]]]) -> None:

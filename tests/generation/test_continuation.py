@@ -404,21 +404,6 @@ def test_a_mesh_splits_the_cache_and_changes_nothing(tiny_config, sizes, variant
             assert buffer.sharding.shard_shape(buffer.shape) == (2, heads // 2, length, width)
 
 
-@pytest.mark.parametrize(("backend", "rows"), [("gpu", 2), ("cpu", 1)])
-@pytest.mark.parametrize("temperature", [0.0, 1.0])
-def test_on_a_card_one_text_is_written_beside_a_filler(tiny_model, monkeypatch, backend, rows, temperature):
-    asked = {"max_new_tokens": 6, "temperature": temperature, "seed": 3}
-    expected = generate_tokens(tiny_model, [[5, 6]], **asked)
-    monkeypatch.setattr(jax, "default_backend", lambda: backend)
-    one = request(tiny_model, [[5, 6]], Decoding(**asked), None)
-    assert len(ModelWriter(tiny_model, one)._state.tokens) == rows
-    np.testing.assert_array_equal(generate_tokens(tiny_model, [[5, 6]], **asked), expected)
-    (best,) = continuations(tiny_model, [[5, 6]], beams=2, max_new_tokens=4)
-    assert len(best.tokens) == 4
-    (drafted,) = generate_tokens(tiny_model, [[5, 6]], draft=tiny_model, **asked)
-    assert len(drafted) == 6
-
-
 def test_a_mesh_that_does_not_divide_the_heads_is_refused(tiny_config, variant):
     mesh = make_mesh(Mesh(data=1, tensor=2), jax.devices()[:2])
     with pytest.raises(InputError, match="heads of keys and values over mesh"):

@@ -35,7 +35,16 @@ def made(config, seed=0):
     return init_params(config, seed)
 
 
-def test_matrices_and_the_table_stand_in_panels(of_kind, kind):
+@pytest.fixture
+def apart(monkeypatch):
+    """Queries, keys and values of products of their own."""
+    monkeypatch.setattr(network, "_joined", lambda attention: attention)
+    network._layer_in_panels.clear_cache()
+    yield
+    network._layer_in_panels.clear_cache()
+
+
+def test_matrices_and_the_table_stand_in_panels(of_kind, kind, apart):
     config = of_kind(kind)
     params = made(config)
     laid = laid_out(params, config=config)
@@ -70,20 +79,15 @@ def test_queries_keys_and_values_come_of_one_product(tiny_config, bias):
             each = [params["layers"]["attention"][name][part][i] for name in JOINT]
             np.testing.assert_array_equal(joint[part], np.concatenate(each, axis=-1))
         assert ("bias" in joint) == bias
-    found = generate_tokens(Model(config, params), PROMPTS, max_new_tokens=9, stop_at_eos=False)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(network, "_joined", lambda attention: attention)
-        network._layer_in_panels.clear_cache()
-        plain = generate_tokens(
-            Model(config, made_again(params)), PROMPTS, max_new_tokens=9, stop_at_eos=False
-        )
-    network._layer_in_panels.clear_cache()
-    jax.tree.map(np.testing.assert_array_equal, found, plain)
 
 
-def made_again(params):
-    """Equal parameters whose panels nobody keeps."""
-    return jax.tree.map(jnp.copy, params)
+def test_one_product_makes_the_tokens_of_three(tiny_config, request):
+    config = replace(tiny_config, head_size=32, kv_heads=2)
+    options = {"max_new_tokens": 9, "stop_at_eos": False}
+    together = generate_tokens(Model(config, made(config)), PROMPTS, **options)
+    request.getfixturevalue("apart")
+    each = generate_tokens(Model(config, made(config)), PROMPTS, **options)
+    jax.tree.map(np.testing.assert_array_equal, together, each)
 
 
 def test_tokens_are_those_of_the_plain_products(of_kind, kind, monkeypatch):

@@ -23,7 +23,7 @@ from ragjax.sparsity.calibrated.calibration import (
     on_device,
     over,
 )
-from ragjax.sparsity.calibrated.in_turn import done
+from ragjax.sparsity.calibrated.in_turn import waited_for
 from ragjax.sparsity.calibrated.statistics import Statistics, completed, gather, gather_and_run, nothing_yet
 
 T = TypeVar("T")
@@ -68,14 +68,14 @@ def change_block(
     """
     data, mesh = layer_of(config, layer), calibration.mesh
     # Taken from the model here, so that nobody holds the dense block when it is changed.
-    block = done(block_on_device(params, layer, mesh))
+    block = waited_for(block_on_device(params, layer, mesh))
     leaves = flatten_dict(block, sep="/")
     with over(mesh):
         sums = no_sums(watched, mesh)
         sums, before = gather_and_run(sums, block, data, on_device(hidden[0], mesh), config=config)
         for x in hidden[1:]:
-            sums = gather(done(sums), block, data, on_device(x, mesh), config=config)
-        new, told = done(change(leaves, done(completed(done(sums)))))
+            sums = gather(waited_for(sums), block, data, on_device(x, mesh), config=config)
+        new, told = waited_for(change(leaves, waited_for(completed(waited_for(sums)))))
         after = unflatten_dict(leaves | new, sep="/")
         del sums, block, leaves
         first = on_device(hidden[0], mesh)
@@ -109,7 +109,7 @@ def _handed_on(
     running: jax.Array | None = None
     for number, x in enumerate(hidden[1:], 1):
         given = on_device(x, mesh)
-        done(running)
+        waited_for(running)
         out = next_hidden(block, data, given, config=config)
         if running is not None:
             hidden[number - 1] = to_host(running)

@@ -53,7 +53,7 @@ def factorize(gram: Float[Array, "in in"], dampening: float = 0.01) -> Factored:
 
     def without(state):
         tries, _, factor = state
-        return (tries < _TRIES) & ~jnp.isfinite(factor).all()
+        return (tries == 0) | (tries < _TRIES) & ~jnp.isfinite(factor).all()
 
     def attempt(state):
         tries, ridge, _ = state
@@ -65,7 +65,7 @@ def factorize(gram: Float[Array, "in in"], dampening: float = 0.01) -> Factored:
         return tries + 1, ridge, lower.T[::-1, ::-1]
 
     # The first attempt is made in the loop as well, so that no factor lives beside its successor.
-    nothing = jnp.full(gram.shape, jnp.nan, jnp.float32)
+    nothing = jnp.zeros(gram.shape, jnp.float32)
     _, ridge, factor = jax.lax.while_loop(without, attempt, (0, jnp.float32(dampening), nothing))
     ridge = jnp.where(jnp.isfinite(factor).all(), ridge, jnp.inf)
     return Factored(factor.T, jnp.diagonal(gram) == 0, ridge)

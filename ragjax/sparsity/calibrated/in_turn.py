@@ -18,7 +18,7 @@ GPT-2 124M this kept 28 MB from being held besides.) Nothing tells when they are
 T = TypeVar("T")
 
 
-def done(made: T) -> T:
+def waited_for(made: T) -> T:
     """The arrays that a program makes; on CPU not before they are there, and its temporaries mostly gone.
 
     Args:

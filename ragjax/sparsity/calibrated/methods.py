@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, Int, Key
 
 from ragjax.parallel.pin import pin
 from ragjax.sparsity.calibrated.alps import alps
-from ragjax.sparsity.calibrated.in_turn import done
+from ragjax.sparsity.calibrated.in_turn import waited_for
 from ragjax.sparsity.calibrated.sparsegpt import Repaired, sparsegpt
 from ragjax.sparsity.calibrated.statistics import InputStatistics, Statistics
 from ragjax.sparsity.patterns import PATTERNS
@@ -160,7 +160,7 @@ Kernels = dict[str, Float[Array, "in out"]]
 def prune_block(given: Matrices, *, method: str, how: How) -> tuple[Kernels, dict[str, MatrixFigures]]:
     """Prunes the matrices of one block.
 
-    With grams those that read the same go one after another, so that the factor of one gram alone is there.
+    With grams, groups that read the same go one after another, so that the factor of one gram alone is there.
 
     Args:
       given: the matrices.
@@ -173,7 +173,7 @@ def prune_block(given: Matrices, *, method: str, how: How) -> tuple[Kernels, dic
     kernels: Kernels = {}
     figures: dict[str, MatrixFigures] = {}
     for part in programs_of(given, method):
-        pruned, told = done(prune_matrices(part, method=method, how=how))
+        pruned, told = waited_for(prune_matrices(part, method=method, how=how))
         kernels |= pruned
         figures |= told
     return kernels, figures

@@ -74,3 +74,11 @@ def test_only_cpu_halves_it_and_every_product_is_one_of_full_float32(platform, p
     x = jax.ShapeDtypeStruct((64, 1024), jnp.float32)
     text = jax.jit(lambda x: gram(x)).trace(x).lower(lowering_platforms=(platform,)).as_text()
     assert text.count("dot_general ") == text.count("precision = [HIGHEST, HIGHEST]") == products
+
+
+@pytest.mark.parametrize("platform", ["tpu", "cuda"])
+def test_for_other_platforms_no_kernel_stands_in_a_program(platform):
+    x = jax.ShapeDtypeStruct((64, 1024), jnp.float32)
+    text = jax.jit(lambda x: gram(x)).trace(x).lower(lowering_platforms=(platform,)).as_text()
+    assert "ragjax_blocks" not in text
+    assert text.count("dot_general ") == text.count("precision = [HIGHEST, HIGHEST]") == 1

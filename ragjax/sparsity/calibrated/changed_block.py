@@ -60,7 +60,8 @@ def change_block(
       hidden: the residual streams before it, on the host; those after the changed block take their place.
       calibration: where it runs.
       watched: what is remembered of its inputs.
-      change: from the block's parameters and what was remembered to those that are new, and anything else.
+      change: from the block's parameters and what was remembered to those that are new, and anything else;
+        may take out of both what it is done with, if that is among the new.
 
     Returns:
       What `change` returned, and ||B'(x) - B(x)|| / ||B(x) - x|| of what block B adds to its input x, on one
@@ -75,9 +76,10 @@ def change_block(
         sums, before = gather_and_run(sums, block, data, on_device(hidden[0], mesh), config=config)
         for x in hidden[1:]:
             sums = gather(waited_for(sums), block, data, on_device(x, mesh), config=config)
+        del block
         new, told = waited_for(change(leaves, waited_for(completed(waited_for(sums)))))
         after = unflatten_dict(leaves | new, sep="/")
-        del sums, block, leaves
+        del sums, leaves
         first = on_device(hidden[0], mesh)
         out = next_hidden(after, data, first, config=config)
         error = float(_block_error(first, before, out))

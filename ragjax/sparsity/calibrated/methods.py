@@ -157,7 +157,9 @@ class MatrixFigures(NamedTuple):
 Kernels = dict[str, Float[Array, "in out"]]
 
 
-def prune_block(given: Matrices, *, method: str, how: How) -> tuple[Kernels, dict[str, MatrixFigures]]:
+def prune_block(
+    given: Matrices, *, method: str, how: How, donate: bool = False
+) -> tuple[Kernels, dict[str, MatrixFigures]]:
     """Prunes the matrices of one block.
 
     With grams, groups that read the same go one after another, so that the factor of one gram alone is there.
@@ -166,31 +168,44 @@ def prune_block(given: Matrices, *, method: str, how: How) -> tuple[Kernels, dic
       given: the matrices.
       method: a key of `METHODS`.
       how: what does not differ between blocks.
+      donate: whether what is done with is taken out of the kernels and statistics given.
 
     Returns:
       The matrices with zeros where weights went, and figures, both by name.
     """
     kernels: Kernels = {}
     figures: dict[str, MatrixFigures] = {}
-    for part in programs_of(given, method):
+    for groups in programs_of(given, method):
+        part = part_of(given, groups)
+        if donate:
+            for group in groups:
+                del given.statistics[group]
+            for name in part.kernels:
+                del given.kernels[name]
         pruned, told = waited_for(prune_matrices(part, method=method, how=how))
         kernels |= pruned
         figures |= told
     return kernels, figures
 
 
-def programs_of(given: Matrices, method: str) -> list[Matrices]:
-    """Which matrices `prune_block` prunes at a time."""
-    if not METHODS[method].needs_gram:
-        return [given]
-    return [
-        given._replace(
-            kernels={name: given.kernels[name] for name in group},
-            statistics={group: known},
-            sparsity={name: given.sparsity[name] for name in group},
-        )
-        for group, known in given.statistics.items()
-    ]
+Group = tuple[str, ...]
+"""Names of kernels that read the same."""
+
+
+def programs_of(given: Matrices, method: str) -> list[list[Group]]:
+    """Which groups `prune_block` prunes at a time."""
+    groups = list(given.statistics)
+    return [[group] for group in groups] if METHODS[method].needs_gram else [groups]
+
+
+def part_of(given: Matrices, groups: list[Group]) -> Matrices:
+    """The matrices of some groups."""
+    names = [name for group in groups for name in group]
+    return given._replace(
+        kernels={name: given.kernels[name] for name in names},
+        statistics={group: given.statistics[group] for group in groups},
+        sparsity={name: given.sparsity[name] for name in names},
+    )
 
 
 @partial(jax.jit, static_argnames=("method", "how"))

@@ -91,12 +91,12 @@ def prune_blocks(
 
         def change(leaves: Leaves, sums: Statistics, layer: int = layer):
             given = Matrices(
-                {name: leaves[name] for name in short},
+                {name: leaves.pop(name) for name in short},
                 sums,
                 {name: jnp.float32(sparsities[_PREFIX + name][layer]) for name in short},
                 jax.random.fold_in(jax.random.key(seed), layer),
             )
-            return prune_block(given, method=method, how=how)
+            return prune_block(given, method=method, how=how, donate=True)
 
         kernels, figures, error = change_block(
             config, layer, unflatten_dict(flat | stacks, sep="/"), hidden, calibration, watched, change

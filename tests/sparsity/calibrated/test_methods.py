@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from ragjax.config import OneShot
+from ragjax.sparsity.calibrated import methods
 from ragjax.sparsity.calibrated.methods import METHODS, How, Matrices, output_error, prune_block
 from ragjax.sparsity.calibrated.statistics import InputStatistics
 from ragjax.sparsity.patterns import PATTERNS
@@ -133,6 +134,26 @@ def test_matrices_that_read_the_same_come_out_as_they_would_alone(method):
         np.testing.assert_allclose(kernels[name], together[name], atol=5e-3)
         assert figures[name].sparsity == pytest.approx(float(given.sparsity[name]))
         assert figures[name].dampening == pytest.approx(0.01)
+
+
+@pytest.mark.parametrize(("method", "left"), [("sparsegpt", [[GROUP], []]), ("wanda", [[]])])
+def test_where_donated_what_is_done_with_is_taken_out_before_a_program_is_called(method, left, monkeypatch):
+    given, _ = matrices()
+    # As programs hand them over: sorted by name.
+    given = given._replace(statistics=dict(sorted(given.statistics.items())))
+    expected, _ = prune_block(given, method=method, how=How())
+    assert len(given.kernels) == 3
+    seen, program = [], methods.prune_matrices
+
+    def watched(part, **options):
+        assert {name for group in given.statistics for name in group} == given.kernels.keys()
+        seen.append(list(given.statistics))
+        return program(part, **options)
+
+    monkeypatch.setattr(methods, "prune_matrices", watched)
+    found, _ = prune_block(given, method=method, how=How(), donate=True)
+    assert seen == left
+    jax.tree.map(np.testing.assert_array_equal, found, expected)
 
 
 def test_where_no_gram_can_be_used_wanda_chooses_and_nothing_is_changed():

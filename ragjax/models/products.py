@@ -1,4 +1,4 @@
-"""The products of a layer's forward and backward pass, and what XLA's backends need to run them fast.
+"""The large products of training and calibration, and what XLA's backends need to run them fast.
 
 On XLA's CPU backend a bfloat16 product runs at float32 speed unless it is asked for a float32 result and
 finds both factors row by row in memory, and a float32 one is slower than one by blocks. Both are seen to

@@ -43,11 +43,12 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from statistics import median
 
-from turns import Peer, device_name, serve, use
+from turns import Peer, device_name, serve, started, use
 
 VOCAB, PROMPT = 50257, 8
 TABLE, REST = 50257 * 768, 12 * 12 * 768**2
@@ -160,15 +161,14 @@ def compare(options: argparse.Namespace, batch: int, folder: str) -> dict:
     given = ["--batch", str(batch), "--folder", folder]
     if options.model not in sys.argv:
         given.append(options.model)  # behind an option of one value: one of several would take it
-    peers = {
-        name: Peer(
-            name, *given, interpreter=options.llama_python if name.startswith("llama") else sys.executable,
-            wait=options.device != "cpu", OMP_NUM_THREADS=str(options.threads),
+    makers = {
+        name: partial(
+            Peer, name, *given, OMP_NUM_THREADS=str(options.threads),
+            interpreter=options.llama_python if name.startswith("llama") else sys.executable,
         )
         for name in [*rows, "bandwidth"]
     }  # fmt: skip
-    for each in peers.values() if options.device == "cpu" else ():
-        each.ready()
+    peers = started(makers, options.device)
     rounds = []
     for number in range(options.rounds):
         order = list(peers) if number % 2 == 0 else list(peers)[::-1]

@@ -37,11 +37,13 @@ from __future__ import annotations
 import argparse
 import json
 import math
+from functools import partial
 from statistics import median
 
 from turns import (
     JaxCard,
     Memory,
+    Peer,
     Resident,
     TorchCard,
     device_name,
@@ -95,7 +97,8 @@ def parse() -> argparse.Namespace:
 def compare(options: argparse.Namespace) -> dict:
     """One method: both in turns."""
     names = ["ragjax", "torch"]
-    peers = started(names, options.device, "--method", options.method)
+    makers = {name: partial(Peer, name, "--method", options.method) for name in names}
+    peers = started(makers, options.device)
     rounds = []
     for number in range(options.rounds):
         order = names if number % 2 == 0 else names[::-1]

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
@@ -77,12 +77,16 @@ class Peer:
         return json.loads(line)
 
 
-def started(names: Sequence[str], device: str, *options: str) -> dict[str, Peer]:
-    """Peers that are ready, by name: at once on "cpu"; one by one on a card, where programs are chosen by how
+def started(makers: dict[str, Callable[..., Peer]], device: str) -> dict[str, Peer]:
+    """Peers that are ready, by name: at once on "cpu"; one by one on a card, where XLA chooses kernels by how
     long they take.
+
+    Args:
+      makers: make a peer each, and take its `wait`.
+      device: "cpu" or "cuda".
     """
     at_once = device == "cpu"
-    peers = {name: Peer(name, *options, wait=not at_once) for name in names}
+    peers = {name: make(wait=not at_once) for name, make in makers.items()}
     for peer in peers.values() if at_once else ():
         peer.ready()
     return peers

@@ -37,10 +37,10 @@ def with_gram(total: Float[Array, "in in"], x: Float[Array, "*tokens in"]) -> Fl
     rows = x.reshape(-1, x.shape[-1])
     if several_devices():
         return total + _product(rows, rows)
-    return plus_upper_gram(total, rows, _with_part)
+    return plus_upper_gram(total, rows, _by_xla)
 
 
-def _with_part(total: Float[Array, "in in"], x: Float[Array, "tokens in"]) -> Float[Array, "in in"]:
+def _by_xla(total: Float[Array, "in in"], x: Float[Array, "tokens in"]) -> Float[Array, "in in"]:
     return jax.lax.platform_dependent(
         total, x, cpu=_with_half, default=lambda total, x: total + _product(x, x)
     )

@@ -155,6 +155,7 @@ class MatrixFigures(NamedTuple):
 
 
 Kernels = dict[str, Float[Array, "in out"]]
+"""By name in the block."""
 
 
 def prune_block(

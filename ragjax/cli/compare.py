@@ -94,7 +94,9 @@ def run(given: list[str]) -> None:
         for method in methods
     ]
     from ragjax.pruning.files import compare_to_folder, print_comparison
+    from ragjax.sparsity.calibrated.in_turn import run_where_called
 
+    run_where_called()
     found = compare_to_folder(
         command.model, command.out, ways,
         data=command.data, max_tokens=command.max_tokens, to_stderr=command.json,

@@ -20,8 +20,7 @@ part of it which goes beyond the resident set between prunings, when there are t
 the calibration text's residual streams, and what pruning needs. Allocated is what of this was asked of malloc
 and not given back, the most of one pruning that is not timed: the rest are pieces that malloc keeps. Beside
 ours stands what one block is bound to take by the compiled programs: the block, its statistics, the residual
-streams, and what a program makes of them and needs besides. (A program's temporaries go back a little after
-its results are there; until then they count.)
+streams, and what a program makes of them and needs besides.
 
 With --device cuda all of it is done on a graphics card. Peak memory is then the most that each had of the
 card at a time, and beside ours stand the weights and one block; there are no working and allocated memory.
@@ -146,9 +145,11 @@ def ragjax_peer(options: argparse.Namespace):
     from ragjax.models.decoder import init_params
     from ragjax.models.decoder_config import DecoderConfig
     from ragjax.sparsity.calibrated.calibration import Calibration
+    from ragjax.sparsity.calibrated.in_turn import run_where_called
     from ragjax.sparsity.calibrated.methods import How
     from ragjax.sparsity.calibrated.stream import prune_blocks
 
+    run_where_called()  # as `ragjax prune` does
     memory = Resident() if options.device == "cpu" else JaxCard()
     config = DecoderConfig(
         vocab_size=VOCAB, positions=1024, width=WIDTH, layers=options.layers, heads=HEADS,

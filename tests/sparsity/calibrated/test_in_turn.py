@@ -18,7 +18,7 @@ print(work(given).is_ready(), waited_for(work(given)).is_ready())
 """
 
 
-@pytest.mark.parametrize("first, ready", [("", "False True"), ("run_where_called()", "True True")])
+@pytest.mark.parametrize(("first", "ready"), [("", "False True"), ("run_where_called()", "True True")])
 def test_a_program_is_done_when_its_call_returns(first, ready):
     done = subprocess.run(
         [sys.executable, "-c", _PROGRAM.format(first=first)], capture_output=True, text=True, check=True

@@ -75,6 +75,8 @@ entry:
   %held = mul i64 %before, $head
   %key = getelementptr $element, ptr %key.0, i64 %held
   %value = getelementptr $element, ptr %value.0, i64 %held
+  %head.size = mul i64 %keys, $head
+  %key.behind = getelementptr $element, ptr %key, i64 %head.size
   %key.scales = getelementptr float, ptr %key.scales.0, i64 %before
   %value.scales = getelementptr float, ptr %value.scales.0, i64 %before
   %filled = add i64 %keys, $lanes
@@ -95,8 +97,10 @@ queries.on:
   %at = mul i64 %this, $head
   %query.at = getelementptr float, ptr %query.0, i64 %at
   %out.at = getelementptr float, ptr %out.0, i64 %at
-  call void @attend(ptr %query.at, ptr %key, ptr %value, ptr %key.scales, ptr %value.scales, ptr %mask,
-                    float %scale, i64 %first, i64 %end, ptr %weights, ptr %out.at)
+  ; What the first query reads is in the cache for the others.
+  %fetches = icmp eq i64 %query, 0
+  call void @attend(ptr %query.at, ptr %key, ptr %value, ptr %key.behind, ptr %key.scales, ptr %value.scales,
+                    ptr %mask, float %scale, i64 %first, i64 %end, i1 %fetches, ptr %weights, ptr %out.at)
   %query.next = add i64 %query, 1
   %query.more = icmp ult i64 %query.next, %queries
   br i1 %query.more, label %queries.on, label %done
@@ -179,10 +183,11 @@ found:
 }
 
 ; softmax(scale * q K') V of one query and head over keys from the first to before the end. What is hidden among
-; them scores -inf, whose exponential is 0 unless no other score is more.
-define void @attend(ptr noalias %query, ptr noalias %key, ptr noalias %value, ptr noalias %key.scales,
+; them scores -inf, whose exponential is 0 unless no other score is more. While keys are read, values may be fetched
+; into the cache, and while these are read the next head's keys: each alone is too short for the memory to catch up.
+define void @attend(ptr noalias %query, ptr noalias %key, ptr noalias %value, ptr %key.behind, ptr noalias %key.scales,
                     ptr noalias %value.scales, ptr noalias %mask, float %scale, i64 %first, i64 %end,
-                    ptr noalias %weights, ptr noalias %out) {
+                    i1 %fetches, ptr noalias %weights, ptr noalias %out) {
 entry:
 $load_query
   %some = icmp ult i64 %first, %end
@@ -193,10 +198,18 @@ $store_zeros
   ret void
 
 score:
-  %key.now = phi i64 [ %first, %entry ], [ %key.next, %score ]
-  %highest = phi float [ $hidden, %entry ], [ %higher, %score ]
+  %key.now = phi i64 [ %first, %entry ], [ %key.next, %score.on ]
+  %highest = phi float [ $hidden, %entry ], [ %higher, %score.on ]
   %key.first = mul i64 %key.now, $head
   %key.at = getelementptr $element, ptr %key, i64 %key.first
+  br i1 %fetches, label %score.ahead, label %score.on
+
+score.ahead:
+  %value.ahead = getelementptr $element, ptr %value, i64 %key.first
+$fetch_value
+  br label %score.on
+
+score.on:
 $load_key
 $multiply
   %product = call reassoc float @llvm.vector.reduce.fadd.v${lanes}f32(float 0.0, <$lanes x float> %sum.$last)
@@ -244,7 +257,7 @@ totals:
   br label %mix
 
 mix:
-  %value.now = phi i64 [ %first, %totals ], [ %value.next, %mix ]
+  %value.now = phi i64 [ %first, %totals ], [ %value.next, %mix.on ]
 $carry
   %value.place = sub i64 %value.now, %first
   %weight.at = getelementptr float, ptr %weights, i64 %value.place
@@ -254,6 +267,14 @@ $scale_weight
   %weight.all = shufflevector <$lanes x float> %weight.first, <$lanes x float> poison, <$lanes x i32> zeroinitializer
   %value.first = mul i64 %value.now, $head
   %value.at = getelementptr $element, ptr %value, i64 %value.first
+  br i1 %fetches, label %mix.ahead, label %mix.on
+
+mix.ahead:
+  %key.ahead = getelementptr $element, ptr %key.behind, i64 %value.first
+$fetch_key
+  br label %mix.on
+
+mix.on:
 $load_value
 $mix
   %value.next = add i64 %value.now, 1
@@ -266,6 +287,7 @@ $store_mixed
   ret void
 }
 
+declare void @llvm.prefetch.p0(ptr, i32, i32, i32)
 declare float @llvm.vector.reduce.fadd.v${lanes}f32(float, <$lanes x float>)
 declare <$lanes x float> @llvm.fmuladd.v${lanes}f32(<$lanes x float>, <$lanes x float>, <$lanes x float>)
 declare <$lanes x float> @llvm.rint.v${lanes}f32(<$lanes x float>)

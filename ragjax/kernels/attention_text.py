@@ -8,7 +8,7 @@ from string import Template
 
 from ragjax.kernels.exponential import exponential
 from ragjax.kernels.sharing import shared_text
-from ragjax.kernels.vectors_text import all_lanes, constant, plus_product
+from ragjax.kernels.vectors_text import LINE, all_lanes, constant, plus_product
 
 
 def attention_text(head: int, lanes: int, minor: int, *, small: bool) -> str:
@@ -40,6 +40,14 @@ def attention_text(head: int, lanes: int, minor: int, *, small: bool) -> str:
             f"%{name}.# = sitofp <{lanes} x i8> %{name}.codes.# to {vector}",
         )
 
+    def fetched(name: str) -> str:
+        lines = range(0, head * (1 if small else 4), LINE)
+        return "\n".join(
+            f"  %{name}.line.{line} = getelementptr i8, ptr %{name}.ahead, i64 {line}\n"
+            f"  call void @llvm.prefetch.p0(ptr %{name}.line.{line}, i32 0, i32 2, i32 1)"
+            for line in lines
+        )
+
     def stored(name: str, value: str) -> str:
         return each(
             f"%{name}.to.# = getelementptr {vector}, ptr %out, i64 #",
@@ -61,7 +69,8 @@ def attention_text(head: int, lanes: int, minor: int, *, small: bool) -> str:
         + sums_of("%sum.#", "%query.#", "%key.#", "%sum.~"),
         scale_key=_SCALE_KEY if small else "", scaled_key="%scaled.key" if small else "%scaled",
         exp=exponential(lanes),
-        carry=each(f"%mix.# = phi {vector} [ zeroinitializer, %totals ], [ %mixed.#, %mix ]"),
+        carry=each(f"%mix.# = phi {vector} [ zeroinitializer, %totals ], [ %mixed.#, %mix.on ]"),
+        fetch_value=fetched("value"), fetch_key=fetched("key"),
         scale_weight=_SCALE_WEIGHT if small else "", scaled_weight="%scaled.weight" if small else "%weight",
         load_value=loaded("value"),
         mix=sums_of("%mixed.#", "%weight.all", "%value.#", "%mix.#"),

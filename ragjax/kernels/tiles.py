@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ragjax.kernels.factors import INTEGERS, SMALL_WEIGHTS, Factors
-from ragjax.kernels.vectors_text import all_lanes, lines
+from ragjax.kernels.vectors_text import LINE, all_lanes, lines
 
 VECTORS = 2
 """Of a panel, side by side."""
-_LINE = 64
-"""Bytes that a cache fetches at once."""
 Cells = Sequence[tuple[int, int]]
 """Row and vector of each sum."""
 
@@ -48,9 +46,9 @@ def tile(rows: int, factors: Factors, lanes: int) -> str:
     step = _group_by_group if factors.half else _input_by_input
     fetches = [
         f"""
-  %line.at.{line} = getelementptr i8, ptr %ahead.at, i64 {line * _LINE}
+  %line.at.{line} = getelementptr i8, ptr %ahead.at, i64 {line * LINE}
   call void @llvm.prefetch.p0(ptr %line.at.{line}, i32 0, i32 2, i32 1)"""
-        for line in range(max(1, step_bytes(factors, lanes) // _LINE))
+        for line in range(max(1, step_bytes(factors, lanes) // LINE))
     ]
     return f"""
 define void @tile.{rows}(ptr noalias %x, ptr noalias %panel, ptr noalias %out, i64 %steps, i64 %outputs,

@@ -5,6 +5,9 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterable
 
+LINE = 64
+"""Bytes that a cache fetches at once."""
+
 
 def constant(value: float) -> str:
     """As LLVM writes the float32 next to a number: the bits of the float64 that it is."""

@@ -117,9 +117,10 @@ alone:
 
 with.others:
   %task = alloca %Task
-  %task.0 = insertvalue %Task { i64 40, ptr null, ptr null, ptr @take.part, ptr null }, ptr %context, 2
+  %task.0 = insertvalue %Task { i64 40, ptr null, ptr null, ptr @join.in, ptr null }, ptr %context, 2
   %task.1 = insertvalue %Task %task.0, ptr %work, 4
   store %Task %task.1, ptr %task
+  %calls.before = atomicrmw add ptr inttoptr (i64 $calls to ptr), i64 1 release
   br label %ask
 
 ask:
@@ -141,6 +142,31 @@ asked:
 work.on:
   call void @take.part(ptr %work)
   ret ptr null
+}
+
+; Takes part, and then waits a while for the next call of any such program, without which the thread would fall
+; asleep: waking it takes longer than many a call.
+define void @join.in(ptr %work) {
+entry:
+  %before = load atomic i64, ptr inttoptr (i64 $calls to ptr) acquire, align 8
+  call void @take.part(ptr %work)
+  br label %look
+
+look:
+  %looks = phi i64 [ 0, %entry ], [ %looks.next, %wait ]
+  %now = load atomic i64, ptr inttoptr (i64 $calls to ptr) acquire, align 8
+  %is.called = icmp ne i64 %now, %before
+  %is.enough = icmp uge i64 %looks, $looks
+  %is.over = or i1 %is.called, %is.enough
+  br i1 %is.over, label %end, label %wait
+
+wait:
+  $pause
+  %looks.next = add i64 %looks, 1
+  br label %look
+
+end:
+  ret void
 }
 
 ; Takes one piece after another of a share that is the thread's own, then of the others', until none is left:
@@ -289,5 +315,6 @@ done:
 }
 
 declare void @llvm.memset.p0.i64(ptr, i8, i64, i1)
+$pause_declared
 declare i64 @llvm.umax.i64(i64, i64)
 declare i64 @llvm.umin.i64(i64, i64)

@@ -2,14 +2,38 @@
 
 from __future__ import annotations
 
+import ctypes
+import platform
 from pathlib import Path
 from string import Template
+
+from ragjax.kernels.vectors_text import LINE
 
 _NOTHING_TO_PREPARE = """
 define void @prepare(ptr %call, ptr %room) alwaysinline {
   ret void
 }
 """
+
+_CALLS = (ctypes.c_int64 * (2 * LINE // 8))()
+"""Holds, in a line of the cache of its own, how many calls have asked other threads to join in."""
+_LOOKS = 1000
+"""How often a thread that is done looks for the next call before it goes: for some ten microseconds."""
+
+
+def _calls_address() -> int:
+    start = ctypes.addressof(_CALLS)
+    return start + -start % LINE
+
+
+_PAUSES = {
+    "x86_64": ("@llvm.x86.sse2.pause()", "@llvm.x86.sse2.pause()"),
+    "AMD64": ("@llvm.x86.sse2.pause()", "@llvm.x86.sse2.pause()"),
+    "aarch64": ("@llvm.aarch64.hint(i32 1)", "@llvm.aarch64.hint(i32)"),
+    "arm64": ("@llvm.aarch64.hint(i32 1)", "@llvm.aarch64.hint(i32)"),
+}
+"""By the machine: what a thread calls between two looks, to the good of its core's other one, and how that
+is declared."""
 
 
 def shared_text(minor: int, *, prepares: bool = False) -> str:
@@ -19,5 +43,9 @@ def shared_text(minor: int, *, prepares: bool = False) -> str:
       minor: version of XLA's interface.
       prepares: whether there is a `@prepare`; else it is one that does nothing.
     """
-    text = Template(Path(__file__).with_name("shared.ll").read_text()).substitute(minor=minor)
+    pause, pause_type = _PAUSES.get(platform.machine(), ("", ""))
+    text = Template(Path(__file__).with_name("shared.ll").read_text()).substitute(
+        minor=minor, calls=_calls_address(), looks=_LOOKS, pause=pause and f"call void {pause}",
+        pause_declared=pause and f"declare void {pause_type}",
+    )  # fmt: skip
     return text if prepares else _NOTHING_TO_PREPARE + text

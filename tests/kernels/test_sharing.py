@@ -6,7 +6,7 @@ import threading
 import numpy as np
 import pytest
 
-from ragjax.kernels import machine
+from ragjax.kernels import machine, sharing
 from ragjax.kernels.factors import FLOATS
 from ragjax.kernels.machine import interface, vectors
 from ragjax.kernels.panels_text import panel_width, panels_text
@@ -85,7 +85,7 @@ class Xla:
         self.told.append(longs(given, 3)[2])
 
 
-def call(handler, xla, *, panels=40, rows=3):
+def call(handler, xla, *, panels=40, rows=3, joins=True):
     """The rows a call wrote, with one behind them, what they should be, and the future it returned."""
     rng = np.random.default_rng(0)
     outputs = max(panels * panel_width(vectors()) - 5, 0)
@@ -109,7 +109,7 @@ def call(handler, xla, *, panels=40, rows=3):
         arguments=buffers((x, x.shape), (weights, weights.shape)), results=buffers((out, (rows, outputs))),
     )  # fmt: skip
     assert handler(ctypes.addressof(frame)) is None
-    for task in xla.tasks if xla.run == "beside" else []:
+    for task in xla.tasks if xla.run == "beside" and joins else []:
         task.join()
     exact = x @ weights.transpose(1, 0, 2).reshape(STEPS, -1)[:, :outputs]
     return out, exact, frame.future
@@ -151,6 +151,24 @@ def test_nobody_waits_for_who_comes_late(handler):
         FUNCTION(function)(data)
     assert (out == -1).all()
     assert xla.told == [FUTURE]
+
+
+def test_who_is_done_waits_for_the_next_call_of_any_program(handler, monkeypatch):
+    monkeypatch.setattr(sharing, "_LOOKS", 10**12)
+    patient = FUNCTION(
+        machine._compiled("ragjax_test_patience", panels_text(FLOATS, vectors(), interface()))
+    )  # fmt: skip
+    xla = Xla(3, run="beside")
+    right(*call(patient, xla, joins=False)[:2])
+    for task in xla.tasks:
+        task.join(0.2)
+    assert all(task.is_alive() for task in xla.tasks)
+    call(handler, Xla(1, run="beside"))  # asks nobody
+    assert all(task.is_alive() for task in xla.tasks)
+    call(handler, Xla(2, run="beside"))
+    for task in xla.tasks:
+        task.join(60)
+    assert not any(task.is_alive() for task in xla.tasks)
 
 
 @pytest.mark.parametrize("refuses", [lambda _: True, lambda number: number == 2])

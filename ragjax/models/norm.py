@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from functools import partial
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from ragjax.kernels.instead import by_kernel
+from ragjax.kernels.norm import norm, norms_serve
 from ragjax.models.residuals import keep, kept
+from ragjax.parallel.pin import on_one_device
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(3,))
@@ -25,7 +30,24 @@ def layer_norm(
       bias: is added to each feature.
       epsilon: added to the variance.
     """
-    return _forward(x, scale, bias, epsilon)[0]
+
+    def plain(x, scale, bias):
+        return _forward(x, scale, bias, epsilon)[0]
+
+    return _fastest(plain, epsilon, x, scale, bias)
+
+
+def _fastest(plain: Callable[..., Array], epsilon: float, x: Array, *parts: Array) -> Array:
+    """What `plain` makes of x and the scale, and the bias if there is one."""
+    rows = math.prod(x.shape[:-1])
+    serves = norms_serve(rows, x.shape[-1]) and all(each.dtype == jnp.float32 for each in (x, *parts))
+    if not serves or not on_one_device(x, *parts):
+        return plain(x, *parts)
+
+    def by_kernel_of_rows(x, scale, *bias):
+        return norm(x.reshape(rows, -1), scale, *(bias or [None]), epsilon).reshape(x.shape)
+
+    return by_kernel(by_kernel_of_rows, plain, x, *parts)
 
 
 def _forward(x, scale, bias, epsilon):
@@ -64,7 +86,11 @@ def rms_norm(
       scale: multiplies each feature.
       epsilon: added to the mean square.
     """
-    return _rms_forward(x, scale, epsilon)[0]
+
+    def plain(x, scale):
+        return _rms_forward(x, scale, epsilon)[0]
+
+    return _fastest(plain, epsilon, x, scale)
 
 
 def _rms_forward(x, scale, epsilon):

@@ -3,6 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from ragjax.kernels.norm import norms_serve
 from ragjax.models.norm import layer_norm, rms_norm
 
 EPSILON = 0.05
@@ -84,3 +85,44 @@ def test_rms_norm_keeps_one_value_a_row_besides_the_input():
     x, scale, _, _ = some_rows(jnp.bfloat16)
     pull = jax.vjp(lambda *a: rms_norm(*a, EPSILON), x, scale)[1]
     assert sum(leaf.nbytes for leaf in jax.tree.leaves(pull)) <= x.nbytes + 4 * x.size // 16 + scale.nbytes
+
+
+@pytest.mark.skipif(not norms_serve(1, 64), reason="needs llvmlite")
+@pytest.mark.parametrize(
+    ("shape", "dtype", "kernels"),
+    [
+        ((4, 1, 64), jnp.float32, 2),
+        ((64,), jnp.float32, 2),
+        ((2, 20, 64), jnp.float32, 0),
+        ((4, 1, 60), jnp.float32, 0),
+        ((4, 1, 64), jnp.bfloat16, 0),
+    ],
+)
+def test_a_few_rows_of_float32_are_one_kernel_each(shape, dtype, kernels):
+    x = 3 * jax.random.normal(jax.random.key(0), shape, dtype) + 2
+    scale, bias = jax.random.normal(jax.random.key(1), (2, shape[-1]))
+
+    def both(x):
+        return layer_norm(x, scale, bias, EPSILON), rms_norm(x, scale, EPSILON)
+
+    program = jax.jit(both).lower(x)
+    assert program.as_text().count("call @ragjax_norm") == kernels
+    wide = x.astype(jnp.float32)
+    centred = wide - wide.mean(-1, keepdims=True)
+    plain = [
+        y * jax.lax.rsqrt(jnp.square(y).mean(-1, keepdims=True) + EPSILON) * scale for y in (centred, wide)
+    ]
+    for ours, told in zip(program.compile()(x), (plain[0] + bias, plain[1]), strict=True):
+        assert (ours.shape, ours.dtype) == (shape, dtype)
+        np.testing.assert_allclose(ours.astype(jnp.float32), told, atol=4e-6 if kernels else 0.05)
+
+
+@pytest.mark.skipif(not norms_serve(1, 64), reason="needs llvmlite")
+def test_gradients_of_few_rows_are_those_of_many():
+    x, scale, bias, gradient = (jnp.tile(each, 4) for each in some_rows(jnp.float32))
+    pull = jax.vjp(lambda *a: layer_norm(*a, EPSILON), x, scale, bias)[1]
+    many = jax.vjp(lambda *a: layer_norm(*a, EPSILON), jnp.tile(x, (9, 1, 1)), scale, bias)[1]
+    expected = many(jnp.tile(gradient, (9, 1, 1)))
+    for ours, told, times in zip(pull(gradient), expected, (1, 9, 9), strict=True):
+        told = told[:2] if times == 1 else told / times
+        np.testing.assert_allclose(ours, told, rtol=1e-5, atol=1e-5)

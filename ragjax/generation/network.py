@@ -11,9 +11,9 @@ import jax
 import jax.numpy as jnp
 
 from ragjax.kernels.machine import kernels_serve
-from ragjax.models.decoder import JOINT, Params
+from ragjax.models.decoder import ACTIVE, JOINT, Params
 from ragjax.models.decoder_config import DecoderConfig
-from ragjax.models.panels import Panels, panel_kernel, panel_table
+from ragjax.models.panels import Activating, Panels, panel_kernel, panel_table
 from ragjax.models.stand_ins import Table, is_stand_in
 
 
@@ -71,8 +71,8 @@ def _fit_panels(params: Params) -> bool:
     )
 
 
-@jax.jit
-def _layer_in_panels(stacked: Params, i: int) -> Params:
+@partial(jax.jit, static_argnames="config")
+def _layer_in_panels(stacked: Params, i: int, *, config: DecoderConfig) -> Params:
     def laid(path: Any, leaf: Any) -> Any:
         if is_stand_in(leaf):
             return leaf.in_panels()
@@ -80,7 +80,8 @@ def _layer_in_panels(stacked: Params, i: int) -> Params:
 
     layer = jax.tree.map(lambda x: x[i], stacked)
     layer = jax.tree_util.tree_map_with_path(laid, layer, is_leaf=is_stand_in)
-    return layer | {"attention": _joined(layer["attention"])}
+    mlp = layer["mlp"] if config.gated else _active(layer["mlp"], config.activation)
+    return layer | {"attention": _joined(layer["attention"]), "mlp": mlp}
 
 
 def _joined(attention: Params) -> Params:
@@ -96,6 +97,13 @@ def _joined(attention: Params) -> Params:
     if "bias" in parts[0]:
         joint["bias"] = jnp.concatenate([part["bias"] for part in parts])
     return {name: part for name, part in attention.items() if name not in JOINT} | {"joint": joint}
+
+
+def _active(mlp: Params, activation: str) -> Params:
+    """An MLP whose first product ends in the activation, where it can."""
+    up = mlp["up"]
+    made = up["kernel"].active(up.get("bias"), activation) if isinstance(up["kernel"], Activating) else None
+    return mlp if made is None else {ACTIVE: made, "down": mlp["down"]}
 
 
 @partial(jax.jit, static_argnames="vocab_size")
@@ -145,5 +153,5 @@ def _forget(key: tuple[Any, ...]) -> None:
 
 def _panels(params: Params, config: DecoderConfig) -> tuple[tuple[Params, ...], Table]:
     table = params["head"] if "head" in params else params["embedding"]["tokens"]
-    layers = tuple(_layer_in_panels(params["layers"], i) for i in range(config.layers))
+    layers = tuple(_layer_in_panels(params["layers"], i, config=config) for i in range(config.layers))
     return layers, _table_in_panels(table, vocab_size=config.vocab_size)

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Float16, Int, Int8, Int32, Shaped
 
+from ragjax.kernels.activations_text import ACTIVATIONS
 from ragjax.kernels.machine import custom_call, has_dot_product, kernels_serve, vectors
 from ragjax.kernels.panels import in_panels, out_of_panels
 from ragjax.kernels.panels_text import panel_width
@@ -33,6 +34,11 @@ def quads_serve() -> bool:
 def rounding_serves(inputs: int) -> bool:
     """Whether there is such a product for so many inputs."""
     return quads_serve() and inputs <= _MOST_INPUTS
+
+
+def activation_serves(name: str) -> bool:
+    """Whether a product can end in this activation, by its name in a config."""
+    return name in ACTIVATIONS
 
 
 def in_quads(kernel: Int8[Array, "in out"]) -> Int8[Array, "panels quads width 4"]:
@@ -70,8 +76,11 @@ def multiply_rounded(
     outputs: int,
     *,
     bits: Literal[8, 16],
+    bias: Float[Array, " padded_out"] | None = None,
+    activation: str | None = None,
 ) -> Float[Array, "rows out"]:
-    """`x @ (kernel * scale)` in float32, of the integers next to x where a row's largest is 127 or 32767.
+    """`x @ (kernel * scale)` in float32, of the integers next to x where a row's largest is 127 or 32767, or
+    an activation of that and a bias.
 
     Integers add up exactly, so that a row's result depends neither on the others nor on the order. Those of
     16 bits are two rows of 8 each.
@@ -83,6 +92,8 @@ def multiply_rounded(
       scale: of each column, filled up likewise.
       outputs: columns of the kernel.
       bits: of the integers that x becomes.
+      bias: of each column, filled up likewise; where there is an activation.
+      activation: one that serves; none: the product itself.
     """
     panels, fours, width, four = quads.shape
     # Machine code takes what it is given at its word.
@@ -93,10 +104,13 @@ def multiply_rounded(
     assert fours * 4 - x.shape[1] in range(_AT_ONCE)
     assert (x.dtype, quads.dtype, sums.dtype, scale.dtype) == (jnp.float32, jnp.int8, jnp.int32, jnp.float16)
     assert scale.shape == sums.shape == (panels * width,)
+    assert (bias is None) == (activation is None)
+    assert bias is None or (bias.shape, bias.dtype) == (scale.shape, jnp.float32)
     out = jax.ShapeDtypeStruct((x.shape[0], outputs), jnp.float32)
     if not out.size * fours:
+        assert fours or activation is None
         return jnp.zeros(out.shape, out.dtype)
-    name = custom_call(f"ragjax_rounded_{bits}", partial(rounded_text, bits))
+    name = custom_call(f"ragjax_rounded_{bits}_{activation}", partial(rounded_text, bits, activation))
     call = jax.ffi.ffi_call(name, out, vmap_method="sequential")
     x = jnp.pad(x, ((0, 0), (0, 4 * fours - x.shape[1])))
-    return call(x, quads, sums, scale)
+    return call(x, quads, sums, scale, *([] if bias is None else [bias]))

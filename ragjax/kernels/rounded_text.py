@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from string import Template
 from typing import Literal
 
+from ragjax.kernels.activations_text import ACTIVATIONS
 from ragjax.kernels.factors import INTEGERS
 from ragjax.kernels.sharing import shared_text
 from ragjax.kernels.tiles import VECTORS, tiles
@@ -22,11 +24,12 @@ _SHIFT_BITS = 0x4B400000
 """As the bits of a float32."""
 
 
-def rounded_text(bits: Literal[8, 16], minor: int) -> str:
+def rounded_text(bits: Literal[8, 16], activation: str | None, minor: int) -> str:
     """A module whose `handler` rounds and multiplies.
 
     Args:
       bits: of the integers that inputs become; those of 16 are two rows of 8, the upper ones first.
+      activation: of the product and a bias, by its name in `ACTIVATIONS`; none: the product is not changed.
       minor: version of XLA's interface.
     """
     halves, width = bits // 8, VECTORS * _LANES
@@ -37,14 +40,18 @@ def rounded_text(bits: Literal[8, 16], minor: int) -> str:
         row_bytes=4 * halves, step_bytes=4 * width, width=width, halves=halves, most=_TILE // halves,
         most_less_1=_TILE // halves - 1, near=_NEAR,
         aside=_TILE * width, found_row=halves * width,
-        largest=constant(2 ** (bits - 1) - 1),
+        largest=constant(2 ** (bits - 1) - 1), infinity=constant(math.inf),
+        unsigned=all_lanes(str(2**31 - 1), _LANES, "i32"),
         shift=all_lanes(constant(_SHIFT), _LANES),
         unshift=all_lanes(str(2 ** (bits - 1) - _SHIFT_BITS), _LANES, "i32"),
         store=_stored_halves() if halves == 2 else _stored(),
-        columns="\n".join(_column(part) for part in range(VECTORS)),
-        combine="\n".join(_combined(part, halves, width) for part in range(VECTORS)),
+        # What begins with a semicolon is a comment.
+        active="; " if activation is None else "",
+        columns="\n".join(_column(part, activation) for part in range(VECTORS)),
+        combine="\n".join(_combined(part, halves, width, activation) for part in range(VECTORS)),
     )  # fmt: skip
-    return "\n".join([product, functions, shared_text(minor, prepares=True)])
+    activate = [] if activation is None else [ACTIVATIONS[activation](_LANES)]
+    return "\n".join([product, functions, *activate, shared_text(minor, prepares=True)])
 
 
 def _stored() -> str:
@@ -66,9 +73,13 @@ def _stored_halves() -> str:
   store <16 x i8> %lower, ptr %lower.at, align 1"""
 
 
-def _column(part: int) -> str:
-    """Of a vector of outputs: what is taken off its sums, whose integers had no sign, and the scales."""
-    return f"""
+def _column(part: int, activation: str | None) -> str:
+    """Of a vector of outputs: what is taken off its sums, whose integers had no sign, the scales, and where
+    there is an activation the bias."""
+    bias = f"""
+  %bias.at.{part} = getelementptr <16 x float>, ptr %bias.at, i64 {part}
+  %bias.{part} = load <16 x float>, ptr %bias.at.{part}, align 4"""
+    return f"""{bias if activation else ""}
   %sums.at.{part} = getelementptr <16 x i32>, ptr %sums.at, i64 {part}
   %sums.{part} = load <16 x i32>, ptr %sums.at.{part}, align 4
   %off.{part} = shl <16 x i32> %sums.{part}, {all_lanes("7", _LANES, "i32")}
@@ -77,7 +88,7 @@ def _column(part: int) -> str:
   %scale.{part} = fpext <16 x half> %scale.half.{part} to <16 x float>"""
 
 
-def _combined(part: int, halves: int, width: int) -> str:
+def _combined(part: int, halves: int, width: int, activation: str | None) -> str:
     """A vector of a row's outputs, of its integer sums; from those of lower bits nothing is taken off."""
     first = f"""
   %sum.at.{part} = getelementptr <16 x i32>, ptr %found.at, i64 {part}
@@ -91,9 +102,12 @@ def _combined(part: int, halves: int, width: int) -> str:
   %low.float.{part} = sitofp <16 x i32> %low.{part} to <16 x float>
   %high.{part} = fmul <16 x float> %float.{part}, {all_lanes(constant(256), _LANES)}
   %both.{part} = fadd <16 x float> %high.{part}, %low.float.{part}"""
+    activated = f"""
+  %biased.{part} = fadd <16 x float> %made.{part}, %bias.{part}
+  %active.{part} = call <16 x float> @activate(<16 x float> %biased.{part})"""
     whole = "both" if halves == 2 else "float"
     return f"""{first}{second if halves == 2 else ""}
   %stepped.{part} = fmul <16 x float> %{whole}.{part}, %unit.all
-  %made.{part} = fmul <16 x float> %stepped.{part}, %scale.{part}
+  %made.{part} = fmul <16 x float> %stepped.{part}, %scale.{part}{activated if activation else ""}
   %put.at.{part} = getelementptr <16 x float>, ptr %put, i64 {part}
-  store <16 x float> %made.{part}, ptr %put.at.{part}, align 4"""
+  store <16 x float> %{"active" if activation else "made"}.{part}, ptr %put.at.{part}, align 4"""

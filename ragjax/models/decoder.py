@@ -32,6 +32,7 @@ from ragjax.models.fused_attention import fused_attend, fused_serves
 from ragjax.models.key_values import KeyValues, held
 from ragjax.models.matmul import linear
 from ragjax.models.norm import layer_norm, rms_norm
+from ragjax.models.panels import Active
 from ragjax.models.rotary import Angles, angles, rotate
 from ragjax.models.stand_ins import Kernel, Table, is_stand_in
 from ragjax.parallel.pin import pin, pin_batch
@@ -175,6 +176,11 @@ class Attention(nn.Module):
         return Linear(config.width, out_std, config.attention_out_bias, name="out")(flat), cache
 
 
+ACTIVE = "active"
+"""Among an MLP's parameters, what may stand for its projection "up" and the nonlinearity of what that makes:
+`ragjax.models.panels.Active`."""
+
+
 class MLP(nn.Module):
     """Two projections with a nonlinearity between them, which a third may gate."""
 
@@ -185,7 +191,11 @@ class MLP(nn.Module):
         config = self.config
         std = config.initializer_range
         activation = ACTIVATIONS[config.activation]
-        up = Linear(config.mlp_width, std, config.mlp_bias, name="up")(x)
+        if self.has_variable("params", ACTIVE):
+            active: Active = self.get_variable("params", ACTIVE)
+            up, activation = active.multiply(x).astype(x.dtype), ACTIVATIONS["linear"]
+        else:
+            up = Linear(config.mlp_width, std, config.mlp_bias, name="up")(x)
         if config.gated:
             gate = Linear(config.mlp_width, std, config.mlp_bias, name="gate")(x)
             up, activation = activation(gate) * up, ACTIVATIONS["linear"]

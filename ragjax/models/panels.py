@@ -23,6 +23,26 @@ class Panels(Kernel, Protocol):
         inputs; none where it would not multiply as they do, or one's outputs do not fill up its panels."""
 
 
+class Active(Protocol):
+    """Stands for a projection and what becomes of its outputs: a pytree node."""
+
+    def multiply(self, x: Float[Array, "... in"]) -> Float[Array, "... out"]:
+        """`activation(x @ kernel + bias)` in float32."""
+
+
+@runtime_checkable
+class Activating(Kernel, Protocol):
+    """Stands for a kernel [in, out] whose product may end in an activation."""
+
+    def active(self, bias: Float[Array, " out"] | None, activation: str) -> Active | None:
+        """What stands for `activation(x @ kernel + bias)`; none where the product cannot end so.
+
+        Args:
+          bias: of each output; none: 0.
+          activation: its name in a config.
+        """
+
+
 class PanelStandIn(Kernel, Protocol):
     """Stands for a kernel [in, out], of which single columns can be read."""
 

@@ -20,6 +20,7 @@ from ragjax.kernels.panels import (
     out_of_panels,
 )
 from ragjax.kernels.rounded import (
+    activation_serves,
     columns_of_quads,
     for_all_columns,
     in_quads,
@@ -76,14 +77,24 @@ class PanelQuantized:
 
     def multiply(self, x: Float[Array, "... in"]) -> Float[Array, "... out"]:
         """`x @ kernel` in float32, from the integers."""
+        if self.input_bits:
+            return self._of_integers(x)
         rows = _divided(x, self.input_scale).astype(jnp.float32)
-        outputs, bits = self.shape[1], self.input_bits
-        if not bits:
-            made = multiply_panels(rows, self.panels, outputs) * self._scale()
-        else:
-            assert self.sums is not None
-            made = multiply_rounded(rows, self.panels, self.sums, self.scale, outputs, bits=bits)
-        return made.reshape(*x.shape[:-1], outputs)
+        made = multiply_panels(rows, self.panels, self.shape[1]) * self._scale()
+        return made.reshape(*x.shape[:-1], self.shape[1])
+
+    def _of_integers(
+        self, x: Array, bias: Float[Array, " padded_out"] | None = None, activation: str | None = None
+    ) -> Array:
+        """Of inputs that become integers too: the product, or an activation of it and a bias."""
+        assert self.input_bits
+        assert self.sums is not None
+        rows = _divided(x, self.input_scale).astype(jnp.float32)
+        made = multiply_rounded(
+            rows, self.panels, self.sums, self.scale, self.shape[1],
+            bits=self.input_bits, bias=bias, activation=activation,
+        )  # fmt: skip
+        return made.reshape(*x.shape[:-1], self.shape[1])
 
     def beside(self, others: Sequence[PanelQuantized]) -> PanelQuantized | None:
         """What stands for this kernel and behind it the outputs of others; none with scaled inputs."""
@@ -98,6 +109,14 @@ class PanelQuantized:
         outputs = sum(kernel.shape[1] for kernel in every)
         return PanelQuantized(panels, scale, None, sums, (self.shape[0], outputs), bits)
 
+    def active(self, bias: Float[Array, " out"] | None, activation: str) -> ActiveQuantized | None:
+        """What stands for `activation(x @ kernel + bias)`; none where inputs stay floats, or there is no such
+        activation in kernels."""
+        if not self.input_bits or not activation_serves(activation):
+            return None
+        bias = jnp.zeros(self.shape[1]) if bias is None else bias.astype(jnp.float32)
+        return ActiveQuantized(self, for_all_columns(bias), activation)
+
     def columns(self, outputs: Int[Array, "..."]) -> Float[Array, "... in"]:
         """What leads to each of some outputs, in float32; not with scaled inputs."""
         assert self.input_scale is None
@@ -106,6 +125,23 @@ class PanelQuantized:
         else:
             codes = columns_of_quads(self.panels, outputs)[..., : self.shape[0]]
         return codes * self._scale()[outputs][..., None]
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class ActiveQuantized:
+    """Stands for `activation(x @ kernel + bias)`; made by `PanelQuantized.active`."""
+
+    kernel: PanelQuantized
+    """Its inputs become integers."""
+    bias: Float[Array, " padded_out"]
+    """Filled up as the kernel's scale."""
+    activation: str = field(metadata={"static": True})
+    """A key of `ragjax.kernels.activations_text.ACTIVATIONS`."""
+
+    def multiply(self, x: Float[Array, "... in"]) -> Float[Array, "... out"]:
+        """`activation(x @ kernel + bias)` in float32, in one program."""
+        return self.kernel._of_integers(x, self.bias, self.activation)
 
 
 @jax.tree_util.register_dataclass

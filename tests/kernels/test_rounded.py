@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 
 from ragjax.kernels import machine, rounded
+from ragjax.kernels.activations_text import ACTIVATIONS as IN_KERNELS
 from ragjax.kernels.rounded import (
+    activation_serves,
     for_all_columns,
     in_quads,
     multiply_rounded,
@@ -12,6 +14,7 @@ from ragjax.kernels.rounded import (
     quads_serve,
     rounding_serves,
 )
+from ragjax.models.activations import ACTIVATIONS
 
 needs_quads = pytest.mark.skipif(not quads_serve(), reason="needs AVX-512 VNNI")
 SHAPES = [(1, 1), (16, 20), (24, 33), (100, 333), (64, 2000), (3072, 70)]
@@ -59,6 +62,45 @@ def test_product_is_that_of_the_integers(rows, shape, bits):
 
 
 @needs_quads
+@pytest.mark.parametrize("bits", [8, 16])
+@pytest.mark.parametrize("name", ["gelu_new", "relu"])
+@pytest.mark.parametrize("rows", [1, 4, 9])
+@pytest.mark.parametrize("shape", [(16, 20), (24, 33), (64, 96)])
+def test_a_product_may_end_in_an_activation(shape, rows, name, bits):
+    x, codes, scale = factors(rows, *shape)
+    bias = np.random.default_rng(1).standard_normal(len(scale)).astype(np.float32)
+    product = multiply(x, codes, scale, bits)
+    found = multiply_rounded(
+        x, *laid(codes, scale), bits=bits, bias=for_all_columns(bias), activation=name
+    )  # fmt: skip
+    np.testing.assert_allclose(found, ACTIVATIONS[name]((product + bias).astype(np.float64)), atol=2e-6)
+
+
+@needs_quads
+@pytest.mark.parametrize("name", ["gelu_new", "relu"])
+def test_activations_are_those_of_models_everywhere(name):
+    x = np.concatenate([[0.0], np.geomspace(1e-30, 1e4, 400), [3e38]])
+    x = np.concatenate([-x, x, [np.inf, np.nan]]).astype(np.float32)
+    # A column each: nothing but the bias.
+    given = np.zeros((1, 16), np.float32), np.zeros((16, len(x)), np.int8), np.ones(len(x), np.float16)
+    found = multiply_rounded(
+        given[0], *laid(*given[1:]), bits=16, bias=for_all_columns(x), activation=name
+    )[0]  # fmt: skip
+    with np.errstate(over="ignore", invalid="ignore"):
+        wide = x.astype(np.float64)
+        inner = np.sqrt(2 / np.pi) * (wide + 0.044715 * wide**3)
+        expected = wide * (1 / (1 + np.exp(-2 * inner))) if name == "gelu_new" else np.maximum(wide, 0)
+    np.testing.assert_allclose(found, expected.astype(np.float32), rtol=3e-6, atol=1e-37)
+
+
+def test_what_serves_is_an_activation_of_models():
+    assert activation_serves("gelu_new")
+    assert not activation_serves("gelu")
+    assert not activation_serves("silu")
+    assert set(IN_KERNELS) <= set(ACTIVATIONS)
+
+
+@needs_quads
 @pytest.mark.parametrize("shape", SHAPES)
 def test_a_matrix_is_in_quads_as_it_was(shape):
     _, codes, _ = factors(1, *shape)
@@ -84,6 +126,18 @@ def test_a_row_of_nothing_is_nothing_and_the_others_stay(bits):
     found = multiply(x, codes, scale, bits)
     np.testing.assert_array_equal(found[2], 0)
     np.testing.assert_allclose(found, plainly(x, codes, scale, bits), rtol=1e-5, atol=1e-4)
+
+
+@needs_quads
+@pytest.mark.parametrize("bits", [8, 16])
+def test_rows_are_rounded_however_small_they_are_until_a_unit_has_no_inverse(bits):
+    x, codes, scale = factors(6, 64, 40)
+    for size in (1e-20, 1e-30, 1e30):
+        small = x * np.float32(size)
+        np.testing.assert_allclose(
+            multiply(small, codes, scale, bits) / size, plainly(x, codes, scale, bits), rtol=1e-4, atol=2e-3
+        )
+    np.testing.assert_array_equal(multiply(x * np.float32(1e-39), codes, scale, bits), 0)
 
 
 @needs_quads
@@ -162,6 +216,16 @@ def test_machine_code_is_given_nothing_it_would_misread():
     ):
         with pytest.raises(AssertionError):
             multiply_rounded(*other, bits=16)
+    bias = np.zeros(96, np.float32)
+    multiply_rounded(x, quads, sums, scale, 70, bits=16, bias=bias, activation="relu")
+    for other in (
+        {"bias": bias},
+        {"activation": "relu"},
+        {"bias": bias[:70], "activation": "relu"},
+        {"bias": bias.astype(np.int32), "activation": "relu"},
+    ):
+        with pytest.raises(AssertionError):
+            multiply_rounded(x, quads, sums, scale, 70, bits=16, **other)
 
 
 @needs_quads

@@ -13,10 +13,10 @@ from ragjax.kernels.panels_text import panel_width
 from ragjax.kernels.rounded import quads_serve
 from ragjax.model import Model
 from ragjax.models.decoder import init_params
-from ragjax.models.panels import PanelTable
+from ragjax.models.panels import Activating, PanelTable, panel_kernel
 from ragjax.models.stand_ins import Kernel, Table
 from ragjax.quantization import panels
-from ragjax.quantization.panels import GroupPanels, PanelQuantized, panel_quantized
+from ragjax.quantization.panels import ActiveQuantized, GroupPanels, PanelQuantized, panel_quantized
 from ragjax.quantization.quantized import Quantized, quantized
 from ragjax.quantization.scheme import SCHEMES, Scheme
 from ragjax.quantization.table import quantized_table
@@ -200,7 +200,7 @@ def test_tokens_are_those_of_xlas_products(tiny_config, name, monkeypatch):
     laid = laid_out(params, config=tiny_config)
     assert isinstance(laid.params["embedding"]["tokens"].transposed, PanelQuantized)
     serves = {"int8": True, "int8_activations": quads_serve(), "int4": groups_serve()}[name]
-    assert isinstance(laid.layers[0]["mlp"]["up"]["kernel"], KINDS[name] if serves else Quantized)
+    assert isinstance(laid.layers[0]["mlp"]["down"]["kernel"], KINDS[name] if serves else Quantized)
 
     prompts, options = [[5], [7, 8, 9], [20, 3]], {"max_new_tokens": 12, "stop_at_eos": False}
     found = generate_tokens(model, prompts, **options)
@@ -211,9 +211,45 @@ def test_tokens_are_those_of_xlas_products(tiny_config, name, monkeypatch):
 @pytest.mark.skipif(not quads_serve(), reason="needs AVX-512 VNNI")
 def test_the_same_integers_in_another_scheme_have_panels_of_their_own(tiny_config):
     params = init_params(tiny_config, 4)
-    kernel = quantized(params["layers"]["mlp"]["up"]["kernel"], SCHEMES["int8"])
-    params["layers"]["mlp"]["up"]["kernel"] = kernel
-    plain = laid_out(params, config=tiny_config).layers[0]["mlp"]["up"]["kernel"]
-    params["layers"]["mlp"]["up"]["kernel"] = replace(kernel, scheme=SCHEMES["int8_activations"])
-    rounded = laid_out(params, config=tiny_config).layers[0]["mlp"]["up"]["kernel"]
+    kernel = quantized(params["layers"]["mlp"]["down"]["kernel"], SCHEMES["int8"])
+    params["layers"]["mlp"]["down"]["kernel"] = kernel
+    plain = laid_out(params, config=tiny_config).layers[0]["mlp"]["down"]["kernel"]
+    params["layers"]["mlp"]["down"]["kernel"] = replace(kernel, scheme=SCHEMES["int8_activations"])
+    rounded = laid_out(params, config=tiny_config).layers[0]["mlp"]["down"]["kernel"]
     assert (plain.input_bits, rounded.input_bits) == (16, 8)
+
+
+@pytest.mark.skipif(not quads_serve(), reason="needs AVX-512 VNNI")
+@pytest.mark.parametrize("scaled", [False, True])
+@pytest.mark.parametrize("name", ["int8", "int8_activations"])
+def test_a_product_that_ends_in_an_activation_is_its_parts(name, scaled):
+    laid = layer(SCHEMES[name], scaled=scaled).in_panels()
+    rng = np.random.default_rng(2)
+    x, bias = rng.standard_normal((2, 3, 64)).astype(np.float32), rng.standard_normal(70).astype(np.float32)
+    for given in (bias, None):
+        active = laid.active(given, "gelu_new")
+        assert isinstance(active, ActiveQuantized)
+        plain = jax.nn.gelu(laid.multiply(x) + (0 if given is None else given), approximate=True)
+        np.testing.assert_allclose(active.multiply(x), plain, atol=2e-6 * np.abs(plain).max())
+    assert laid.active(bias, "silu") is None
+
+
+def test_floats_end_in_no_activation():
+    laid = panel_quantized(np.ones((4, 8), np.int8), np.ones(8, np.float16), input_bits=0)
+    assert laid.active(None, "gelu_new") is None
+    assert not isinstance(panel_kernel(np.ones((4, 8), np.float32)), Activating)
+
+
+@pytest.mark.skipif(not quads_serve(), reason="needs AVX-512 VNNI")
+@pytest.mark.parametrize(
+    ("changes", "joins"),
+    [({}, True), ({"activation": "gelu"}, False), ({"gated": True, "activation": "relu"}, False)],
+)
+def test_an_mlp_of_integers_has_its_activation_in_its_first_product(tiny_config, changes, joins):
+    config = replace(tiny_config, **changes)
+    params = init_params(config, 3)
+    params["layers"] = jax.tree_util.tree_map_with_path(
+        lambda path, x: quantized(x, SCHEMES["int8"]) if path[-1].key == "kernel" else x, params["layers"]
+    )
+    for layer in laid_out(params, config=config).layers:
+        assert set(layer["mlp"]) == ({"active", "down"} if joins else set(params["layers"]["mlp"]))

@@ -9,8 +9,8 @@ from ragjax.kernels.exponential import exponential_function
 from ragjax.kernels.vectors_text import all_lanes, constant, plus_product
 
 
-def _gelu_tanh(lanes: int) -> str:
-    """x * sigmoid(v) with v = 2 sqrt(2 / pi) (x + 0.044715 x^3), which is x (1 + tanh(v / 2)) / 2."""
+def gelu_tanh(lanes: int) -> str:
+    """`@activate`: x (1 + tanh(v / 2)) / 2 = x * sigmoid(v), where v = 2 sqrt(2 / pi) (x + 0.044715 x^3)."""
     vector, once = f"<{lanes} x float>", 2 * math.sqrt(2 / math.pi)
 
     def everywhere(value: float) -> str:
@@ -36,7 +36,8 @@ declare {vector} @llvm.fabs.v{lanes}f32({vector})
 declare {vector} @llvm.fmuladd.v{lanes}f32({vector}, {vector}, {vector})"""
 
 
-def _relu(lanes: int) -> str:
+def relu(lanes: int) -> str:
+    """`@activate`: x, or 0 where it is less."""
     vector = f"<{lanes} x float>"
     return f"""
 define {vector} @activate({vector} %x) alwaysinline {{
@@ -46,13 +47,14 @@ define {vector} @activate({vector} %x) alwaysinline {{
 }}"""
 
 
-ACTIVATIONS: dict[str, Callable[[int], str]] = {
-    "gelu_new": _gelu_tanh,
-    "gelu_fast": _gelu_tanh,
-    "gelu_accurate": _gelu_tanh,
-    "gelu_pytorch_tanh": _gelu_tanh,
-    "gelu_python_tanh": _gelu_tanh,
-    "relu": _relu,
+Activate = Callable[[int], str]
+"""From how many lanes a vector has to the text of the function `@activate` of one."""
+ACTIVATIONS: dict[str, Activate] = {
+    "gelu_new": gelu_tanh,
+    "gelu_fast": gelu_tanh,
+    "gelu_accurate": gelu_tanh,
+    "gelu_pytorch_tanh": gelu_tanh,
+    "gelu_python_tanh": gelu_tanh,
+    "relu": relu,
 }
-"""The function `@activate` of a vector, from how many lanes that has; by the names of those of
-`ragjax.models.activations.ACTIVATIONS` that there are here."""
+"""By the names of those of `ragjax.models.activations.ACTIVATIONS` that there are here."""

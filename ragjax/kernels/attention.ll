@@ -97,7 +97,7 @@ queries.on:
   %at = mul i64 %this, $head
   %query.at = getelementptr float, ptr %query.0, i64 %at
   %out.at = getelementptr float, ptr %out.0, i64 %at
-  ; What the first query reads is in the cache for the others.
+  ; A step has one query, or a few that read nearly the same; those of a prompt find keys in the cache.
   %fetches = icmp eq i64 %query, 0
   call void @attend(ptr %query.at, ptr %key, ptr %value, ptr %key.behind, ptr %key.scales, ptr %value.scales,
                     ptr %mask, float %scale, i64 %first, i64 %end, i1 %fetches, ptr %weights, ptr %out.at)

@@ -62,6 +62,13 @@ def vectors() -> Vectors:
     return Vectors(4, 32 if has.get("neon") else 16)
 
 
+def architecture() -> str:
+    """What code is made for, as LLVM names it: "x86_64", say."""
+    import llvmlite.binding as llvm
+
+    return llvm.get_default_triple().split("-")[0]
+
+
 @cache
 def has_dot_product() -> bool:
     """Whether the processor adds up products of integers of 8 bits, sixteen times four at once."""

@@ -25,7 +25,7 @@ define { i64, i64, i64 } @plan(ptr %frame, ptr %call) alwaysinline {
   ${centred}%bias = call ptr @data(ptr %bias.buffer)
   ${centred}%bias.at = getelementptr %Call, ptr %call, i32 0, i32 4
   ${centred}store ptr %bias, ptr %bias.at
-  ; One thread is done before another would have come.
+  ; Of so few rows one thread is done before another would have come.
   %plan.0 = insertvalue { i64, i64, i64 } zeroinitializer, i64 %rows, 0
   %plan = insertvalue { i64, i64, i64 } %plan.0, i64 1, 1
   ret { i64, i64, i64 } %plan

@@ -17,15 +17,15 @@ from ragjax.kernels.machine import custom_call, kernels_serve, vectors
 from ragjax.kernels.sharing import shared_text
 from ragjax.kernels.vectors_text import everywhere
 
-_MOST_ROWS = 32
-"""Above which XLA's programs are worth their calls."""
+_MOST = 1 << 15
+"""Values above which XLA's programs are worth their calls, and one thread is not enough."""
 
 
 def norms_serve(rows: int, width: int) -> bool:
     """Whether there is such a kernel for so many rows of so many features."""
     if not kernels_serve() or any(map(jax.export.is_symbolic_dim, (rows, width))):
         return False
-    return 0 < rows <= _MOST_ROWS and width > 0 and width % vectors().lanes == 0
+    return 0 < rows * width <= _MOST and width % vectors().lanes == 0
 
 
 def norm(
@@ -50,7 +50,7 @@ def norm(
     assert all(each.dtype == jnp.float32 for each in (x, *given))
     lanes = vectors().lanes
     text = partial(_text, lanes, centred=bias is not None)
-    name = custom_call(f"ragjax_norm_{len(given)}_{lanes}", text)
+    name = custom_call(f"ragjax_norm_{'rms' if bias is None else 'layer'}_{lanes}", text)
     call = jax.ffi.ffi_call(name, jax.ShapeDtypeStruct(x.shape, jnp.float32), vmap_method="sequential")
     return call(x, scale, jnp.float32(epsilon), *given[1:])
 

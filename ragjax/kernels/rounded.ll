@@ -39,7 +39,7 @@ define { i64, i64, i64 } @plan(ptr %frame, ptr %call) alwaysinline {
   %tiles = call i64 @tiles.of(i64 %rows)
   ; Those of a panel follow one another: a thread's next tile finds the panel in the cache.
   %pieces = mul i64 %panels, %tiles
-  %useful = lshr i64 %panels, 2
+  %useful = lshr i64 %pieces, 2
   %row.bytes = mul i64 %steps, $row_bytes
   %row.room = add i64 %row.bytes, 4
   %room = mul i64 %rows, %row.room

@@ -108,9 +108,11 @@ def multiply_rounded(
     assert bias is None or (bias.shape, bias.dtype) == (scale.shape, jnp.float32)
     out = jax.ShapeDtypeStruct((x.shape[0], outputs), jnp.float32)
     if not out.size * fours:
-        assert fours or activation is None
+        assert not out.size or activation is None, "of no inputs there would be the bias"
         return jnp.zeros(out.shape, out.dtype)
-    name = custom_call(f"ragjax_rounded_{bits}_{activation}", partial(rounded_text, bits, activation))
+    activate = None if activation is None else ACTIVATIONS[activation]
+    name = f"ragjax_rounded_{bits}_{activate.__name__}" if activate else f"ragjax_rounded_{bits}"
+    custom_call(name, partial(rounded_text, bits, activate))
     call = jax.ffi.ffi_call(name, out, vmap_method="sequential")
     x = jnp.pad(x, ((0, 0), (0, 4 * fours - x.shape[1])))
     return call(x, quads, sums, scale, *([] if bias is None else [bias]))

@@ -7,7 +7,7 @@ from pathlib import Path
 from string import Template
 from typing import Literal
 
-from ragjax.kernels.activations_text import ACTIVATIONS
+from ragjax.kernels.activations_text import Activate
 from ragjax.kernels.factors import INTEGERS
 from ragjax.kernels.sharing import shared_text
 from ragjax.kernels.tiles import VECTORS, tiles
@@ -24,12 +24,12 @@ _SHIFT_BITS = 0x4B400000
 """As the bits of a float32."""
 
 
-def rounded_text(bits: Literal[8, 16], activation: str | None, minor: int) -> str:
+def rounded_text(bits: Literal[8, 16], activate: Activate | None, minor: int) -> str:
     """A module whose `handler` rounds and multiplies.
 
     Args:
       bits: of the integers that inputs become; those of 16 are two rows of 8, the upper ones first.
-      activation: of the product and a bias, by its name in `ACTIVATIONS`; none: the product is not changed.
+      activate: what becomes of the product and a bias; none: the product is not changed.
       minor: version of XLA's interface.
     """
     halves, width = bits // 8, VECTORS * _LANES
@@ -46,12 +46,12 @@ def rounded_text(bits: Literal[8, 16], activation: str | None, minor: int) -> st
         unshift=all_lanes(str(2 ** (bits - 1) - _SHIFT_BITS), _LANES, "i32"),
         store=_stored_halves() if halves == 2 else _stored(),
         # What begins with a semicolon is a comment.
-        active="; " if activation is None else "",
-        columns="\n".join(_column(part, activation) for part in range(VECTORS)),
-        combine="\n".join(_combined(part, halves, width, activation) for part in range(VECTORS)),
+        active="" if activate else "; ",
+        columns="\n".join(_column(part, active=bool(activate)) for part in range(VECTORS)),
+        combine="\n".join(_combined(part, halves, width, active=bool(activate)) for part in range(VECTORS)),
     )  # fmt: skip
-    activate = [] if activation is None else [ACTIVATIONS[activation](_LANES)]
-    return "\n".join([product, functions, *activate, shared_text(minor, prepares=True)])
+    activation = activate(_LANES) if activate else ""
+    return "\n".join([product, functions, activation, shared_text(minor, prepares=True)])
 
 
 def _stored() -> str:
@@ -73,13 +73,13 @@ def _stored_halves() -> str:
   store <16 x i8> %lower, ptr %lower.at, align 1"""
 
 
-def _column(part: int, activation: str | None) -> str:
+def _column(part: int, *, active: bool) -> str:
     """Of a vector of outputs: what is taken off its sums, whose integers had no sign, the scales, and where
     there is an activation the bias."""
     bias = f"""
   %bias.at.{part} = getelementptr <16 x float>, ptr %bias.at, i64 {part}
   %bias.{part} = load <16 x float>, ptr %bias.at.{part}, align 4"""
-    return f"""{bias if activation else ""}
+    return f"""{bias if active else ""}
   %sums.at.{part} = getelementptr <16 x i32>, ptr %sums.at, i64 {part}
   %sums.{part} = load <16 x i32>, ptr %sums.at.{part}, align 4
   %off.{part} = shl <16 x i32> %sums.{part}, {all_lanes("7", _LANES, "i32")}
@@ -88,7 +88,7 @@ def _column(part: int, activation: str | None) -> str:
   %scale.{part} = fpext <16 x half> %scale.half.{part} to <16 x float>"""
 
 
-def _combined(part: int, halves: int, width: int, activation: str | None) -> str:
+def _combined(part: int, halves: int, width: int, *, active: bool) -> str:
     """A vector of a row's outputs, of its integer sums; from those of lower bits nothing is taken off."""
     first = f"""
   %sum.at.{part} = getelementptr <16 x i32>, ptr %found.at, i64 {part}
@@ -108,6 +108,6 @@ def _combined(part: int, halves: int, width: int, activation: str | None) -> str
     whole = "both" if halves == 2 else "float"
     return f"""{first}{second if halves == 2 else ""}
   %stepped.{part} = fmul <16 x float> %{whole}.{part}, %unit.all
-  %made.{part} = fmul <16 x float> %stepped.{part}, %scale.{part}{activated if activation else ""}
+  %made.{part} = fmul <16 x float> %stepped.{part}, %scale.{part}{activated if active else ""}
   %put.at.{part} = getelementptr <16 x float>, ptr %put, i64 {part}
-  store <16 x float> %{"active" if activation else "made"}.{part}, ptr %put.at.{part}, align 4"""
+  store <16 x float> %{"active" if active else "made"}.{part}, ptr %put.at.{part}, align 4"""

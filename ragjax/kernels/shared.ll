@@ -18,10 +18,10 @@
 %Task = type { i64, ptr, ptr, ptr, ptr }                              ; ..., context, function, its argument
 
 ; What the threads that share a call know of it.
-; In this order: threads that came, that are to leave, that were asked; pieces, pieces to be done; api, future.
-; Behind a gap stands for each thread how many pieces of its share are taken, each in a line of the cache, and
+; In this order: threads that came, that are to leave, that were asked; pieces, pieces to be done; api, future;
+; which of all calls that asked threads it is. Behind a gap stands for each thread how many pieces of its share are taken, each in a line of the cache, and
 ; behind these what `@prepare` was given.
-%Work = type { i64, i64, i64, i64, i64, ptr, ptr, %Call }
+%Work = type { i64, i64, i64, i64, i64, ptr, ptr, %Call, i64 }
 %Line = type [8 x i64]
 
 declare ptr @malloc(i64)
@@ -120,7 +120,10 @@ with.others:
   %task.0 = insertvalue %Task { i64 40, ptr null, ptr null, ptr @join.in, ptr null }, ptr %context, 2
   %task.1 = insertvalue %Task %task.0, ptr %work, 4
   store %Task %task.1, ptr %task
-  %calls.before = atomicrmw add ptr inttoptr (i64 $calls to ptr), i64 1 release
+  %calls.before = load atomic i64, ptr inttoptr (i64 $calls to ptr) monotonic, align 8
+  %number = add i64 %calls.before, 1
+  %number.at = getelementptr %Work, ptr %work, i32 0, i32 8
+  store i64 %number, ptr %number.at
   br label %ask
 
 ask:
@@ -137,25 +140,31 @@ instead:
 asked:
   %others.next = add i64 %others, 1
   %is.more = icmp ult i64 %others.next, %threads
-  br i1 %is.more, label %ask, label %work.on
+  br i1 %is.more, label %ask, label %call.out
+
+; Not before: who waits for it goes to look for a task.
+call.out:
+  %calls.known = atomicrmw add ptr inttoptr (i64 $calls to ptr), i64 1 monotonic
+  br label %work.on
 
 work.on:
   call void @take.part(ptr %work)
   ret ptr null
 }
 
-; Takes part, and then waits a while for the next call of any such program, without which the thread would fall
+; Takes part, and then waits a while for a later call of any such program, without which the thread would fall
 ; asleep: waking it takes longer than many a call.
 define void @join.in(ptr %work) {
 entry:
-  %before = load atomic i64, ptr inttoptr (i64 $calls to ptr) acquire, align 8
+  %number.at = getelementptr %Work, ptr %work, i32 0, i32 8
+  %number = load i64, ptr %number.at
   call void @take.part(ptr %work)
   br label %look
 
 look:
   %looks = phi i64 [ 0, %entry ], [ %looks.next, %wait ]
-  %now = load atomic i64, ptr inttoptr (i64 $calls to ptr) acquire, align 8
-  %is.called = icmp ne i64 %now, %before
+  %now = load atomic i64, ptr inttoptr (i64 $calls to ptr) monotonic, align 8
+  %is.called = icmp ugt i64 %now, %number
   %is.enough = icmp uge i64 %looks, $looks
   %is.over = or i1 %is.called, %is.enough
   br i1 %is.over, label %end, label %wait

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import ctypes
-import platform
 from pathlib import Path
 from string import Template
 
+from ragjax.kernels.machine import architecture
 from ragjax.kernels.vectors_text import LINE
 
 _NOTHING_TO_PREPARE = """
@@ -16,24 +16,23 @@ define void @prepare(ptr %call, ptr %room) alwaysinline {
 """
 
 _CALLS = (ctypes.c_int64 * (2 * LINE // 8))()
-"""Holds, in a line of the cache of its own, how many calls have asked other threads to join in."""
+"""Holds, in a line of the cache of its own, how many calls have asked other threads to join in. It is never
+freed: machine code knows its address, and may run when Python has ended."""
+ctypes.pythonapi.Py_IncRef(ctypes.py_object(_CALLS))
 _LOOKS = 1000
-"""How often a thread that is done looks for the next call before it goes: for some ten microseconds."""
+"""How often a thread that is done looks for the next call before it goes: some tens of microseconds."""
+_PAUSES = {
+    "x86_64": ("@llvm.x86.sse2.pause()", "@llvm.x86.sse2.pause()"),
+    "aarch64": ("@llvm.aarch64.hint(i32 1)", "@llvm.aarch64.hint(i32)"),
+    "arm64": ("@llvm.aarch64.hint(i32 1)", "@llvm.aarch64.hint(i32)"),
+}
+"""By the architecture: what a thread calls between two looks, to the good of its core's other one, and its
+declaration."""
 
 
 def _calls_address() -> int:
     start = ctypes.addressof(_CALLS)
     return start + -start % LINE
-
-
-_PAUSES = {
-    "x86_64": ("@llvm.x86.sse2.pause()", "@llvm.x86.sse2.pause()"),
-    "AMD64": ("@llvm.x86.sse2.pause()", "@llvm.x86.sse2.pause()"),
-    "aarch64": ("@llvm.aarch64.hint(i32 1)", "@llvm.aarch64.hint(i32)"),
-    "arm64": ("@llvm.aarch64.hint(i32 1)", "@llvm.aarch64.hint(i32)"),
-}
-"""By the machine: what a thread calls between two looks, to the good of its core's other one, and how that
-is declared."""
 
 
 def shared_text(minor: int, *, prepares: bool = False) -> str:
@@ -43,7 +42,7 @@ def shared_text(minor: int, *, prepares: bool = False) -> str:
       minor: version of XLA's interface.
       prepares: whether there is a `@prepare`; else it is one that does nothing.
     """
-    pause, pause_type = _PAUSES.get(platform.machine(), ("", ""))
+    pause, pause_type = _PAUSES.get(architecture(), ("", ""))
     text = Template(Path(__file__).with_name("shared.ll").read_text()).substitute(
         minor=minor, calls=_calls_address(), looks=_LOOKS, pause=pause and f"call void {pause}",
         pause_declared=pause and f"declare void {pause_type}",

@@ -31,7 +31,7 @@ from ragjax.models.decoder_config import DecoderConfig
 from ragjax.models.fused_attention import fused_attend, fused_serves
 from ragjax.models.key_values import KeyValues, held
 from ragjax.models.matmul import linear
-from ragjax.models.norm import layer_norm, rms_norm
+from ragjax.models.norm import layer_norm, norm_in_step, rms_norm
 from ragjax.models.panels import Active
 from ragjax.models.rotary import Angles, angles, rotate
 from ragjax.models.stand_ins import Kernel, Table, is_stand_in
@@ -192,6 +192,7 @@ class MLP(nn.Module):
         std = config.initializer_range
         activation = ACTIVATIONS[config.activation]
         if self.has_variable("params", ACTIVE):
+            assert not config.gated
             active: Active = self.get_variable("params", ACTIVE)
             up, activation = active.multiply(x).astype(x.dtype), ACTIVATIONS["linear"]
         else:
@@ -207,14 +208,18 @@ class Norm(nn.Module):
     """LayerNorm or RMSNorm, computed in float32."""
 
     config: DecoderConfig
+    in_step: bool = False
+    """Whether the program writes tokens, and nothing else is made of it."""
 
     @nn.compact
     def __call__(self, x: Float[Array, "... width"]) -> Float[Array, "... width"]:
         scale = self.param("scale", nn.initializers.ones_init(), x.shape[-1:], jnp.float32)
-        if self.config.norm == "rms":
-            return rms_norm(x, scale, self.config.norm_epsilon)
-        bias = self.param("bias", nn.initializers.zeros_init(), x.shape[-1:], jnp.float32)
-        return layer_norm(x, scale, bias, self.config.norm_epsilon)
+        bias, epsilon = None, self.config.norm_epsilon
+        if self.config.norm != "rms":
+            bias = self.param("bias", nn.initializers.zeros_init(), x.shape[-1:], jnp.float32)
+        if self.in_step:
+            return norm_in_step(x, scale, bias, epsilon)
+        return rms_norm(x, scale, epsilon) if bias is None else layer_norm(x, scale, bias, epsilon)
 
 
 class Block(nn.Module):
@@ -230,7 +235,9 @@ class Block(nn.Module):
         config = self.config
         drop = nn.Dropout(config.residual_dropout, deterministic=self.deterministic)
         attention, mlp = Attention(config, name="attention"), MLP(config, name="mlp")
-        attention_norm, mlp_norm = Norm(config, name="attention_norm"), Norm(config, name="mlp_norm")
+        attention_norm, mlp_norm = (
+            Norm(config, cache is not None, name=name) for name in ("attention_norm", "mlp_norm")
+        )
         after = config.residual == "post_norm"
         out, cache = attention(x if after else attention_norm(x), layer, span, cache, self.deterministic)
         if config.residual == "parallel":

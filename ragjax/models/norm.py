@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from functools import partial
 
 import jax
@@ -30,24 +29,7 @@ def layer_norm(
       bias: is added to each feature.
       epsilon: added to the variance.
     """
-
-    def plain(x, scale, bias):
-        return _forward(x, scale, bias, epsilon)[0]
-
-    return _fastest(plain, epsilon, x, scale, bias)
-
-
-def _fastest(plain: Callable[..., Array], epsilon: float, x: Array, *parts: Array) -> Array:
-    """What `plain` makes of x and the scale, and the bias if there is one."""
-    rows = math.prod(x.shape[:-1])
-    serves = norms_serve(rows, x.shape[-1]) and all(each.dtype == jnp.float32 for each in (x, *parts))
-    if not serves or not on_one_device(x, *parts):
-        return plain(x, *parts)
-
-    def by_kernel_of_rows(x, scale, *bias):
-        return norm(x.reshape(rows, -1), scale, *(bias or [None]), epsilon).reshape(x.shape)
-
-    return by_kernel(by_kernel_of_rows, plain, x, *parts)
+    return _forward(x, scale, bias, epsilon)[0]
 
 
 def _forward(x, scale, bias, epsilon):
@@ -86,11 +68,7 @@ def rms_norm(
       scale: multiplies each feature.
       epsilon: added to the mean square.
     """
-
-    def plain(x, scale):
-        return _rms_forward(x, scale, epsilon)[0]
-
-    return _fastest(plain, epsilon, x, scale)
+    return _rms_forward(x, scale, epsilon)[0]
 
 
 def _rms_forward(x, scale, epsilon):
@@ -111,3 +89,34 @@ def _rms_backward(epsilon, saved, gradient):
 
 
 rms_norm.defvjp(_rms_forward, _rms_backward)
+
+
+def norm_in_step(
+    x: Float[Array, "... width"],
+    scale: Float[Array, " width"],
+    bias: Float[Array, " width"] | None,
+    epsilon: float,
+) -> Float[Array, "... width"]:
+    """`layer_norm`, or `rms_norm` without a bias, in a program that writes tokens.
+
+    Of few rows of float32 on one CPU it is one kernel, which `jax.export` refuses.
+
+    Args:
+      x: what is normalized over its last axis.
+      scale: multiplies each feature.
+      bias: is added to each feature.
+      epsilon: added to the variance, or to the mean square.
+    """
+    given = (x, scale) if bias is None else (x, scale, bias)
+
+    def plain(x, scale, *bias):
+        return layer_norm(x, scale, *bias, epsilon) if bias else rms_norm(x, scale, epsilon)
+
+    def by_rows(x, scale, *bias):
+        rows = x.reshape(-1, x.shape[-1])
+        return norm(rows, scale, *(bias or [None]), epsilon).reshape(x.shape)
+
+    serves = norms_serve(math.prod(x.shape[:-1]), x.shape[-1]) and on_one_device(*given)
+    if serves and all(each.dtype == jnp.float32 for each in given):
+        return by_kernel(by_rows, plain, *given)
+    return plain(*given)

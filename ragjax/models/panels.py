@@ -24,7 +24,7 @@ class Panels(Kernel, Protocol):
 
 
 class Active(Protocol):
-    """Stands for a projection and what becomes of its outputs: a pytree node."""
+    """Stands for a projection and what becomes of its outputs: a pytree node, but in no place of an array."""
 
     def multiply(self, x: Float[Array, "... in"]) -> Float[Array, "... out"]:
         """`activation(x @ kernel + bias)` in float32."""

@@ -78,22 +78,9 @@ class PanelQuantized:
     def multiply(self, x: Float[Array, "... in"]) -> Float[Array, "... out"]:
         """`x @ kernel` in float32, from the integers."""
         if self.input_bits:
-            return self._of_integers(x)
+            return _of_integers(self, x)
         rows = _divided(x, self.input_scale).astype(jnp.float32)
         made = multiply_panels(rows, self.panels, self.shape[1]) * self._scale()
-        return made.reshape(*x.shape[:-1], self.shape[1])
-
-    def _of_integers(
-        self, x: Array, bias: Float[Array, " padded_out"] | None = None, activation: str | None = None
-    ) -> Array:
-        """Of inputs that become integers too: the product, or an activation of it and a bias."""
-        assert self.input_bits
-        assert self.sums is not None
-        rows = _divided(x, self.input_scale).astype(jnp.float32)
-        made = multiply_rounded(
-            rows, self.panels, self.sums, self.scale, self.shape[1],
-            bits=self.input_bits, bias=bias, activation=activation,
-        )  # fmt: skip
         return made.reshape(*x.shape[:-1], self.shape[1])
 
     def beside(self, others: Sequence[PanelQuantized]) -> PanelQuantized | None:
@@ -114,7 +101,7 @@ class PanelQuantized:
         activation in kernels."""
         if not self.input_bits or not activation_serves(activation):
             return None
-        bias = jnp.zeros(self.shape[1]) if bias is None else bias.astype(jnp.float32)
+        bias = jnp.zeros(self.shape[1], jnp.float32) if bias is None else bias.astype(jnp.float32)
         return ActiveQuantized(self, for_all_columns(bias), activation)
 
     def columns(self, outputs: Int[Array, "..."]) -> Float[Array, "... in"]:
@@ -141,7 +128,7 @@ class ActiveQuantized:
 
     def multiply(self, x: Float[Array, "... in"]) -> Float[Array, "... out"]:
         """`activation(x @ kernel + bias)` in float32, in one program."""
-        return self.kernel._of_integers(x, self.bias, self.activation)
+        return _of_integers(self.kernel, x, self.bias, self.activation)
 
 
 @jax.tree_util.register_dataclass
@@ -196,6 +183,22 @@ class GroupPanels:
         rows = _divided(x, self.input_scale).astype(jnp.float32)
         made = multiply_groups(rows, self.panels, self.outputs)
         return made.reshape(*x.shape[:-1], self.outputs)
+
+
+def _of_integers(
+    kernel: PanelQuantized,
+    x: Float[Array, "... in"],
+    bias: Float[Array, " padded_out"] | None = None,
+    activation: str | None = None,
+) -> Float[Array, "... out"]:
+    """Of inputs that become integers too: the product, or an activation of it and a bias."""
+    assert kernel.input_bits
+    assert kernel.sums is not None
+    made = multiply_rounded(
+        _divided(x, kernel.input_scale).astype(jnp.float32), kernel.panels, kernel.sums, kernel.scale,
+        kernel.shape[1], bits=kernel.input_bits, bias=bias, activation=activation,
+    )  # fmt: skip
+    return made.reshape(*x.shape[:-1], kernel.shape[1])
 
 
 def _divided(x: Float[Array, "... in"], scale: Float[Array, " in"] | None) -> Float[Array, "rows in"]:

@@ -61,6 +61,15 @@ def test_equal_features_become_the_bias():
     np.testing.assert_array_equal(norm(x, np.ones(16, np.float32), bias, EPSILON), [bias, bias])
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("centred", [True, False])
+def test_what_is_no_number_shows_as_it_does_in_numpy(value, centred):
+    x, *parts = some(3, 64, centred)
+    x[1, 17] = value
+    with np.errstate(invalid="ignore"):
+        np.testing.assert_allclose(norm(x, *parts, EPSILON), expected(x, *parts), atol=2e-6)
+
+
 def test_a_batch_is_mapped_over():
     x, *parts = some(6, 64, True)
     mapped = jax.vmap(lambda x: norm(x, *parts, EPSILON))(x.reshape(3, 2, 64))
@@ -76,7 +85,7 @@ def test_machine_code_is_given_nothing_it_would_misread():
         (x.astype(np.float16), scale, bias),
         (x, scale.astype(np.float64), bias),
         (x, scale, bias.astype(np.int32)),
-        (np.zeros((33, 64), np.float32), scale, bias),
+        (np.zeros((513, 64), np.float32), scale, bias),
         (x[:0], scale, bias),
     ):
         with pytest.raises(AssertionError):
@@ -90,8 +99,8 @@ def test_sizes_that_are_not_known_yet_are_not_for_the_kernel():
 
 
 def test_few_rows_alone_are_for_the_kernel():
-    assert norms_serve(32, 64)
-    assert not norms_serve(33, 64)
+    assert norms_serve(512, 64)
+    assert not norms_serve(513, 64)
     assert not norms_serve(0, 64)
     assert not norms_serve(1, 0)
     assert not norms_serve(1, 72)

@@ -80,7 +80,7 @@ def test_a_product_may_end_in_an_activation(shape, rows, name, bits):
 @pytest.mark.parametrize("name", ["gelu_new", "relu"])
 def test_activations_are_those_of_models_everywhere(name):
     x = np.concatenate([[0.0], np.geomspace(1e-30, 1e4, 400), [3e38]])
-    x = np.concatenate([-x, x, [np.inf, np.nan]]).astype(np.float32)
+    x = np.concatenate([-x, x, [np.inf, -np.inf, np.nan]]).astype(np.float32)
     # A column each: nothing but the bias.
     given = np.zeros((1, 16), np.float32), np.zeros((16, len(x)), np.int8), np.ones(len(x), np.float16)
     found = multiply_rounded(
@@ -116,6 +116,21 @@ def test_halfway_between_integers_goes_to_the_even_one(bits):
     x = np.array([[most, 0.5, 1.5, 2.5, -0.5, -1.5, -most, most - 0.5]], np.float32)
     found = multiply(x, np.eye(8, dtype=np.int8), np.ones(8, np.float16), bits)
     np.testing.assert_array_equal(found, [[most, 0, 2, 2, 0, -2, -most, most - 1]])
+
+
+@needs_quads
+@pytest.mark.parametrize("bits", [8, 16])
+def test_quotients_are_rounded_as_a_division_rounds_them(bits):
+    most = 2 ** (bits - 1) - 1
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((4000, 16)).astype(np.float32)
+    units = np.abs(x).max(-1, keepdims=True) / np.float32(most)
+    # Next to the middle between two integers, on either side.
+    middles = ((rng.integers(0, most - 1, x.shape) + np.float32(0.5)) * units).astype(np.float32)
+    near = np.nextafter(middles, np.where(rng.random(x.shape) < 0.5, 0, np.inf).astype(np.float32))
+    x = np.where(np.abs(x) == np.abs(x).max(-1, keepdims=True), x, np.where(x > 1, x, near))
+    found = multiply(x, np.eye(16, dtype=np.int8), np.ones(16, np.float16), bits)
+    np.testing.assert_array_equal(np.rint(found / units), np.rint(x / units))
 
 
 @needs_quads

@@ -67,7 +67,7 @@ class Xla:
         if self.run == "at once":
             FUNCTION(function)(data)
         if self.run == "beside":
-            thread = threading.Thread(target=lambda: FUNCTION(function)(data))
+            thread = threading.Thread(target=lambda: FUNCTION(function)(data), daemon=True)
             thread.start()
             self.tasks[-1] = thread
         return None
@@ -153,11 +153,14 @@ def test_nobody_waits_for_who_comes_late(handler):
     assert xla.told == [FUTURE]
 
 
-def test_who_is_done_waits_for_the_next_call_of_any_program(handler, monkeypatch):
-    monkeypatch.setattr(sharing, "_LOOKS", 10**12)
-    patient = FUNCTION(
-        machine._compiled("ragjax_test_patience", panels_text(FLOATS, vectors(), interface()))
-    )  # fmt: skip
+@pytest.fixture
+def patient(monkeypatch):
+    """Whose threads look for the next call for seconds."""
+    monkeypatch.setattr(sharing, "_LOOKS", 10**9)
+    return FUNCTION(machine._compiled("ragjax_test_patience", panels_text(FLOATS, vectors(), interface())))
+
+
+def test_who_is_done_waits_for_the_next_call_of_any_program(handler, patient):
     xla = Xla(3, run="beside")
     right(*call(patient, xla, joins=False)[:2])
     for task in xla.tasks:
@@ -167,8 +170,19 @@ def test_who_is_done_waits_for_the_next_call_of_any_program(handler, monkeypatch
     assert all(task.is_alive() for task in xla.tasks)
     call(handler, Xla(2, run="beside"))
     for task in xla.tasks:
-        task.join(60)
+        task.join(1)
     assert not any(task.is_alive() for task in xla.tasks)
+
+
+def test_who_comes_when_the_next_call_is_there_does_not_wait(handler, patient):
+    late = Xla(2, run="later")
+    call(patient, late)
+    call(handler, Xla(2, run="at once"))
+    [(function, data)] = late.tasks
+    thread = threading.Thread(target=lambda: FUNCTION(function)(data), daemon=True)
+    thread.start()
+    thread.join(1)
+    assert not thread.is_alive()
 
 
 @pytest.mark.parametrize("refuses", [lambda _: True, lambda number: number == 2])

@@ -234,6 +234,15 @@ def test_a_product_that_ends_in_an_activation_is_its_parts(name, scaled):
     assert laid.active(bias, "silu") is None
 
 
+@pytest.mark.skipif(not quads_serve(), reason="needs AVX-512 VNNI")
+def test_an_activation_without_a_bias_where_floats_have_64_bits():
+    laid = layer(SCHEMES["int8"]).in_panels()
+    x = np.random.default_rng(2).standard_normal((3, 64)).astype(np.float32)
+    expected = np.maximum(laid.multiply(x), 0)
+    with jax.enable_x64(True):
+        np.testing.assert_array_equal(laid.active(None, "relu").multiply(x), expected)
+
+
 def test_floats_end_in_no_activation():
     laid = panel_quantized(np.ones((4, 8), np.int8), np.ones(8, np.float16), input_bits=0)
     assert laid.active(None, "gelu_new") is None

@@ -106,7 +106,7 @@ def _handed_on(
     config: DecoderConfig, block: Params, data: LayerData, hidden: list[np.ndarray], mesh: Mesh | None
 ) -> None:
     """Replaces all microbatches but the first by what the block makes of them, each fetched while the next
-    is computed.
+    is computed, where programs run beside their caller.
     """
     running: jax.Array | None = None
     for number, x in enumerate(hidden[1:], 1):

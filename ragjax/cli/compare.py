@@ -94,9 +94,9 @@ def run(given: list[str]) -> None:
         for method in methods
     ]
     from ragjax.pruning.files import compare_to_folder, print_comparison
-    from ragjax.sparsity.calibrated.in_turn import run_where_called
+    from ragjax.sparsity.calibrated.in_turn import spare_memory
 
-    run_where_called()
+    spare_memory()
     found = compare_to_folder(
         command.model, command.out, ways,
         data=command.data, max_tokens=command.max_tokens, to_stderr=command.json,

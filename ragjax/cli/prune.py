@@ -43,9 +43,9 @@ def run(given: list[str]) -> None:
         return
     command = tyro.cli(_PruneCommand, args=given, prog="ragjax prune")
     from ragjax.pruning.verb import print_report, prune_to_folder, summary
-    from ragjax.sparsity.calibrated.in_turn import run_where_called
+    from ragjax.sparsity.calibrated.in_turn import spare_memory
 
-    run_where_called()
+    spare_memory()
     report = prune_to_folder(
         command.model, command.out, command.config, devices=command.mesh, to_stderr=command.json
     )

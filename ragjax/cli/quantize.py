@@ -42,9 +42,9 @@ def run(given: list[str]) -> None:
     """Does `ragjax quantize`, given the words that follow it."""
     command = tyro.cli(_QuantizeCommand, args=given, prog="ragjax quantize")
     from ragjax.quantizing.verb import print_comparison, quantize_to_folder, summary
-    from ragjax.sparsity.calibrated.in_turn import run_where_called
+    from ragjax.sparsity.calibrated.in_turn import spare_memory
 
-    run_where_called()
+    spare_memory()
     compared = quantize_to_folder(
         command.model, command.out, command.config, format=command.format, devices=command.mesh,
         data=command.data, max_tokens=command.max_tokens, to_stderr=command.json,

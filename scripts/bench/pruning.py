@@ -145,11 +145,11 @@ def ragjax_peer(options: argparse.Namespace):
     from ragjax.models.decoder import init_params
     from ragjax.models.decoder_config import DecoderConfig
     from ragjax.sparsity.calibrated.calibration import Calibration
-    from ragjax.sparsity.calibrated.in_turn import run_where_called
+    from ragjax.sparsity.calibrated.in_turn import spare_memory
     from ragjax.sparsity.calibrated.methods import How
     from ragjax.sparsity.calibrated.stream import prune_blocks
 
-    run_where_called()  # as `ragjax prune` does
+    spare_memory()  # as `ragjax prune` does
     memory = Resident() if options.device == "cpu" else JaxCard()
     config = DecoderConfig(
         vocab_size=VOCAB, positions=1024, width=WIDTH, layers=options.layers, heads=HEADS,

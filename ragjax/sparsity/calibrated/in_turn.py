@@ -6,6 +6,8 @@ those of the one that runs. Other devices take them in turn by themselves.
 
 from __future__ import annotations
 
+import ctypes
+import sys
 import time
 from typing import TypeVar
 
@@ -14,20 +16,29 @@ import jax
 _FREED = 0.001
 """Seconds after which a program that ran in a thread of XLA's has mostly given back its temporaries: the
 thread does so after it told that what it made is there. Nothing tells when they are gone."""
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
+"""Of glibc's malloc.h."""
+_KEPT = 1 << 20
+"""Bytes up to which freed memory is kept for later."""
 T = TypeVar("T")
 
 
-def run_where_called() -> None:
-    """Has JAX run programs on CPU in the thread that calls them: at its return their temporaries are gone.
+def spare_memory() -> None:
+    """Has this process hold no more than it needs, for some per cent of its time.
 
-    To be called before JAX's first program; later it changes nothing. Other devices are not concerned.
+    JAX runs programs on CPU in the thread that calls them, at whose return their temporaries are gone; that
+    is to be said before its first program, and changes nothing later. And glibc's malloc gives back to the
+    system what is freed, of which it else keeps a block's worth in pieces for later.
     """
     jax.config.update("jax_cpu_enable_async_dispatch", False)
+    if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt"):
+        for parameter in (_TRIM_THRESHOLD, _MMAP_THRESHOLD):
+            libc.mallopt(parameter, _KEPT)
 
 
 def waited_for(made: T) -> T:
     """The arrays that a program makes; on CPU not before they are there, and its temporaries gone, or mostly
-    so without `run_where_called`.
+    so without `spare_memory`.
 
     Args:
       made: any tree of arrays.

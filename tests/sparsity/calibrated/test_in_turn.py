@@ -1,5 +1,6 @@
 """Programs that run where they are called, which JAX must be told before its first one."""
 
+import platform
 import subprocess
 import sys
 
@@ -11,7 +12,7 @@ from ragjax.sparsity.calibrated import in_turn
 _PROGRAM = """
 import jax
 import jax.numpy as jnp
-from ragjax.sparsity.calibrated.in_turn import run_where_called, waited_for
+from ragjax.sparsity.calibrated.in_turn import spare_memory, waited_for
 
 {first}
 work = jax.jit(lambda x: jax.lax.fori_loop(0, 200, lambda _, y: jnp.tanh(y @ x), x))
@@ -21,12 +22,44 @@ print(work(given).is_ready(), waited_for(work(given)).is_ready())
 """
 
 
-@pytest.mark.parametrize(("first", "ready"), [("", "False True"), ("run_where_called()", "True True")])
+@pytest.mark.parametrize(("first", "ready"), [("", "False True"), ("spare_memory()", "True True")])
 def test_a_program_is_done_when_its_call_returns(first, ready):
     done = subprocess.run(
         [sys.executable, "-c", _PROGRAM.format(first=first)], capture_output=True, text=True, check=True
     )
     assert done.stdout.strip() == ready
+
+
+_FREED = """
+import ctypes
+from pathlib import Path
+from ragjax.sparsity.calibrated.in_turn import spare_memory
+
+def resident():
+    status = Path("/proc/self/status").read_text()
+    return int(status.split("VmRSS:")[1].split()[0]) // 1024
+
+{first}
+libc = ctypes.CDLL(None)
+libc.malloc.restype, libc.free.argtypes = ctypes.c_void_p, [ctypes.c_void_p]
+for _ in range(2):  # malloc keeps more of what it has seen come and go
+    pieces = [libc.malloc(8 << 20) for _ in range(8)]
+    [ctypes.memset(piece, 1, 8 << 20) for piece in pieces]
+    before = resident()
+    [libc.free(piece) for piece in pieces[:-1]]
+    after = resident()
+    libc.free(pieces[-1])
+print(before - after > 50)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="needs glibc")
+@pytest.mark.parametrize(("first", "given"), [("", "False"), ("spare_memory()", "True")])
+def test_what_is_freed_is_given_back(first, given):
+    done = subprocess.run(
+        [sys.executable, "-c", _FREED.format(first=first)], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == given
 
 
 @pytest.mark.parametrize(
@@ -38,9 +71,9 @@ def test_a_program_is_done_when_its_call_returns(first, ready):
     ],
     ids=["prune", "compare", "quantize"],
 )
-def test_verbs_that_go_block_by_block_run_programs_where_they_are_called(words, monkeypatch, tmp_path):
+def test_verbs_that_go_block_by_block_spare_memory(words, monkeypatch, tmp_path):
     asked = []
-    monkeypatch.setattr(in_turn, "run_where_called", lambda: asked.append(True))
+    monkeypatch.setattr(in_turn, "spare_memory", lambda: asked.append(True))
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit) as stopped:
         main(words)

@@ -20,13 +20,13 @@ from ragjax.models.decoder import (
     Embedding,
     LayerData,
     Linear,
-    Norm,
     Params,
     Span,
     layer_data,
     rotary_angles,
 )
 from ragjax.models.decoder_config import DecoderConfig
+from ragjax.models.norm import Norm
 from ragjax.models.run import apply
 
 

@@ -31,7 +31,7 @@ from ragjax.models.decoder_config import DecoderConfig
 from ragjax.models.fused_attention import fused_attend, fused_serves
 from ragjax.models.key_values import KeyValues, held
 from ragjax.models.matmul import linear
-from ragjax.models.norm import layer_norm, norm_in_step, rms_norm
+from ragjax.models.norm import Norm
 from ragjax.models.panels import Active
 from ragjax.models.rotary import Angles, angles, rotate
 from ragjax.models.stand_ins import Kernel, Table, is_stand_in
@@ -202,24 +202,6 @@ class MLP(nn.Module):
             up, activation = activation(gate) * up, ACTIVATIONS["linear"]
         out_std = std / (2 * config.layers) ** 0.5
         return Linear(config.width, out_std, config.mlp_bias, activation, name="down")(up)
-
-
-class Norm(nn.Module):
-    """LayerNorm or RMSNorm, computed in float32."""
-
-    config: DecoderConfig
-    in_step: bool = False
-    """Whether the program writes tokens, and nothing else is made of it."""
-
-    @nn.compact
-    def __call__(self, x: Float[Array, "... width"]) -> Float[Array, "... width"]:
-        scale = self.param("scale", nn.initializers.ones_init(), x.shape[-1:], jnp.float32)
-        bias, epsilon = None, self.config.norm_epsilon
-        if self.config.norm != "rms":
-            bias = self.param("bias", nn.initializers.zeros_init(), x.shape[-1:], jnp.float32)
-        if self.in_step:
-            return norm_in_step(x, scale, bias, epsilon)
-        return rms_norm(x, scale, epsilon) if bias is None else layer_norm(x, scale, bias, epsilon)
 
 
 class Block(nn.Module):

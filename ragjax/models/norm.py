@@ -1,4 +1,4 @@
-"""LayerNorm and RMSNorm that keep a value or two per row, and their input, for the backward pass."""
+"""LayerNorm and RMSNorm: functions that keep a value or two per row for the backward pass, and a layer."""
 
 from __future__ import annotations
 
@@ -7,10 +7,12 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
+from flax import linen as nn
 from jaxtyping import Array, Float
 
 from ragjax.kernels.instead import by_kernel
 from ragjax.kernels.norm import norm, norms_serve
+from ragjax.models.decoder_config import DecoderConfig
 from ragjax.models.residuals import keep, kept
 from ragjax.parallel.pin import on_one_device
 
@@ -120,3 +122,21 @@ def norm_in_step(
     if serves and all(each.dtype == jnp.float32 for each in given):
         return by_kernel(by_rows, plain, *given)
     return plain(*given)
+
+
+class Norm(nn.Module):
+    """LayerNorm or RMSNorm, computed in float32."""
+
+    config: DecoderConfig
+    in_step: bool = False
+    """Whether the program writes tokens, and nothing else is made of it."""
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "... width"]) -> Float[Array, "... width"]:
+        scale = self.param("scale", nn.initializers.ones_init(), x.shape[-1:], jnp.float32)
+        bias, epsilon = None, self.config.norm_epsilon
+        if self.config.norm != "rms":
+            bias = self.param("bias", nn.initializers.zeros_init(), x.shape[-1:], jnp.float32)
+        if self.in_step:
+            return norm_in_step(x, scale, bias, epsilon)
+        return rms_norm(x, scale, epsilon) if bias is None else layer_norm(x, scale, bias, epsilon)

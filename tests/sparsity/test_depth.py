@@ -10,7 +10,8 @@ import pytest
 
 from ragjax.errors import InputError
 from ragjax.models.attention import causal_mask
-from ragjax.models.decoder import Block, Decoder, LayerData, Norm, Span, layer_data
+from ragjax.models.decoder import Block, Decoder, LayerData, Span, layer_data
+from ragjax.models.norm import Norm
 from ragjax.sparsity.depth import choose_layers, keep_layers
 
 

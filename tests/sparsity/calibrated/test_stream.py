@@ -12,8 +12,8 @@ from flax.traverse_util import flatten_dict
 from ragjax.config import Mesh
 from ragjax.models.activations import ACTIVATIONS
 from ragjax.models.attention import attend, causal_mask
-from ragjax.models.decoder import Norm
 from ragjax.models.decoder_config import DecoderConfig
+from ragjax.models.norm import Norm
 from ragjax.models.rotary import angles, rotate
 from ragjax.models.run import apply, run_decoder
 from ragjax.parallel.mesh import make_mesh

@@ -10,7 +10,8 @@ from flax import linen as nn
 
 from ragjax.model import Model
 from ragjax.models.blockwise import embed, layer_of, one_layer, run_block
-from ragjax.models.decoder import Final, Norm, init_params, logits
+from ragjax.models.decoder import Final, init_params, logits
+from ragjax.models.norm import Norm
 from ragjax.models.run import apply
 from ragjax.sparsity.calibrated.calibration import Calibration
 from ragjax.sparsity.shrink import Kept, cut, cut_and_refit, select, sizes_of

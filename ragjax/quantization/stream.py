@@ -17,8 +17,9 @@ from ragjax.models.decoder_config import DecoderConfig
 from ragjax.parallel.hosts import to_host
 from ragjax.parallel.rules import place
 from ragjax.quantization.block import CALIBRATED, How, QuantizedFigures, quantize_block
-from ragjax.sparsity.calibrated.calibration import Calibration, default_device, embedded
+from ragjax.sparsity.calibrated.calibration import Calibration, default_device
 from ragjax.sparsity.calibrated.changed_block import Leaves, Watched, change_block
+from ragjax.sparsity.calibrated.residual_streams import embedded
 from ragjax.sparsity.calibrated.statistics import Statistics, readers
 
 _PREFIX = "layers/"

@@ -23,9 +23,8 @@ ours stands what one block is bound to take by the compiled programs: the block,
 streams, and what a program makes of them and needs besides.
 
 With --device cuda all of it is done on a graphics card. Peak memory is then the most that each had of the
-card at a time, and beside ours stand the weights and one block; there are no working and allocated memory.
-Ours keeps the residual streams in the host's memory, torch on the card; and ours counts from the start of
-the process, what XLA takes to try out kernels as well.
+card at a time, and beside ours stand the weights and one block; there are no working and allocated memory. Ours counts
+from the start of the process, what XLA takes to try out kernels as well.
 
     python scripts/bench/pruning.py --layers 1        one layer
     python scripts/bench/pruning.py                   the whole model
@@ -194,17 +193,16 @@ def random_weights(shapes):
 
 
 def one_block_mb(options: argparse.Namespace, config, params, calibration, how) -> float:
-    """The block and its statistics; the residual streams, which on a card are with the host; what the dense
-    block makes of one microbatch; and the most of what the programs take besides, each with what those before
-    it made.
+    """The block and its statistics; the residual streams; what the dense block makes of one microbatch; and
+    the most of what the programs take besides, each with what those before it made.
     """
     import jax
     import jax.numpy as jnp
     from flax.traverse_util import flatten_dict
 
     from ragjax.models.blockwise import layer_of, one_layer
-    from ragjax.sparsity.calibrated.calibration import embedded
     from ragjax.sparsity.calibrated.methods import METHODS, Matrices, part_of, programs_of, prune_matrices
+    from ragjax.sparsity.calibrated.residual_streams import embedded
     from ragjax.sparsity.calibrated.statistics import gather_and_run, nothing_yet, readers
 
     block, hidden = one_layer(params["layers"], 0), embedded(config, params, calibration)
@@ -228,8 +226,7 @@ def one_block_mb(options: argparse.Namespace, config, params, calibration, how) 
         made += held(part.kernels)
         besides.append(made + temporaries(program))
     most = held(block, sums) + max(besides)
-    streams = hidden if options.device == "cpu" else ()
-    return (most + held(streams, hidden[0])) / 2**20
+    return (most + held(hidden, hidden[0])) / 2**20
 
 
 def served(prune, memory: Memory, tell):

@@ -10,13 +10,13 @@ import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding
-from jaxtyping import Float, Int
+from jaxtyping import Int
 
-from ragjax.models.blockwise import first_hidden, one_layer
+from ragjax.models.blockwise import one_layer
 from ragjax.models.decoder import Params
-from ragjax.models.decoder_config import DecoderConfig
 from ragjax.parallel.hosts import global_array, to_host
-from ragjax.parallel.rules import partition, place
+from ragjax.parallel.mesh import BATCH_AXES
+from ragjax.parallel.rules import partition
 
 _PREFIX = "layers/"
 
@@ -28,23 +28,6 @@ class Calibration(NamedTuple):
     """Token ids; the rows of a microbatch are split over data and fsdp."""
     mesh: Mesh | None = None
     """Devices that share the work; none: JAX's default device."""
-
-
-def embedded(
-    config: DecoderConfig, params: Params, calibration: Calibration
-) -> list[Float[np.ndarray, "rows seq width"]]:
-    """The residual streams before the first block, one array a microbatch, on the host.
-
-    Args:
-      config: the architecture.
-      params: parameters of the whole model, of which the embedding is read.
-      calibration: the text.
-    """
-    table = {"embedding": params["embedding"]}
-    mesh = calibration.mesh
-    table = jax.device_put(table, default_device()) if mesh is None else place(table, mesh)
-    with over(mesh):
-        return [to_host(first_hidden(table, on_device(t, mesh), config=config)) for t in calibration.tokens]
 
 
 def block_on_device(params: Params, layer: int, mesh: Mesh | None) -> Params:
@@ -83,10 +66,12 @@ def placed(leaf: Any, sharding: Sharding) -> jax.Array:
     return jax.make_array_from_callback(host.shape, sharding, lambda index: host[index])
 
 
-def on_device(x: np.ndarray, mesh: Mesh | None) -> jax.Array:
+def on_device(x: np.ndarray | jax.Array, mesh: Mesh | None) -> jax.Array:
     """One microbatch on the device, or its rows split over data and fsdp."""
     if mesh is None:
         return jax.device_put(x, default_device())
+    if isinstance(x, jax.Array):
+        return jax.device_put(x, NamedSharding(mesh, PartitionSpec(BATCH_AXES)))
     return global_array(x.shape, lambda rows: x[rows], mesh)
 
 

@@ -7,7 +7,6 @@ from typing import NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 from jax.sharding import Mesh
 from jaxtyping import Array, Float
@@ -15,7 +14,6 @@ from jaxtyping import Array, Float
 from ragjax.models.blockwise import layer_of, next_hidden
 from ragjax.models.decoder import LayerData, Params
 from ragjax.models.decoder_config import DecoderConfig
-from ragjax.parallel.hosts import to_host
 from ragjax.sparsity.calibrated.calibration import (
     Calibration,
     block_on_device,
@@ -24,6 +22,7 @@ from ragjax.sparsity.calibrated.calibration import (
     over,
 )
 from ragjax.sparsity.calibrated.in_turn import waited_for
+from ragjax.sparsity.calibrated.residual_streams import Stream, handed_on
 from ragjax.sparsity.calibrated.statistics import Statistics, completed, gather, gather_and_run, nothing_yet
 
 T = TypeVar("T")
@@ -46,7 +45,7 @@ def change_block(
     config: DecoderConfig,
     layer: int,
     params: Params,
-    hidden: list[Float[np.ndarray, "rows seq width"]],
+    hidden: list[Float[Stream, "rows seq width"]],
     calibration: Calibration,
     watched: Watched,
     change: Callable[[Leaves, Statistics], tuple[Leaves, T]],
@@ -57,7 +56,7 @@ def change_block(
       config: the architecture.
       layer: which block.
       params: of the whole model, wherever they lie.
-      hidden: the residual streams before it, on the host; those after the changed block take their place.
+      hidden: the residual streams before it; those after the changed block take their place.
       calibration: where it runs.
       watched: what is remembered of its inputs.
       change: from the block's parameters and what was remembered to those that are new, and anything else;
@@ -83,7 +82,7 @@ def change_block(
         first = on_device(hidden[0], mesh)
         out = next_hidden(after, data, first, config=config)
         error = float(_block_error(first, before, out))
-        hidden[0] = to_host(out)
+        hidden[0] = handed_on(out, hidden[0], mesh)
         del first, before, out
         if layer + 1 < config.layers:
             _handed_on(config, after, data, hidden, mesh)
@@ -103,7 +102,7 @@ def no_sums(watched: Watched, mesh: Mesh | None) -> Statistics:
 
 
 def _handed_on(
-    config: DecoderConfig, block: Params, data: LayerData, hidden: list[np.ndarray], mesh: Mesh | None
+    config: DecoderConfig, block: Params, data: LayerData, hidden: list[Stream], mesh: Mesh | None
 ) -> None:
     """Replaces all microbatches but the first by what the block makes of them, each fetched while the next
     is computed, where programs run beside their caller.
@@ -114,10 +113,10 @@ def _handed_on(
         waited_for(running)
         out = next_hidden(block, data, given, config=config)
         if running is not None:
-            hidden[number - 1] = to_host(running)
+            hidden[number - 1] = handed_on(running, hidden[number - 1], mesh)
         running = out
     if running is not None:
-        hidden[-1] = to_host(running)
+        hidden[-1] = handed_on(running, hidden[-1], mesh)
 
 
 @jax.jit

@@ -1,7 +1,6 @@
 """A model pruned as its blocks go by: each is given what the pruned ones before it hand on.
 
-Of the model no more is on the device than one block's parameters, what it is given by one microbatch, and
-sums over all. The residual streams of all sequences wait in the host's memory.
+Of the model no more is on the device than one block's parameters, what it is given, and sums over that.
 """
 
 from __future__ import annotations
@@ -26,13 +25,13 @@ from ragjax.sparsity.calibrated.calibration import (
     Calibration,
     block_on_device,
     default_device,
-    embedded,
     on_device,
     over,
     placed,
 )
 from ragjax.sparsity.calibrated.changed_block import Leaves, Watched, change_block, no_sums
 from ragjax.sparsity.calibrated.methods import METHODS, How, Matrices, MatrixFigures, prune_block
+from ragjax.sparsity.calibrated.residual_streams import embedded, handed_on
 from ragjax.sparsity.calibrated.statistics import Statistics, gather_and_run, readers
 
 _PREFIX = "layers/"
@@ -132,7 +131,7 @@ def dense_norms(
             for number, x in enumerate(hidden):
                 given = on_device(x, calibration.mesh)
                 sums, out = gather_and_run(sums, block, data, given, config=config)
-                hidden[number] = to_host(out)
+                hidden[number] = handed_on(out, x, calibration.mesh)
         for group, known in sums.items():
             for name in group:
                 norms[_PREFIX + name].append(to_host(known.norms))
@@ -147,7 +146,8 @@ def _writable(leaf: Stack, mesh: Mesh | None, *, donate: bool) -> Stack:
     """The leaf, where it may be overwritten and lies where blocks are pruned; else a copy on the host."""
     here = {default_device()} if mesh is None else set(mesh.devices.flat)
     if donate and isinstance(leaf, jax.Array) and leaf.sharding.device_set == here:
-        return leaf
+        # Told where to lie, as what `_with_layer` makes of it, which else had programs of its own.
+        return jax.device_put(leaf, leaf.sharding)
     return np.array(to_host(leaf))
 
 

@@ -18,7 +18,8 @@ from ragjax.models.blockwise import layer_of, run_block
 from ragjax.models.decoder import LayerData, Params
 from ragjax.models.decoder_config import DecoderConfig
 from ragjax.parallel.hosts import to_host
-from ragjax.sparsity.calibrated.calibration import Calibration, block_on_device, embedded, on_device, over
+from ragjax.sparsity.calibrated.calibration import Calibration, block_on_device, on_device, over
+from ragjax.sparsity.calibrated.residual_streams import embedded, handed_on
 from ragjax.sparsity.shrink.progress import Progress, silent
 from ragjax.sparsity.shrink.selection import Importance
 
@@ -42,7 +43,7 @@ def activation(
     that of a feature the absolute value of it in what the norms of a block put out, summed over all
     norms of all blocks. A layer is worth 1 - cos(input, output).
 
-    One block's activations are on the device at a time; residual streams wait on the host.
+    One block's activations are on the device at a time.
 
     Args:
       config: the architecture.
@@ -60,7 +61,7 @@ def activation(
             with over(mesh):
                 of_batch, after = _measure(block, data, on_device(x, mesh), config=config)
             sums.append(of_batch)
-            hidden[number] = to_host(after)
+            hidden[number] = handed_on(after, x, mesh)
         found.append(jax.tree.map(lambda *each: np.sum(each, axis=0), *to_host(sums)))
         progress(layer + 1, config.layers)
     neurons, heads, features, similarity = (np.stack(each) for each in zip(*found, strict=True))

@@ -7,7 +7,6 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
 
@@ -16,6 +15,7 @@ from ragjax.models.decoder import LayerData, Params
 from ragjax.models.decoder_config import DecoderConfig
 from ragjax.sparsity.calibrated.calibration import on_device, over
 from ragjax.sparsity.calibrated.gram import gram
+from ragjax.sparsity.calibrated.residual_streams import Stream
 
 DAMPING = 0.01
 """Added to the diagonal of the normal equations, as a share of its mean."""
@@ -37,7 +37,7 @@ def input_gram(
     name: str,
     block: Params,
     data: LayerData,
-    hidden: list[Float[np.ndarray, "rows seq width"]],
+    hidden: list[Float[Stream, "rows seq width"]],
     mesh: Mesh | None = None,
 ) -> Float[Array, "inputs inputs"]:
     """X'X of what one projection of a block is given; its bias is a weight of an input that is always 1.

@@ -18,11 +18,11 @@ from ragjax.parallel.rules import place
 from ragjax.sparsity.calibrated.calibration import (
     Calibration,
     block_on_device,
-    embedded,
     on_device,
     over,
     place_block,
 )
+from ragjax.sparsity.calibrated.residual_streams import embedded, handed_on
 from ragjax.sparsity.depth import keep_layers
 from ragjax.sparsity.shrink.axes import FEATURES, GROUPS, HEADS, NEURONS, take
 from ragjax.sparsity.shrink.compensation import input_gram, refit
@@ -75,7 +75,7 @@ def cut_and_refit(
 
     Layers and features go first. Then, block by block, attention's output projection is refit on what the
     cut blocks before hand on, and the MLP's on what that attention leads to. One block and what it is
-    given by one microbatch are on the device at a time.
+    given are on the device at a time.
 
     Args:
       config: the architecture.
@@ -116,7 +116,9 @@ def cut_and_refit(
         blocks.append(to_host(block))
         if layer + 1 < config.layers:
             with over(mesh):
-                hidden = [to_host(next_hidden(block, data, on_device(x, mesh), config=small)) for x in hidden]
+                for number, x in enumerate(hidden):
+                    out = next_hidden(block, data, on_device(x, mesh), config=small)
+                    hidden[number] = handed_on(out, x, mesh)
         progress(layer + 1, config.layers)
     return Cut(small, _together(around, blocks, mesh), errors)
 

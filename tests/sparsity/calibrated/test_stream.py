@@ -184,6 +184,22 @@ def test_all_blocks_are_pruned_by_one_program_whatever_their_budgets(random_mode
         np.testing.assert_array_equal((kernel == 0).sum((1, 2)), expected)
 
 
+def test_what_was_pruned_is_pruned_again_by_the_same_programs(random_model, caplog):
+    config = DecoderConfig(vocab_size=50, layers=2, positions=12, width=36, heads=4, mlp_width=43)
+    params = jax.tree.map(lambda leaf: jnp.array(np.asarray(leaf)), random_model(config).params)
+    half, compiled = {name: np.full(2, 0.5) for name in everywhere(params, 0)}, []
+    for _ in range(2):
+        caplog.clear()
+        with jax.log_compiles():
+            params, _ = prune_blocks(
+                config, params, Calibration(TOKENS), half, method="wanda", how=How("row"), donate=True
+            )
+        compiled.append([r.getMessage() for r in caplog.records if "Compiling" in r.getMessage()])
+    shapes = sum("_replaced" in message for message in compiled[0])
+    assert shapes == 3  # square, wide and tall, of the first layer and of the second
+    assert compiled[1] == []
+
+
 def test_random_scores_differ_by_layer_and_by_seed(random_model):
     params = random_model(GPT2, seed=1).params
     asked = everywhere(params, 0.5)

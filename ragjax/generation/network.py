@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from ragjax.kernels.large_pages import LargePages
 from ragjax.kernels.machine import kernels_serve
 from ragjax.models.decoder import ACTIVE, JOINT, Params
 from ragjax.models.decoder_config import DecoderConfig
@@ -153,5 +154,7 @@ def _forget(key: tuple[Any, ...]) -> None:
 
 def _panels(params: Params, config: DecoderConfig) -> tuple[tuple[Params, ...], Table]:
     table = params["head"] if "head" in params else params["embedding"]["tokens"]
-    layers = tuple(_layer_in_panels(params["layers"], i, config=config) for i in range(config.layers))
-    return layers, _table_in_panels(table, vocab_size=config.vocab_size)
+    pages, layers = LargePages(), []
+    for i in range(config.layers):
+        layers.append(pages.hold(_layer_in_panels(params["layers"], i, config=config)))
+    return tuple(layers), pages.hold(_table_in_panels(table, vocab_size=config.vocab_size))

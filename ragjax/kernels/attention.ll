@@ -39,12 +39,12 @@ $scales
   store %Call %call.11, ptr %call
   %pieces = mul i64 %batch, %heads
   %plan.0 = insertvalue { i64, i64, i64 } zeroinitializer, i64 %pieces, 0
-  ; A thread is worth waking for some 32 thousand products.
+  ; A thread is worth asking for some 8 thousand products.
   %rows = mul i64 %queries, %heads
   %each = mul i64 %rows, %keys
   %all = mul i64 %each, %batch
   %products = mul i64 %all, $head
-  %useful = lshr i64 %products, 15
+  %useful = lshr i64 %products, 13
   %few = call i64 @llvm.umin.i64(i64 %useful, i64 %pieces)
   %plan = insertvalue { i64, i64, i64 } %plan.0, i64 %few, 1
   ret { i64, i64, i64 } %plan

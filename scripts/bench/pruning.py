@@ -23,8 +23,8 @@ ours stands what one block is bound to take by the compiled programs: the block,
 streams, and what a program makes of them and needs besides.
 
 With --device cuda all of it is done on a graphics card. Peak memory is then the most that each had of the
-card at a time, and beside ours stand the weights and one block; there are no working and allocated memory. Ours counts
-from the start of the process, what XLA takes to try out kernels as well.
+card at a time, and beside ours stand the weights and one block; there are no working and allocated memory.
+Ours counts from the start of the process, what XLA takes to try out kernels as well.
 
     python scripts/bench/pruning.py --layers 1        one layer
     python scripts/bench/pruning.py                   the whole model

@@ -267,7 +267,7 @@ def extend(
 
 def scored(params: Params, hidden: jax.Array, config: DecoderConfig) -> jax.Array:
     """Scores of the next token from what the last layer says."""
-    return logits(params, apply(Final(config), params, hidden), config)
+    return logits(params, apply(Final(config, in_step=True), params, hidden), config)
 
 
 def add_token(state: State, scores: jax.Array, settings: Settings) -> State:

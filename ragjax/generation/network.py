@@ -12,9 +12,10 @@ import jax.numpy as jnp
 
 from ragjax.kernels.large_pages import LargePages
 from ragjax.kernels.machine import kernels_serve
-from ragjax.models.decoder import ACTIVE, JOINT, Params
+from ragjax.models.decoder import JOINT, Params
 from ragjax.models.decoder_config import DecoderConfig
-from ragjax.models.panels import Activating, Panels, panel_kernel, panel_table
+from ragjax.models.linear import ACTIVE
+from ragjax.models.panels import Activating, Active, Panels, panel_kernel, panel_table
 from ragjax.models.stand_ins import Table, is_stand_in
 
 
@@ -81,8 +82,10 @@ def _layer_in_panels(stacked: Params, i: int, *, config: DecoderConfig) -> Param
 
     layer = jax.tree.map(lambda x: x[i], stacked)
     layer = jax.tree_util.tree_map_with_path(laid, layer, is_leaf=is_stand_in)
-    mlp = layer["mlp"] if config.gated else _active(layer["mlp"], config.activation)
-    return layer | {"attention": _joined(layer["attention"]), "mlp": mlp}
+    attention, mlp = _joined(layer["attention"]), layer["mlp"]
+    if not config.gated:
+        mlp = _active(mlp, config.activation)
+    return layer | {"attention": _ending(attention, "out"), "mlp": _ending(mlp, "down")}
 
 
 def _joined(attention: Params) -> Params:
@@ -102,9 +105,24 @@ def _joined(attention: Params) -> Params:
 
 def _active(mlp: Params, activation: str) -> Params:
     """An MLP whose first product ends in the activation, where it can."""
-    up = mlp["up"]
-    made = up["kernel"].active(up.get("bias"), activation) if isinstance(up["kernel"], Activating) else None
+    made = _ended(mlp["up"], activation)
     return mlp if made is None else {ACTIVE: made, "down": mlp["down"]}
+
+
+def _ending(module: Params, adds: str) -> Params:
+    """A module whose products end in their biases, where they can, and one also in what it is added to."""
+
+    def ending(name: str, part: Any) -> Any:
+        made = _ended(part, "linear") if name == adds or "bias" in part else None
+        return part if made is None else {ACTIVE: made}
+
+    return {name: part if name == ACTIVE else ending(name, part) for name, part in module.items()}
+
+
+def _ended(projection: Params, activation: str) -> Active | None:
+    """A projection that ends in its bias and an activation; none where it cannot."""
+    kernel = projection["kernel"]
+    return kernel.active(projection.get("bias"), activation) if isinstance(kernel, Activating) else None
 
 
 @partial(jax.jit, static_argnames="vocab_size")

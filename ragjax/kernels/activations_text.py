@@ -47,6 +47,15 @@ define {vector} @activate({vector} %x) alwaysinline {{
 }}"""
 
 
+def linear(lanes: int) -> str:
+    """`@activate`: x."""
+    vector = f"<{lanes} x float>"
+    return f"""
+define {vector} @activate({vector} %x) alwaysinline {{
+  ret {vector} %x
+}}"""
+
+
 Activate = Callable[[int], str]
 """From how many lanes a vector has to the text of the function `@activate` of one."""
 ACTIVATIONS: dict[str, Activate] = {
@@ -55,6 +64,7 @@ ACTIVATIONS: dict[str, Activate] = {
     "gelu_accurate": gelu_tanh,
     "gelu_pytorch_tanh": gelu_tanh,
     "gelu_python_tanh": gelu_tanh,
+    "linear": linear,
     "relu": relu,
 }
 """By the names of those of `ragjax.models.activations.ACTIVATIONS` that there are here."""

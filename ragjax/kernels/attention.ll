@@ -1,31 +1,37 @@
 ; Attention to keys and values in buffers: a piece is all queries of one sequence and head. Only keys from the
-; first to the last that a query may see are read.
+; first to the last that a query may see are read. Where new ones come with the queries, a piece begins by putting
+; those of its head into the buffers; heads that share them put the same there.
 
-; In this order: queries, heads, heads of keys, keys; query, key, value, the scales of both, mask, scale, out.
-%Call = type { i64, i64, i64, i64, ptr, ptr, ptr, ptr, ptr, ptr, float, ptr }
+; In this order: queries, heads, heads of keys, keys; query, key, value, the scales of both, mask, scale, out; heads
+; in a row of the queries, which new keys and values may follow, and where in the buffers these begin.
+%Call = type { i64, i64, i64, i64, ptr, ptr, ptr, ptr, ptr, ptr, float, ptr, i64, ptr }
 
 define { i64, i64, i64 } @plan(ptr %frame, ptr %call) alwaysinline {
   %query.buffer = call ptr @argument(ptr %frame, i64 0)
   %query = call ptr @data(ptr %query.buffer)
   %batch = call i64 @dimension(ptr %query.buffer, i64 0)
   %queries = call i64 @dimension(ptr %query.buffer, i64 1)
-  %heads = call i64 @dimension(ptr %query.buffer, i64 2)
+  %row.heads = call i64 @dimension(ptr %query.buffer, i64 2)
   %mask.buffer = call ptr @argument(ptr %frame, i64 1)
   %mask = call ptr @data(ptr %mask.buffer)
   %scale.buffer = call ptr @argument(ptr %frame, i64 2)
   %scale.at = call ptr @data(ptr %scale.buffer)
   %scale = load float, ptr %scale.at
-  %key.buffer = call ptr @argument(ptr %frame, i64 3)
+  %key.buffer = call ptr @$buffers(ptr %frame, i64 $key)
   %key = call ptr @data(ptr %key.buffer)
   %shared = call i64 @dimension.from.end(ptr %key.buffer, i64 3)
   %keys = call i64 @dimension.from.end(ptr %key.buffer, i64 2)
-  %value.buffer = call ptr @argument(ptr %frame, i64 4)
+  %value.buffer = call ptr @$buffers(ptr %frame, i64 $value)
   %value = call ptr @data(ptr %value.buffer)
 $scales
+  ${holds}%new = shl i64 %shared, 1
+  ${holds}%heads = sub i64 %row.heads, %new
+  ${holds}%at.buffer = call ptr @argument(ptr %frame, i64 5)
+  ${holds}%at = call ptr @data(ptr %at.buffer)
   %out.buffer = call ptr @result(ptr %frame, i64 0)
   %out = call ptr @data(ptr %out.buffer)
   %call.0 = insertvalue %Call zeroinitializer, i64 %queries, 0
-  %call.1 = insertvalue %Call %call.0, i64 %heads, 1
+  %call.1 = insertvalue %Call %call.0, i64 $heads, 1
   %call.2 = insertvalue %Call %call.1, i64 %shared, 2
   %call.3 = insertvalue %Call %call.2, i64 %keys, 3
   %call.4 = insertvalue %Call %call.3, ptr %query, 4
@@ -36,11 +42,13 @@ $scales
   %call.9 = insertvalue %Call %call.8, ptr %mask, 9
   %call.10 = insertvalue %Call %call.9, float %scale, 10
   %call.11 = insertvalue %Call %call.10, ptr %out, 11
-  store %Call %call.11, ptr %call
-  %pieces = mul i64 %batch, %heads
+  %call.12 = insertvalue %Call %call.11, i64 %row.heads, 12
+  %call.13 = insertvalue %Call %call.12, ptr $at, 13
+  store %Call %call.13, ptr %call
+  %pieces = mul i64 %batch, $heads
   %plan.0 = insertvalue { i64, i64, i64 } zeroinitializer, i64 %pieces, 0
   ; A thread is worth asking for some 8 thousand products.
-  %rows = mul i64 %queries, %heads
+  %rows = mul i64 %queries, $heads
   %each = mul i64 %rows, %keys
   %all = mul i64 %each, %batch
   %products = mul i64 %all, $head
@@ -65,6 +73,7 @@ entry:
   %mask.0 = extractvalue %Call %all, 9
   %scale = extractvalue %Call %all, 10
   %out.0 = extractvalue %Call %all, 11
+  %row.heads = extractvalue %Call %all, 12
   %sequence = udiv i64 %piece, %heads
   %head = urem i64 %piece, %heads
   %group = udiv i64 %heads, %shared
@@ -83,6 +92,7 @@ entry:
   %bytes = shl i64 %filled, 2
   %weights = call ptr @malloc(i64 %bytes)
   %first.query = mul i64 %sequence, %queries
+  ${holds}call void @hold(ptr %call, i64 %sequence, i64 %of.keys, ptr %key, ptr %value)
   br label %queries.on
 
 queries.on:
@@ -92,10 +102,13 @@ queries.on:
   %mask = getelementptr i8, ptr %mask.0, i64 %mask.first
   %first = call i64 @first.seen(ptr %mask, i64 %keys)
   %end = call i64 @end.of.seen(ptr %mask, i64 %first, i64 %keys)
-  %row.heads = mul i64 %row, %heads
-  %this = add i64 %row.heads, %head
+  %query.before = mul i64 %row, %row.heads
+  %query.this = add i64 %query.before, %head
+  %query.first = mul i64 %query.this, $head
+  %query.at = getelementptr float, ptr %query.0, i64 %query.first
+  %out.before = mul i64 %row, %heads
+  %this = add i64 %out.before, %head
   %at = mul i64 %this, $head
-  %query.at = getelementptr float, ptr %query.0, i64 %at
   %out.at = getelementptr float, ptr %out.0, i64 %at
   ; A step has one query, or a few that read nearly the same; those of a prompt find keys in the cache.
   %fetches = icmp eq i64 %query, 0
@@ -107,6 +120,50 @@ queries.on:
 
 done:
   call void @free(ptr %weights)
+  ret void
+}
+
+; Puts the new keys and values of a sequence and head of keys where they begin, or as far on as they fit.
+define void @hold(ptr %call, i64 %sequence, i64 %of.keys, ptr %key, ptr %value) {
+entry:
+  %all = load %Call, ptr %call
+  %queries = extractvalue %Call %all, 0
+  %heads = extractvalue %Call %all, 1
+  %shared = extractvalue %Call %all, 2
+  %keys = extractvalue %Call %all, 3
+  %query = extractvalue %Call %all, 4
+  %row.heads = extractvalue %Call %all, 12
+  %at.all = extractvalue %Call %all, 13
+  %at.at = getelementptr i32, ptr %at.all, i64 %sequence
+  %at.asked = load i32, ptr %at.at
+  %at.wide = sext i32 %at.asked to i64
+  %at.last = sub i64 %keys, %queries
+  %at.low = call i64 @llvm.smin.i64(i64 %at.wide, i64 %at.last)
+  %at = call i64 @llvm.smax.i64(i64 %at.low, i64 0)
+  %first.row = mul i64 %sequence, %queries
+  %of.row = add i64 %heads, %of.keys
+  %apart = mul i64 %shared, $head
+  br label %one
+
+one:
+  %new = phi i64 [ 0, %entry ], [ %new.next, %one ]
+  %row = add i64 %first.row, %new
+  %before = mul i64 %row, %row.heads
+  %this = add i64 %before, %of.row
+  %from = mul i64 %this, $head
+  %key.from = getelementptr float, ptr %query, i64 %from
+  %value.from = getelementptr float, ptr %key.from, i64 %apart
+  %place = add i64 %at, %new
+  %to = mul i64 %place, $head
+  %key.to = getelementptr float, ptr %key, i64 %to
+  %value.to = getelementptr float, ptr %value, i64 %to
+  call void @llvm.memcpy.p0.p0.i64(ptr %key.to, ptr %key.from, i64 $head_bytes, i1 false)
+  call void @llvm.memcpy.p0.p0.i64(ptr %value.to, ptr %value.from, i64 $head_bytes, i1 false)
+  %new.next = add i64 %new, 1
+  %new.more = icmp ult i64 %new.next, %queries
+  br i1 %new.more, label %one, label %done
+
+done:
   ret void
 }
 
@@ -287,6 +344,9 @@ $store_mixed
   ret void
 }
 
+declare i64 @llvm.smin.i64(i64, i64)
+declare i64 @llvm.smax.i64(i64, i64)
+declare void @llvm.memcpy.p0.p0.i64(ptr, ptr, i64, i1)
 declare void @llvm.prefetch.p0(ptr, i32, i32, i32)
 declare float @llvm.vector.reduce.fadd.v${lanes}f32(float, <$lanes x float>)
 declare <$lanes x float> @llvm.fmuladd.v${lanes}f32(<$lanes x float>, <$lanes x float>, <$lanes x float>)

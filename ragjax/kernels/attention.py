@@ -11,7 +11,7 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int8
+from jaxtyping import Array, Bool, Float, Int8, Int32
 
 from ragjax.kernels.attention_text import attention_text
 from ragjax.kernels.machine import custom_call, kernels_serve, vectors
@@ -61,9 +61,53 @@ def attend(
     return call(query, mask, scale.astype(jnp.float32), key, value, *scales)
 
 
-def _named(head: int, *, small: bool) -> str:
+def hold_and_attend(
+    together: Float[Array, "batch queries heads_and_new head"],
+    key: Float[Array, "*batch kv_heads keys head"],
+    value: Float[Array, "*batch kv_heads keys head"],
+    at: Int32[Array, " batch"],
+    *,
+    mask: Bool[Array, "batch queries keys"],
+    scale: Float[Array, ""],
+) -> tuple[
+    Float[Array, "batch queries heads head"],
+    Float[Array, "*batch kv_heads keys head"],
+    Float[Array, "*batch kv_heads keys head"],
+]:
+    """`attend` once new keys and values are in the buffers, and the buffers, in the place of those given.
+
+    Args:
+      together: float32: of each position all heads of queries, then those of its key, then of its value.
+      key: float32; of one sequence also without the first axis.
+      value: like the keys.
+      at: where in the buffers of each sequence the first is put; one too large is moved back until all fit.
+      mask: True where a query may see a key.
+      scale: multiplies the scores.
+    """
+    batch, queries, all_heads, head = together.shape
+    kv_heads, keys, _ = key.shape[-3:]
+    # Machine code takes what it is given at its word.
+    assert together.dtype == key.dtype == value.dtype == jnp.float32
+    assert key.shape == value.shape
+    assert key.shape == (*((batch,) if key.ndim == 4 or batch > 1 else ()), kv_heads, keys, head)
+    heads = all_heads - 2 * kv_heads
+    assert heads > 0
+    assert heads % kv_heads == 0
+    assert 0 < queries <= keys
+    assert (at.shape, at.dtype) == ((batch,), jnp.int32)
+    assert (mask.shape, mask.dtype) == ((batch, queries, keys), bool)
+    shapes = ((batch, queries, heads, head), key.shape, value.shape)
+    call = jax.ffi.ffi_call(
+        _named(head, small=False, holds=True), [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes],
+        vmap_method="sequential", input_output_aliases={3: 1, 4: 2},
+    )  # fmt: skip
+    out, key, value = call(together, mask, scale.astype(jnp.float32), key, value, at)
+    return out, key, value
+
+
+def _named(head: int, *, small: bool, holds: bool = False) -> str:
     lanes = vectors().lanes
     while head % lanes:
         lanes //= 2
-    name = f"ragjax_attend_{'i8' if small else 'f32'}_{head}_{lanes}"
-    return custom_call(name, partial(attention_text, head, lanes, small=small))
+    name = f"ragjax_attend_{'i8' if small else 'f32'}{'_new' if holds else ''}_{head}_{lanes}"
+    return custom_call(name, partial(attention_text, head, lanes, small=small, holds=holds))

@@ -11,7 +11,7 @@ from ragjax.kernels.sharing import shared_text
 from ragjax.kernels.vectors_text import LINE, all_lanes, constant, plus_product
 
 
-def attention_text(head: int, lanes: int, minor: int, *, small: bool) -> str:
+def attention_text(head: int, lanes: int, minor: int, *, small: bool, holds: bool) -> str:
     """A module whose `handler` attends.
 
     Args:
@@ -19,7 +19,9 @@ def attention_text(head: int, lanes: int, minor: int, *, small: bool) -> str:
       lanes: values in a vector.
       minor: version of XLA's interface.
       small: keys and values are integers of 8 bits, with a scale each.
+      holds: new ones come with the queries, and are put into the buffers, which are results.
     """
+    assert not (small and holds)
     element, vector = "i8" if small else "float", f"<{lanes} x float>"
 
     def each(*lines: str) -> str:
@@ -58,7 +60,11 @@ def attention_text(head: int, lanes: int, minor: int, *, small: bool) -> str:
         return each(plus_product(to, x, y, total, lanes))
 
     own = Template(Path(__file__).with_name("attention.ll").read_text()).substitute(
-        head=head, lanes=lanes, element=element, last=head // lanes - 1, hidden=constant(-math.inf),
+        head=head, head_bytes=4 * head, lanes=lanes, element=element,
+        # What begins with a semicolon is a comment.
+        holds="" if holds else "; ", heads="%heads" if holds else "%row.heads", at="%at" if holds else "null",
+        buffers="result" if holds else "argument", key=1 if holds else 3, value=2 if holds else 4,
+        last=head // lanes - 1, hidden=constant(-math.inf),
         all_hidden=all_lanes(constant(-math.inf), lanes), scales=_SCALES if small else _NO_SCALES,
         load_query=each(
             f"%query.at.# = getelementptr {vector}, ptr %query, i64 #",

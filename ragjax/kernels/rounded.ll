@@ -1,9 +1,9 @@
 ; Rows of floats, which become integers, times a matrix in quads; where it is asked for, an activation of that and a
-; bias. A piece is as many rows as a tile takes, times a panel.
+; bias, added to something. A piece is as many rows as a tile takes, times a panel.
 
 ; In this order: steps, outputs, rows; x, quads, sums over the inputs of each output, scales, out; the integers,
-; and of each row what they are multiples of; the bias.
-%Call = type { i64, i64, i64, ptr, ptr, ptr, ptr, ptr, ptr, ptr, ptr }
+; and of each row what they are multiples of; the bias, and what is added to.
+%Call = type { i64, i64, i64, ptr, ptr, ptr, ptr, ptr, ptr, ptr, ptr, ptr }
 
 ; Multiplies so many rows of integers with a panel, by how many they are.
 @tiles = private constant [$tile_count x ptr] [ $tiles ]
@@ -36,6 +36,10 @@ define { i64, i64, i64 } @plan(ptr %frame, ptr %call) alwaysinline {
   ${active}%bias.data = call ptr @data(ptr %bias.buffer)
   ${active}%bias.place = getelementptr %Call, ptr %call, i32 0, i32 10
   ${active}store ptr %bias.data, ptr %bias.place
+  ${adds}%added.buffer = call ptr @argument(ptr %frame, i64 5)
+  ${adds}%added.data = call ptr @data(ptr %added.buffer)
+  ${adds}%added.place = getelementptr %Call, ptr %call, i32 0, i32 11
+  ${adds}store ptr %added.data, ptr %added.place
   %tiles = call i64 @tiles.of(i64 %rows)
   ; Those of a panel follow one another: a thread's next tile finds the panel in the cache.
   %pieces = mul i64 %panels, %tiles
@@ -149,6 +153,7 @@ entry:
   %out = extractvalue %Call %all, 7
   %integers = extractvalue %Call %all, 8
   %all.biases = extractvalue %Call %all, 10
+  %all.added = extractvalue %Call %all, 11
   %units = extractvalue %Call %all, 9
   %tiles = call i64 @tiles.of(i64 %rows)
   %panel = udiv i64 %piece, %tiles
@@ -183,6 +188,9 @@ entry:
   %found = alloca [$aside x i32], align 64
   ; Where the last panel goes, which has more columns than there are outputs.
   %aside = alloca [$width x float], align 64
+  ; And where comes what its outputs are added to.
+  ${adds}%brought = alloca [$width x float], align 64
+  ${adds}%added.column = getelementptr float, ptr %all.added, i64 %column
 $columns
   %tile.rows = mul i64 %these, $halves
   %tile.at = getelementptr ptr, ptr @tiles, i64 %tile.rows
@@ -204,6 +212,10 @@ one.row:
   %to.first = mul i64 %row.here, %outputs
   %to.here = getelementptr float, ptr %to, i64 %to.first
   %put = select i1 %is.whole, ptr %to.here, ptr %aside
+  ${adds}%added.here = getelementptr float, ptr %added.column, i64 %to.first
+  ${adds}%add = select i1 %is.whole, ptr %added.here, ptr %brought
+  ${adds}%bytes.brought = select i1 %is.whole, i64 0, i64 %left.bytes
+  ${adds}call void @llvm.memcpy.p0.p0.i64(ptr %brought, ptr %added.here, i64 %bytes.brought, i1 false)
 $combine
   br i1 %is.whole, label %one.done, label %copy
 

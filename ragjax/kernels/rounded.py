@@ -78,9 +78,10 @@ def multiply_rounded(
     bits: Literal[8, 16],
     bias: Float[Array, " padded_out"] | None = None,
     activation: str | None = None,
+    added: Float[Array, "rows out"] | None = None,
 ) -> Float[Array, "rows out"]:
     """`x @ (kernel * scale)` in float32, of the integers next to x where a row's largest is 127 or 32767, or
-    an activation of that and a bias.
+    an activation of that and a bias, added to something or not.
 
     Integers add up exactly, so that a row's result depends neither on the others nor on the order. Those of
     16 bits are two rows of 8 each.
@@ -94,6 +95,7 @@ def multiply_rounded(
       bits: of the integers that x becomes.
       bias: of each column, filled up likewise; where there is an activation.
       activation: one that serves; none: the product itself.
+      added: what that is added to; where there is an activation.
     """
     panels, fours, width, four = quads.shape
     # Machine code takes what it is given at its word.
@@ -107,12 +109,14 @@ def multiply_rounded(
     assert (bias is None) == (activation is None)
     assert bias is None or (bias.shape, bias.dtype) == (scale.shape, jnp.float32)
     out = jax.ShapeDtypeStruct((x.shape[0], outputs), jnp.float32)
+    assert added is None or (activation is not None and (added.shape, added.dtype) == (out.shape, out.dtype))
     if not out.size * fours:
         assert not out.size or activation is None, "of no inputs there would be the bias"
         return jnp.zeros(out.shape, out.dtype)
     activate = None if activation is None else ACTIVATIONS[activation]
-    name = f"ragjax_rounded_{bits}_{activate.__name__}" if activate else f"ragjax_rounded_{bits}"
-    custom_call(name, partial(rounded_text, bits, activate))
+    ends = [activate.__name__] if activate else []
+    name = "_".join(["ragjax_rounded", str(bits), *ends, *(["added"] if added is not None else [])])
+    custom_call(name, partial(rounded_text, bits, activate, adds=added is not None))
     call = jax.ffi.ffi_call(name, out, vmap_method="sequential")
     x = jnp.pad(x, ((0, 0), (0, 4 * fours - x.shape[1])))
-    return call(x, quads, sums, scale, *([] if bias is None else [bias]))
+    return call(x, quads, sums, scale, *(each for each in (bias, added) if each is not None))

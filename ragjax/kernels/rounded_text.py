@@ -24,13 +24,14 @@ _SHIFT_BITS = 0x4B400000
 """As the bits of a float32."""
 
 
-def rounded_text(bits: Literal[8, 16], activate: Activate | None, minor: int) -> str:
+def rounded_text(bits: Literal[8, 16], activate: Activate | None, minor: int, *, adds: bool) -> str:
     """A module whose `handler` rounds and multiplies.
 
     Args:
       bits: of the integers that inputs become; those of 16 are two rows of 8, the upper ones first.
       activate: what becomes of the product and a bias; none: the product is not changed.
       minor: version of XLA's interface.
+      adds: whether what becomes of them is added to something.
     """
     halves, width = bits // 8, VECTORS * _LANES
     pointers, functions = tiles(_TILE, INTEGERS, _LANES)
@@ -46,9 +47,11 @@ def rounded_text(bits: Literal[8, 16], activate: Activate | None, minor: int) ->
         unshift=all_lanes(str(2 ** (bits - 1) - _SHIFT_BITS), _LANES, "i32"),
         store=_stored_halves() if halves == 2 else _stored(),
         # What begins with a semicolon is a comment.
-        active="" if activate else "; ",
+        active="" if activate else "; ", adds="" if adds else "; ",
         columns="\n".join(_column(part, active=bool(activate)) for part in range(VECTORS)),
-        combine="\n".join(_combined(part, halves, width, active=bool(activate)) for part in range(VECTORS)),
+        combine="\n".join(
+            _combined(part, halves, width, active=bool(activate), adds=adds) for part in range(VECTORS)
+        ),
     )  # fmt: skip
     activation = activate(_LANES) if activate else ""
     return "\n".join([product, functions, activation, shared_text(minor, prepares=True)])
@@ -88,7 +91,7 @@ def _column(part: int, *, active: bool) -> str:
   %scale.{part} = fpext <16 x half> %scale.half.{part} to <16 x float>"""
 
 
-def _combined(part: int, halves: int, width: int, *, active: bool) -> str:
+def _combined(part: int, halves: int, width: int, *, active: bool, adds: bool) -> str:
     """A vector of a row's outputs, of its integer sums; from those of lower bits nothing is taken off."""
     first = f"""
   %sum.at.{part} = getelementptr <16 x i32>, ptr %found.at, i64 {part}
@@ -105,9 +108,15 @@ def _combined(part: int, halves: int, width: int, *, active: bool) -> str:
     activated = f"""
   %biased.{part} = fadd <16 x float> %made.{part}, %bias.{part}
   %active.{part} = call <16 x float> @activate(<16 x float> %biased.{part})"""
+    added = f"""
+  %added.at.{part} = getelementptr <16 x float>, ptr %add, i64 {part}
+  %added.{part} = load <16 x float>, ptr %added.at.{part}, align 4
+  %summed.{part} = fadd <16 x float> %added.{part}, %active.{part}"""
     whole = "both" if halves == 2 else "float"
+    made = "summed" if adds else "active" if active else "made"
+    ends = (activated if active else "") + (added if adds else "")
     return f"""{first}{second if halves == 2 else ""}
   %stepped.{part} = fmul <16 x float> %{whole}.{part}, %unit.all
-  %made.{part} = fmul <16 x float> %stepped.{part}, %scale.{part}{activated if active else ""}
+  %made.{part} = fmul <16 x float> %stepped.{part}, %scale.{part}{ends}
   %put.at.{part} = getelementptr <16 x float>, ptr %put, i64 {part}
-  store <16 x float> %{"active" if active else "made"}.{part}, ptr %put.at.{part}, align 4"""
+  store <16 x float> %{made}.{part}, ptr %put.at.{part}, align 4"""

@@ -19,13 +19,13 @@ from ragjax.models.decoder import (
     Block,
     Embedding,
     LayerData,
-    Linear,
     Params,
     Span,
     layer_data,
     rotary_angles,
 )
 from ragjax.models.decoder_config import DecoderConfig
+from ragjax.models.linear import Linear
 from ragjax.models.norm import Norm
 from ragjax.models.run import apply
 
@@ -98,7 +98,7 @@ def run_block(
     def look(call, arguments, options, context):
         module = context.module
         if isinstance(module, Linear) and context.method_name == "__call__":
-            (x,) = arguments
+            x, *_ = arguments
             # One array for those that read the same, so that it is worked on once.
             _, given = activated.setdefault((id(x), module.activation), (x, module.activation(x)))
             inputs["/".join((*module.path, "kernel"))] = given

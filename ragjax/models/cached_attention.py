@@ -1,16 +1,61 @@
-"""Attention to keys and values that earlier tokens left in buffers."""
+"""Attention to keys and values that earlier tokens left in buffers, and the new ones' way there."""
 
 from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
-from ragjax.kernels.attention import attend, attend_serves
+from ragjax.kernels.attention import attend, attend_serves, hold_and_attend
 from ragjax.kernels.instead import by_kernel
 from ragjax.models.attention import attend_buffers
-from ragjax.models.key_values import KeyValues, Rounded
+from ragjax.models.key_values import KeyValues, Rounded, held
 from ragjax.parallel.pin import several_devices
+
+_FEW = 16
+"""Queries up to which the kernel that reads keys and values puts the new ones into buffers: as many as a step
+has. Beside a prompt, XLA's programs for that take no time."""
+
+
+def attend_held(
+    query: Float[Array, "batch queries heads head"],
+    key: Float[Array, "batch queries kv_heads head"],
+    value: Float[Array, "batch queries kv_heads head"],
+    cache: KeyValues,
+    at: Int[Array, ""] | Int[Array, " batch"],
+    *,
+    mask: Bool[Array, "#batch queries keys"],
+    scale: float | Float[Array, ""],
+) -> tuple[Float[Array, "batch queries heads head"], KeyValues]:
+    """`attend_cached` to buffers that hold new keys and values as well, and these buffers.
+
+    Args:
+      query: heads of queries.
+      key: the keys of the same positions.
+      value: their values.
+      cache: the buffers before.
+      at: where in the buffers the first of them goes: one place for all sequences, or one for each.
+      mask: True where a query may see a key.
+      scale: multiplies the scores.
+    """
+    floats = all(each.dtype == jnp.float32 for each in (key, value, *cache))
+    if not (floats and 0 < query.shape[1] <= _FEW and _kernel_serves(query, cache)):
+        return _apart(query, key, value, cache, at, mask, jnp.asarray(scale, jnp.float32))
+    given = query, key, value, cache, at, mask, jnp.asarray(scale, jnp.float32)
+    return by_kernel(_together, _apart, *given)
+
+
+def _together(query, key, value, cache, at, mask, scale):
+    # Of one product, this is the product.
+    together = jnp.concatenate([query, key, value], axis=2)
+    at = jnp.broadcast_to(at.astype(jnp.int32), (len(query),))
+    out, *buffers = hold_and_attend(together, *cache, at, mask=_for_each(query, mask), scale=scale)
+    return out, KeyValues(*buffers)
+
+
+def _apart(query, key, value, cache, at, mask, scale):
+    cache = KeyValues(held(cache.key, key, at), held(cache.value, value, at))
+    return attend_cached(query, cache, mask=mask, scale=scale), cache
 
 
 def attend_cached(
@@ -48,8 +93,13 @@ def _kernel_serves(query: jax.Array, cache: KeyValues) -> bool:
     )
 
 
+def _for_each(query: jax.Array, mask: jax.Array) -> jax.Array:
+    """The mask of each sequence."""
+    return jnp.broadcast_to(mask, (len(query), *mask.shape[1:]))
+
+
 def _in_buffers(query: jax.Array, cache: KeyValues, mask: jax.Array, scale: jax.Array) -> jax.Array:
-    mask = jnp.broadcast_to(mask, (len(query), *mask.shape[1:]))
+    mask = _for_each(query, mask)
     key, value = cache
     if isinstance(key, Rounded) and isinstance(value, Rounded):
         return attend(query, key.codes, value.codes, key.scale, value.scale, mask=mask, scale=scale)

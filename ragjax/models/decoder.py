@@ -14,31 +14,26 @@ Where `embedding_width` is set, tables of tokens have that width, and `embedding
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
-from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Bool, Float, Int
 
 from ragjax.models.activations import ACTIVATIONS
 from ragjax.models.attention import attend, causal_mask, within
-from ragjax.models.cached_attention import attend_cached
+from ragjax.models.cached_attention import attend_held
 from ragjax.models.causal_attention import causal_attend
 from ragjax.models.decoder_config import DecoderConfig
 from ragjax.models.fused_attention import fused_attend, fused_serves
-from ragjax.models.key_values import KeyValues, held
-from ragjax.models.matmul import linear
+from ragjax.models.key_values import KeyValues
+from ragjax.models.linear import ACTIVE, PRODUCT, Linear, given
 from ragjax.models.norm import Norm
 from ragjax.models.panels import Active
 from ragjax.models.rotary import Angles, angles, rotate
-from ragjax.models.stand_ins import Kernel, Table, is_stand_in
+from ragjax.models.stand_ins import Table
 from ragjax.parallel.pin import pin, pin_batch
-
-_PRODUCT = "product"
-"""Name of what "dots" keeps: a policy that looks for products sees none inside `linear`'s own gradient."""
 
 Params = dict
 """A tree of arrays as described above, or of what stands for them: `ragjax.models.stand_ins`."""
@@ -92,38 +87,6 @@ def rotary_angles(config: DecoderConfig, positions: Int[Array, "#batch seq"]) ->
     return None if config.rotary is None else angles(positions, config.rotary, config.head_width)
 
 
-class Linear(nn.Module):
-    """x @ kernel + bias, or activation(x) @ kernel + bias."""
-
-    features: int
-    stddev: float
-    use_bias: bool = True
-    activation: Callable[[jax.Array], jax.Array] = ACTIVATIONS["linear"]
-
-    @nn.compact
-    def __call__(self, x: Float[Array, "... n"]) -> Float[Array, "... m"]:
-        stand_in: Kernel | None = _given(self, "kernel")
-        if stand_in is None:
-            kernel = self.param(
-                "kernel", nn.initializers.normal(self.stddev), (x.shape[-1], self.features), jnp.float32
-            )
-        bias = None
-        if self.use_bias:
-            bias = self.param("bias", nn.initializers.zeros_init(), (self.features,), jnp.float32)
-        if stand_in is None:
-            out = linear(x, kernel, bias, self.activation)
-        else:
-            product = stand_in.multiply(self.activation(x))
-            out = (product if bias is None else product + bias).astype(x.dtype)
-        return checkpoint_name(pin_batch(out), _PRODUCT)
-
-
-def _given(module: nn.Module, name: str) -> Any:
-    """What stands for the parameter of that name; none where it is an array, which `param` checks."""
-    value = module.get_variable("params", name) if module.has_variable("params", name) else None
-    return value if is_stand_in(value) else None
-
-
 JOINT = ("query", "key", "value")
 """What attention makes of its input; among its parameters "joint" may stand for them, one after the other."""
 
@@ -134,7 +97,10 @@ class Attention(nn.Module):
     config: DecoderConfig
 
     @nn.compact
-    def __call__(self, x, layer: LayerData, span: Span, cache: KeyValues | None, deterministic: bool):
+    def __call__(
+        self, x, layer: LayerData, span: Span, cache: KeyValues | None, deterministic: bool, added=None
+    ):
+        """Returns what attention makes of `x`, or `added` and that, and the cache with the keys of `x`."""
         config = self.config
         std = config.initializer_range
 
@@ -151,9 +117,6 @@ class Attention(nn.Module):
             query, key, value = (heads(name, count) for name, count in zip(JOINT, counts, strict=True))
         if span.angles is not None:
             query, key = rotate(query, span.angles), rotate(key, span.angles)
-        if cache is not None:
-            assert span.write_at is not None
-            cache = KeyValues(held(cache.key, key, span.write_at), held(cache.value, value, span.write_at))
         mask = span.mask
         if mask is not None and any(config.layer_windows):
             mask = within(mask, span.queries, span.keys, layer.window)
@@ -161,7 +124,8 @@ class Attention(nn.Module):
         if mask is None:
             out = fused_attend(query, key, value, scale=layer.scale)
         elif cache is not None:
-            out = attend_cached(query, cache, mask=mask, scale=layer.scale)
+            assert span.write_at is not None
+            out, cache = attend_held(query, key, value, cache, span.write_at, mask=mask, scale=layer.scale)
         elif not rate:
             key, value = (jnp.repeat(each, config.heads // shared, axis=2) for each in (key, value))
             out = causal_attend(query, key, value, mask=mask, scale=layer.scale)
@@ -173,12 +137,7 @@ class Attention(nn.Module):
         # GPT-2 scales what is added to the residual stream by the number of additions.
         out_std = std / (2 * config.layers) ** 0.5
         flat = out.reshape(*x.shape[:-1], config.heads * config.head_width)
-        return Linear(config.width, out_std, config.attention_out_bias, name="out")(flat), cache
-
-
-ACTIVE = "active"
-"""Among an MLP's parameters, what may stand for its projection "up" and the nonlinearity of what that makes:
-`ragjax.models.panels.Active`."""
+        return Linear(config.width, out_std, config.attention_out_bias, name="out")(flat, added), cache
 
 
 class MLP(nn.Module):
@@ -187,7 +146,8 @@ class MLP(nn.Module):
     config: DecoderConfig
 
     @nn.compact
-    def __call__(self, x):
+    def __call__(self, x, added=None):
+        """Returns what the MLP makes of `x`, or `added` and that."""
         config = self.config
         std = config.initializer_range
         activation = ACTIVATIONS[config.activation]
@@ -201,7 +161,7 @@ class MLP(nn.Module):
             gate = Linear(config.mlp_width, std, config.mlp_bias, name="gate")(x)
             up, activation = activation(gate) * up, ACTIVATIONS["linear"]
         out_std = std / (2 * config.layers) ** 0.5
-        return Linear(config.width, out_std, config.mlp_bias, activation, name="down")(up)
+        return Linear(config.width, out_std, config.mlp_bias, activation, name="down")(up, added)
 
 
 class Block(nn.Module):
@@ -221,7 +181,11 @@ class Block(nn.Module):
             Norm(config, cache is not None, name=name) for name in ("attention_norm", "mlp_norm")
         )
         after = config.residual == "post_norm"
-        out, cache = attention(x if after else attention_norm(x), layer, span, cache, self.deterministic)
+        normed = x if after else attention_norm(x)
+        if cache is not None:
+            attended, cache = attention(normed, layer, span, cache, self.deterministic, x)
+            return pin_batch(_step(config.residual, x, attended, attention_norm, mlp, mlp_norm)), cache
+        out, cache = attention(normed, layer, span, cache, self.deterministic)
         if config.residual == "parallel":
             x = x + drop(out) + drop(mlp(mlp_norm(x)))
         elif after:
@@ -234,6 +198,17 @@ class Block(nn.Module):
         return x, (x if self.capture else cache)
 
 
+def _step(residual: str, x, attended, attention_norm: Norm, mlp: MLP, mlp_norm: Norm):
+    """A block that has no dropout, from `x` with what attention made of it: products end in what they are
+    added to."""
+    if residual == "parallel":
+        return mlp(mlp_norm(x), attended)
+    if residual == "post_norm":
+        attended = attention_norm(attended)
+        return mlp_norm(mlp(attended, attended))
+    return mlp(mlp_norm(attended), attended)
+
+
 class Embedding(nn.Module):
     """Token embedding, plus that of the position where positions are learned."""
 
@@ -243,7 +218,7 @@ class Embedding(nn.Module):
     def __call__(self, tokens: Int[Array, "batch seq"], positions: Int[Array, "#batch seq"], dtype):
         config = self.config
         init = nn.initializers.normal(config.initializer_range)
-        stand_in: Table | None = _given(self, "tokens")
+        stand_in: Table | None = given(self, "tokens")
         if stand_in is None:
             table = self.param("tokens", init, (config.padded_vocab_size, config.token_width), jnp.float32)
             # Whole along the width: a lookup in a table split there copies the whole batch to every device.
@@ -263,21 +238,25 @@ class Final(nn.Module):
     """What stands between the last block and the scores: the last norm and the output projection."""
 
     config: DecoderConfig
+    in_step: bool = False
+    """As `Norm` has it."""
 
     @nn.compact
     def __call__(self, x: Float[Array, "... width"]) -> Float[Array, "... token_width"]:
-        return _final(self.config, x)
+        return _final(self.config, x, in_step=self.in_step)
 
 
-def _final(config: DecoderConfig, x: Float[Array, "... width"]) -> Float[Array, "... token_width"]:
+def _final(
+    config: DecoderConfig, x: Float[Array, "... width"], *, in_step: bool = False
+) -> Float[Array, "... token_width"]:
     if config.final_norm:
-        x = Norm(config, name="final_norm")(x)
+        x = Norm(config, in_step, name="final_norm")(x)
     if config.embedding_width:
         x = Linear(config.embedding_width, config.initializer_range, False, name="output_projection")(x)
     return x
 
 
-_REMAT = {"dots": jax.checkpoint_policies.save_only_these_names(_PRODUCT), "full": None}
+_REMAT = {"dots": jax.checkpoint_policies.save_only_these_names(PRODUCT), "full": None}
 
 
 class Decoder(nn.Module):
@@ -337,7 +316,7 @@ class Decoder(nn.Module):
             x, layer_data(config), span
         )
         hidden = _final(config, x)
-        if not config.tied and _given(self, "head") is None:
+        if not config.tied and given(self, "head") is None:
             # Held here, read by `logits` and by the fused losses.
             init = nn.initializers.normal(config.initializer_range)
             self.param("head", init, (config.padded_vocab_size, config.token_width), jnp.float32)

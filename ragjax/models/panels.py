@@ -26,8 +26,10 @@ class Panels(Kernel, Protocol):
 class Active(Protocol):
     """Stands for a projection and what becomes of its outputs: a pytree node, but in no place of an array."""
 
-    def multiply(self, x: Float[Array, "... in"]) -> Float[Array, "... out"]:
-        """`activation(x @ kernel + bias)` in float32."""
+    def multiply(
+        self, x: Float[Array, "... in"], added: Float[Array, "... out"] | None = None
+    ) -> Float[Array, "... out"]:
+        """`activation(x @ kernel + bias)` in float32, or that and `added`."""
 
 
 @runtime_checkable

@@ -126,9 +126,11 @@ class ActiveQuantized:
     activation: str = field(metadata={"static": True})
     """A key of `ragjax.kernels.activations_text.ACTIVATIONS`."""
 
-    def multiply(self, x: Float[Array, "... in"]) -> Float[Array, "... out"]:
-        """`activation(x @ kernel + bias)` in float32, in one program."""
-        return _of_integers(self.kernel, x, self.bias, self.activation)
+    def multiply(
+        self, x: Float[Array, "... in"], added: Float[Array, "... out"] | None = None
+    ) -> Float[Array, "... out"]:
+        """`activation(x @ kernel + bias)` in float32, or that and `added`, in one program."""
+        return _of_integers(self.kernel, x, self.bias, self.activation, added)
 
 
 @jax.tree_util.register_dataclass
@@ -190,15 +192,18 @@ def _of_integers(
     x: Float[Array, "... in"],
     bias: Float[Array, " padded_out"] | None = None,
     activation: str | None = None,
+    added: Float[Array, "... out"] | None = None,
 ) -> Float[Array, "... out"]:
-    """Of inputs that become integers too: the product, or an activation of it and a bias."""
+    """Of inputs that become integers too: the product, or an activation of it and a bias, plus `added`."""
     assert kernel.input_bits
     assert kernel.sums is not None
+    outputs = kernel.shape[1]
+    rows = None if added is None else added.astype(jnp.float32).reshape(-1, outputs)
     made = multiply_rounded(
         _divided(x, kernel.input_scale).astype(jnp.float32), kernel.panels, kernel.sums, kernel.scale,
-        kernel.shape[1], bits=kernel.input_bits, bias=bias, activation=activation,
+        outputs, bits=kernel.input_bits, bias=bias, activation=activation, added=rows,
     )  # fmt: skip
-    return made.reshape(*x.shape[:-1], kernel.shape[1])
+    return made.reshape(*x.shape[:-1], outputs)
 
 
 def _divided(x: Float[Array, "... in"], scale: Float[Array, " in"] | None) -> Float[Array, "rows in"]:

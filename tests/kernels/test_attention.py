@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from ragjax.kernels import attention
-from ragjax.kernels.attention import attend, attend_serves
+from ragjax.kernels.attention import attend, attend_serves, hold_and_attend
 from ragjax.kernels.machine import Vectors
 
 # Sequences, queries, heads, heads of keys, keys, width of a head.
@@ -220,6 +220,140 @@ def test_machine_code_is_given_nothing_it_would_misread(change):
     changed = change(kept)
     with pytest.raises(AssertionError):
         attend(**changed, scale=jnp.float32(1))
+
+
+def put(buffer, new, at):
+    """Sequence by sequence, in numpy."""
+    out = buffer.copy()
+    for sequence, first in enumerate(at):
+        first = np.clip(first, 0, buffer.shape[2] - new.shape[1])
+        out[sequence, :, first : first + new.shape[1]] = new[sequence].swapaxes(0, 1)
+    return out
+
+
+def given_new(shape, seed=0):
+    query, key, value, mask = given(shape, seed)
+    new = (
+        np.random.default_rng(9).standard_normal((2, *query.shape[:2], shape[3], shape[5])).astype(np.float32)
+    )
+    return query, key, value, mask, *new
+
+
+def together(query, key, value):
+    return np.concatenate([query, key, value], 2)
+
+
+@pytest.mark.parametrize("at", ["first", "last", "apart", "beyond", "before"])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_new_keys_are_in_the_buffers_before_they_are_read(shape, at):
+    query, key, value, mask, *new = given_new(shape)
+    batch, queries, keys = mask.shape
+    room = keys - queries
+    places = {
+        "first": [0],
+        "last": [room],
+        "apart": [room // 3, room, 0],
+        "beyond": [keys + 3],
+        "before": [-2],
+    }
+    places = np.array((places[at] * batch)[:batch], np.int32)
+    found, *buffers = jax.jit(hold_and_attend)(
+        together(query, *new), key, value, places, mask=mask, scale=np.float32(0.3)
+    )
+    expected = [put(buffer, part, places) for buffer, part in zip((key, value), new, strict=True)]
+    for buffer, wanted in zip(buffers, expected, strict=True):
+        np.testing.assert_array_equal(buffer, wanted)
+    np.testing.assert_array_equal(found, attended(query, *expected, mask, np.float32(0.3)))
+
+
+def test_new_keys_of_one_sequence_need_no_first_axis():
+    query, key, value, mask, *new = given_new((1, 2, 6, 3, 33, 32))
+    rest = {"mask": mask, "scale": np.float32(1)}
+    at = np.array([5], np.int32)
+    alone = hold_and_attend(together(query, *new), key[0], value[0], at, **rest)
+    batched = hold_and_attend(together(query, *new), key, value, at, **rest)
+    for one, other in zip(alone, batched, strict=True):
+        np.testing.assert_array_equal(one.reshape(other.shape), other)
+
+
+def test_a_loop_writes_into_the_buffers_it_was_given():
+    query, key, value, mask, *new = given_new((4, 1, 4, 2, 300, 64))
+    mask[:] = True
+
+    @partial(jax.jit, donate_argnums=(0, 1))
+    def often(key, value):
+        def turn(i, held):
+            at = jnp.full(4, i, jnp.int32)
+            return hold_and_attend(together(query, *new), *held, at, mask=mask, scale=jnp.float32(1))[1:]
+
+        return jax.lax.fori_loop(0, 200, turn, (key, value))
+
+    lowered = often.lower(key, value).compile()
+    assert lowered.memory_analysis().temp_size_in_bytes < key.nbytes / 4
+    held = often(jnp.array(key), jnp.array(value))
+    for buffer, before, part in zip(held, (key, value), new, strict=True):
+        np.testing.assert_array_equal(buffer[:, :, :200], np.repeat(part.swapaxes(1, 2), 200, 2))
+        np.testing.assert_array_equal(buffer[:, :, 200:], before[:, :, 200:])
+
+
+def test_threads_that_share_heads_of_keys_leave_the_same_in_the_buffers():
+    query, key, value, mask, *new = given_new((4, 1, 8, 1, 40, 64))
+
+    @jax.jit
+    def often():
+        def turn(i, carried):
+            held, worst = carried
+            out, *held = hold_and_attend(
+                together(query, *new), *held, jnp.full(4, 7, jnp.int32), mask=mask, scale=jnp.float32(0.1)
+            )
+            return held, jnp.maximum(worst, jnp.abs(out - expected).max())
+
+        return jax.lax.fori_loop(0, 1000, turn, ([jnp.array(key), jnp.array(value)], jnp.float32(0)))[1]
+
+    buffers = [put(x, part, [7] * 4) for x, part in zip((key, value), new, strict=True)]
+    expected = attended(query, *buffers, mask, np.float32(0.1))
+    assert often() == 0
+
+
+@pytest.mark.parametrize("kind", [Vectors(4, 16), Vectors(8, 16)])
+def test_other_processors_put_new_keys_likewise(kind, monkeypatch):
+    monkeypatch.setattr(attention, "vectors", lambda: kind)
+    query, key, value, mask, *new = given_new((2, 3, 4, 2, 37, 40))
+    at = np.array([1, 30], np.int32)
+    found, *buffers = hold_and_attend(together(query, *new), key, value, at, mask=mask, scale=np.float32(0.3))
+    expected = [put(x, part, at) for x, part in zip((key, value), new, strict=True)]
+    jax.tree.map(np.testing.assert_array_equal, buffers, expected)
+    np.testing.assert_allclose(found, plainly(query, *expected, mask, 0.3), atol=5e-6)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda x: x | {"mask": x["mask"][..., :5]},
+        lambda x: x | {"mask": x["mask"].astype(np.int8)},
+        lambda x: x | {"value": x["value"][:, :, :5]},
+        lambda x: x | {"key": x["key"].astype(jnp.bfloat16)},
+        lambda x: x | {"together": x["together"].astype(jnp.bfloat16)},
+        lambda x: x | {"together": x["together"][:, :, :4]},
+        lambda x: x | {"together": x["together"][:, :, :7]},
+        lambda x: x | {"at": x["at"][:1]},
+        lambda x: x | {"at": x["at"].astype(np.int8)},
+        lambda x: x | {"key": x["key"][0], "value": x["value"][0]},
+    ],
+)
+def test_machine_code_that_writes_is_given_nothing_it_would_misread(change):
+    query, key, value, mask, *new = given_new((2, 1, 4, 2, 9, 16))
+    kept = {
+        "together": together(query, *new),
+        "key": key,
+        "value": value,
+        "at": np.zeros(2, np.int32),
+        "mask": mask,
+    }
+    hold_and_attend(**kept, scale=jnp.float32(1))
+    changed = change(kept)
+    with pytest.raises(AssertionError):
+        hold_and_attend(**changed, scale=jnp.float32(1))
 
 
 @pytest.mark.parametrize(("head", "serves"), [(64, True), (4, True), (6, False), (1, False)])

@@ -6,7 +6,8 @@ import numpy as np
 from flax import linen as nn
 
 from ragjax.models.blockwise import embed, layer_of, one_layer, queries_keys_values, run_block
-from ragjax.models.decoder import Final, Linear
+from ragjax.models.decoder import Final
+from ragjax.models.linear import Linear
 from ragjax.models.run import apply, run_decoder
 
 

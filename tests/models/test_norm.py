@@ -123,7 +123,7 @@ def test_a_program_that_writes_tokens_has_such_norms_in_its_blocks(tiny_config):
     settings = Settings(jnp.float32(0), jax.random.key(0), jnp.array([-1], jnp.int32))
     prompts, padding = jnp.zeros((2, 4), jnp.int32), jnp.zeros(2, jnp.int32)
     lowered = prefill.lower(init_params(config, 0), prompts, padding, settings, config=config, room=4)
-    assert lowered.as_text().count("call @ragjax_norm_layer") == 2
+    assert lowered.as_text().count("call @ragjax_norm_layer") == 3
 
 
 @pytest.mark.parametrize("biased", [True, False])

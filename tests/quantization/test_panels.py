@@ -189,6 +189,11 @@ def test_rounded_inputs_stay_xlas_where_no_instruction_multiplies_them(monkeypat
     assert held.in_panels() is held
 
 
+def kernel_of(projection):
+    """What a projection multiplies with, whether or not its products end in more."""
+    return projection["active"].kernel if "active" in projection else projection["kernel"]
+
+
 @pytest.mark.parametrize("name", ["int8", "int4", "int8_activations"])
 def test_tokens_are_those_of_xlas_products(tiny_config, name, monkeypatch):
     params = init_params(tiny_config, 3)
@@ -200,7 +205,7 @@ def test_tokens_are_those_of_xlas_products(tiny_config, name, monkeypatch):
     laid = laid_out(params, config=tiny_config)
     assert isinstance(laid.params["embedding"]["tokens"].transposed, PanelQuantized)
     serves = {"int8": True, "int8_activations": quads_serve(), "int4": groups_serve()}[name]
-    assert isinstance(laid.layers[0]["mlp"]["down"]["kernel"], KINDS[name] if serves else Quantized)
+    assert isinstance(kernel_of(laid.layers[0]["mlp"]["down"]), KINDS[name] if serves else Quantized)
 
     prompts, options = [[5], [7, 8, 9], [20, 3]], {"max_new_tokens": 12, "stop_at_eos": False}
     found = generate_tokens(model, prompts, **options)
@@ -213,10 +218,10 @@ def test_the_same_integers_in_another_scheme_have_panels_of_their_own(tiny_confi
     params = init_params(tiny_config, 4)
     kernel = quantized(params["layers"]["mlp"]["down"]["kernel"], SCHEMES["int8"])
     params["layers"]["mlp"]["down"]["kernel"] = kernel
-    plain = laid_out(params, config=tiny_config).layers[0]["mlp"]["down"]["kernel"]
+    plain = laid_out(params, config=tiny_config).layers[0]["mlp"]["down"]
     params["layers"]["mlp"]["down"]["kernel"] = replace(kernel, scheme=SCHEMES["int8_activations"])
-    rounded = laid_out(params, config=tiny_config).layers[0]["mlp"]["down"]["kernel"]
-    assert (plain.input_bits, rounded.input_bits) == (16, 8)
+    rounded = laid_out(params, config=tiny_config).layers[0]["mlp"]["down"]
+    assert [kernel_of(each).input_bits for each in (plain, rounded)] == [16, 8]
 
 
 @pytest.mark.skipif(not quads_serve(), reason="needs AVX-512 VNNI")
@@ -243,6 +248,20 @@ def test_an_activation_without_a_bias_where_floats_have_64_bits():
         np.testing.assert_array_equal(laid.active(None, "relu").multiply(x), expected)
 
 
+@pytest.mark.skipif(not quads_serve(), reason="needs AVX-512 VNNI")
+@pytest.mark.parametrize("activation", ["linear", "relu", "gelu_new"])
+@pytest.mark.parametrize("name", ["int8", "int8_activations"])
+def test_a_product_that_ends_in_a_sum_is_its_parts_to_the_bit(name, activation):
+    laid = layer(SCHEMES[name]).in_panels()
+    rng = np.random.default_rng(2)
+    x, bias = rng.standard_normal((2, 3, 64)).astype(np.float32), rng.standard_normal(70).astype(np.float32)
+    added = rng.standard_normal((2, 3, 70)).astype(np.float32)
+    active = laid.active(bias, activation)
+    np.testing.assert_array_equal(active.multiply(x, added), added + active.multiply(x))
+    if activation == "linear":
+        np.testing.assert_array_equal(active.multiply(x), laid.multiply(x) + bias)
+
+
 def test_floats_end_in_no_activation():
     laid = panel_quantized(np.ones((4, 8), np.int8), np.ones(8, np.float16), input_bits=0)
     assert laid.active(None, "gelu_new") is None
@@ -262,3 +281,22 @@ def test_an_mlp_of_integers_has_its_activation_in_its_first_product(tiny_config,
     )
     for layer in laid_out(params, config=config).layers:
         assert set(layer["mlp"]) == ({"active", "down"} if joins else set(params["layers"]["mlp"]))
+        # What is added to the residual stream, and whatever else has a bias.
+        projections = layer["attention"] | {
+            name: layer["mlp"][name] for name in layer["mlp"] if name != "active"
+        }
+        assert all(set(each) == {"active"} for each in projections.values())
+
+
+@pytest.mark.skipif(not quads_serve(), reason="needs AVX-512 VNNI")
+def test_without_a_bias_what_is_added_to_the_stream_ends_in_it_alone(tiny_config):
+    config = replace(tiny_config, attention_bias=False, attention_out_bias=False, mlp_bias=False, gated=True)
+    params = init_params(config, 3)
+    params["layers"] = jax.tree_util.tree_map_with_path(
+        lambda path, x: quantized(x, SCHEMES["int8"]) if path[-1].key == "kernel" else x, params["layers"]
+    )
+    for layer in laid_out(params, config=config).layers:
+        parts = layer["attention"] | layer["mlp"]
+        assert {name: set(part) for name, part in parts.items()} == {
+            "joint": {"kernel"}, "out": {"active"}, "up": {"kernel"}, "gate": {"kernel"}, "down": {"active"}
+        }  # fmt: skip

@@ -12,16 +12,19 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ragjax.config import Mesh
+from ragjax.config import Mesh, Quantize
 from ragjax.generation import generate_tokens, network
-from ragjax.generation.decoding import Settings, decode, prefill
+from ragjax.generation.decoding import Settings, decode, extend, prefill
 from ragjax.generation.network import laid_out
 from ragjax.model import Model
-from ragjax.models.decoder import JOINT, init_params
+from ragjax.models.decoder import JOINT, Final, init_params
+from ragjax.models.key_values import KeyValues, empty_buffer
 from ragjax.models.panels import PanelKernel, PanelTable
+from ragjax.models.run import apply, run_decoder
 from ragjax.models.stand_ins import has_stand_ins, made_whole
 from ragjax.parallel.mesh import make_mesh
 from ragjax.parallel.rules import place
+from ragjax.quantizing import quantize
 
 PROMPTS = [[5], [7, 8, 9, 10, 11], [20, 3, 29]]
 
@@ -207,3 +210,24 @@ def test_no_panels_on_a_mesh(tiny_config):
 def test_no_panels_of_other_types(tiny_config):
     params = jax.tree.map(lambda x: x.astype(jnp.bfloat16), made(tiny_config))
     assert not has_stand_ins(tuple(laid_out(params, config=tiny_config)))
+
+
+@pytest.mark.parametrize("scheme", [None, "int8"])
+def test_a_text_fed_token_by_token_says_what_it_says_as_a_whole(of_kind, kind, scheme):
+    config = of_kind(kind, initializer_range=0.15)
+    params = made(config)
+    if scheme:
+        params = quantize(Model(config, params), Quantize(scheme=scheme)).model.params
+    tokens = np.random.default_rng(0).integers(0, 50, (2, 7)).astype(np.int32)
+    expected = run_decoder(config, made_whole(params), tokens).hidden
+    laid = laid_out(params, config=config)
+    shape, padding = (2, config.key_value_heads, 8, config.head_width), jnp.zeros(2, jnp.int32)
+    cache = tuple(
+        KeyValues(*(empty_buffer(shape, jnp.float32) for _ in range(2))) for _ in range(config.layers)
+    )
+    for i, given in enumerate(tokens.T):
+        hidden, cache = extend(
+            laid.params, laid.layers, cache, given[:, None], padding, jnp.int32(i), config=config
+        )
+        said = apply(Final(config), laid.params, hidden[:, 0])
+        np.testing.assert_allclose(said, expected[:, i], rtol=1e-3, atol=2e-4 if scheme else 2e-5)

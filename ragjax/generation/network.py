@@ -172,7 +172,8 @@ def _forget(key: tuple[Any, ...]) -> None:
 
 def _panels(params: Params, config: DecoderConfig) -> tuple[tuple[Params, ...], Table]:
     table = params["head"] if "head" in params else params["embedding"]["tokens"]
-    pages, layers = LargePages(), []
-    for i in range(config.layers):
-        layers.append(pages.hold(_layer_in_panels(params["layers"], i, config=config)))
-    return tuple(layers), pages.hold(_table_in_panels(table, vocab_size=config.vocab_size))
+    pages = LargePages()
+    layers = tuple(
+        pages.hold(_layer_in_panels(params["layers"], i, config=config)) for i in range(config.layers)
+    )
+    return layers, pages.hold(_table_in_panels(table, vocab_size=config.vocab_size))

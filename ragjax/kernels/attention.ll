@@ -123,7 +123,8 @@ done:
   ret void
 }
 
-; Puts the new keys and values of a sequence and head of keys where they begin, or as far on as they fit.
+; Puts the new keys and values of a sequence and head of keys where they begin, or as far on as they fit. Threads whose
+; heads share them may do so at a time: all put the same, and each before it reads.
 define void @hold(ptr %call, i64 %sequence, i64 %of.keys, ptr %key, ptr %value) {
 entry:
   %all = load %Call, ptr %call

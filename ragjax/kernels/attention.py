@@ -80,7 +80,8 @@ def hold_and_attend(
       together: float32: of each position all heads of queries, then those of its key, then of its value.
       key: float32; of one sequence also without the first axis.
       value: like the keys.
-      at: where in the buffers of each sequence the first is put; one too large is moved back until all fit.
+      at: where in the buffers of each sequence the first is put, at least 0; one too large is moved back
+        until all fit.
       mask: True where a query may see a key.
       scale: multiplies the scores.
     """

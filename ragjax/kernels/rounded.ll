@@ -214,8 +214,13 @@ one.row:
   %put = select i1 %is.whole, ptr %to.here, ptr %aside
   ${adds}%added.here = getelementptr float, ptr %added.column, i64 %to.first
   ${adds}%add = select i1 %is.whole, ptr %added.here, ptr %brought
-  ${adds}%bytes.brought = select i1 %is.whole, i64 0, i64 %left.bytes
-  ${adds}call void @llvm.memcpy.p0.p0.i64(ptr %brought, ptr %added.here, i64 %bytes.brought, i1 false)
+  ${adds}br i1 %is.whole, label %combine, label %bring
+
+  ${adds}bring:
+  ${adds}call void @llvm.memcpy.p0.p0.i64(ptr %brought, ptr %added.here, i64 %left.bytes, i1 false)
+  ${adds}br label %combine
+
+  ${adds}combine:
 $combine
   br i1 %is.whole, label %one.done, label %copy
 

@@ -19,7 +19,7 @@ def put(
     Args:
       buffer: long enough for what is written: an index too large is moved back until it fits.
       new: what is written.
-      at: one index for all sequences, or one for each.
+      at: one index for all sequences, or one for each; at least 0.
       axis: which is written along; not the first.
     """
     new = new.astype(buffer.dtype)

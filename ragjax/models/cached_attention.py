@@ -6,18 +6,19 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from ragjax.kernels.attention import attend, attend_serves, hold_and_attend
+from ragjax.kernels import attention
+from ragjax.kernels.attention import attend, attend_serves
 from ragjax.kernels.instead import by_kernel
 from ragjax.models.attention import attend_buffers
 from ragjax.models.key_values import KeyValues, Rounded, held
 from ragjax.parallel.pin import several_devices
 
 _FEW = 16
-"""Queries up to which the kernel that reads keys and values puts the new ones into buffers: as many as a step
-has. Beside a prompt, XLA's programs for that take no time."""
+"""Queries up to which the kernel that reads keys and values puts the new ones into buffers: those of a step,
+and of a draft that is checked. Beside a prompt, XLA's programs for that take no time."""
 
 
-def attend_held(
+def hold_and_attend(
     query: Float[Array, "batch queries heads head"],
     key: Float[Array, "batch queries kv_heads head"],
     value: Float[Array, "batch queries kv_heads head"],
@@ -27,16 +28,19 @@ def attend_held(
     mask: Bool[Array, "#batch queries keys"],
     scale: float | Float[Array, ""],
 ) -> tuple[Float[Array, "batch queries heads head"], KeyValues]:
-    """`attend_cached` to buffers that hold new keys and values as well, and these buffers.
+    """Puts new keys and values into the buffers, and attends to all that is in them.
 
     Args:
       query: heads of queries.
       key: the keys of the same positions.
       value: their values.
       cache: the buffers before.
-      at: where in the buffers the first of them goes: one place for all sequences, or one for each.
+      at: where in the buffers the first of them goes, at least 0: one place for all, or one for each.
       mask: True where a query may see a key.
       scale: multiplies the scores.
+
+    Returns:
+      What `attend_cached` does, and the buffers.
     """
     floats = all(each.dtype == jnp.float32 for each in (key, value, *cache))
     if not (floats and 0 < query.shape[1] <= _FEW and _kernel_serves(query, cache)):
@@ -49,7 +53,7 @@ def _together(query, key, value, cache, at, mask, scale):
     # Of one product, this is the product.
     together = jnp.concatenate([query, key, value], axis=2)
     at = jnp.broadcast_to(at.astype(jnp.int32), (len(query),))
-    out, *buffers = hold_and_attend(together, *cache, at, mask=_for_each(query, mask), scale=scale)
+    out, *buffers = attention.hold_and_attend(together, *cache, at, mask=_for_each(query, mask), scale=scale)
     return out, KeyValues(*buffers)
 
 

@@ -23,7 +23,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from ragjax.models.activations import ACTIVATIONS
 from ragjax.models.attention import attend, causal_mask, within
-from ragjax.models.cached_attention import attend_held
+from ragjax.models.cached_attention import hold_and_attend
 from ragjax.models.causal_attention import causal_attend
 from ragjax.models.decoder_config import DecoderConfig
 from ragjax.models.fused_attention import fused_attend, fused_serves
@@ -125,7 +125,9 @@ class Attention(nn.Module):
             out = fused_attend(query, key, value, scale=layer.scale)
         elif cache is not None:
             assert span.write_at is not None
-            out, cache = attend_held(query, key, value, cache, span.write_at, mask=mask, scale=layer.scale)
+            out, cache = hold_and_attend(
+                query, key, value, cache, span.write_at, mask=mask, scale=layer.scale
+            )
         elif not rate:
             key, value = (jnp.repeat(each, config.heads // shared, axis=2) for each in (key, value))
             out = causal_attend(query, key, value, mask=mask, scale=layer.scale)
@@ -181,6 +183,7 @@ class Block(nn.Module):
             Norm(config, cache is not None, name=name) for name in ("attention_norm", "mlp_norm")
         )
         after = config.residual == "post_norm"
+        assert cache is None or (self.deterministic and not self.capture and span.mask is not None)
         normed = x if after else attention_norm(x)
         if cache is not None:
             attended, cache = attention(normed, layer, span, cache, self.deterministic, x)

@@ -38,6 +38,7 @@ class Linear(nn.Module):
     ) -> Float[Array, "... m"]:
         if self.has_variable("params", ACTIVE):
             whole: Active = self.get_variable("params", ACTIVE)
+            assert added is None or added.dtype == x.dtype
             return whole.multiply(self.activation(x), added).astype(x.dtype)
         stand_in: Kernel | None = given(self, "kernel")
         if stand_in is None:

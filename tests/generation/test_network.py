@@ -6,6 +6,7 @@ import weakref
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from itertools import pairwise
 
 import jax
 import jax.numpy as jnp
@@ -210,6 +211,16 @@ def test_no_panels_on_a_mesh(tiny_config):
 def test_no_panels_of_other_types(tiny_config):
     params = jax.tree.map(lambda x: x.astype(jnp.bfloat16), made(tiny_config))
     assert not has_stand_ins(tuple(laid_out(params, config=tiny_config)))
+
+
+def test_all_panels_lie_together_in_memory(of_kind):
+    laid = laid_out(made(of_kind("gpt2")), config=of_kind("gpt2"))
+    places = sorted(
+        (leaf.unsafe_buffer_pointer(), leaf.nbytes)
+        for leaf in jax.tree.leaves((laid.layers, laid.params["embedding"]["tokens"]))
+    )
+    gaps = [after - (place + size) for (place, size), (after, _) in pairwise(places)]
+    assert all(0 <= gap < 64 for gap in gaps)
 
 
 @pytest.mark.parametrize("scheme", [None, "int8"])

@@ -77,9 +77,34 @@ def test_programs_see_no_other_placement(committed):
 
 def test_what_is_no_array_on_one_device_stays_where_it_is():
     several = jax.sharding.NamedSharding(jax.make_mesh((8,), ("x",)), jax.sharding.PartitionSpec("x"))
-    given = [np.arange(3), 4, None, jax.device_put(np.arange(8), several)]
+    weak, key = jnp.asarray(3.0), jax.random.key(0)
+    given = [np.arange(3), 4, None, jax.device_put(np.arange(8), several), weak, key]
     assert all(x is y for x, y in zip(LargePages().hold(given), given, strict=True))
     assert jax.jit(lambda x: LargePages().hold(x) + 1)(2) == 3
+
+
+def test_they_stay_on_the_device_where_they_are():
+    with jax.default_device(jax.devices()[1]):
+        given = jnp.arange(5.0) + 1
+    assert LargePages().hold(given).devices() == {jax.devices()[1]}
+
+
+def test_a_stretch_is_asked_for_in_large_pages_up_to_its_end(monkeypatch):
+    asked = []
+
+    class Watched(mmap.mmap):
+        def __new__(cls, file, length, **options):
+            asked.append(length)
+            return super().__new__(cls, file, length, **options)
+
+        def madvise(self, advice):
+            asked.append(advice)
+
+    monkeypatch.setattr(large_pages.mmap, "mmap", Watched)
+    held = LargePages().hold(jnp.zeros(large_pages._CHUNK // 4 + 1))
+    assert asked[1:] == [mmap.MADV_HUGEPAGE]
+    # From wherever the system lends it, the last page that is used is whole.
+    assert asked[0] >= held.nbytes + 2 * PAGE
 
 
 def test_a_system_without_large_pages_is_none_the_worse(monkeypatch):

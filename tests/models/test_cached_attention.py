@@ -5,7 +5,7 @@ import pytest
 
 from ragjax.config import Mesh
 from ragjax.models.attention import attend_buffers
-from ragjax.models.cached_attention import attend_cached, attend_held
+from ragjax.models.cached_attention import attend_cached, hold_and_attend
 from ragjax.models.key_values import KeyValues, empty_buffer, held
 from ragjax.parallel.mesh import make_mesh
 
@@ -83,7 +83,7 @@ def test_a_mesh_has_products():
 
 
 def held_program(query, key, value, cache, mask, at):
-    return jax.jit(lambda *given: attend_held(*given[:4], given[5], mask=given[4], scale=0.25)).trace(
+    return jax.jit(lambda *given: hold_and_attend(*given[:4], given[5], mask=given[4], scale=0.25)).trace(
         query, key, value, cache, mask, at
     )
 
@@ -118,7 +118,7 @@ def test_the_derivative_of_what_is_held_is_that_of_xlas_programs():
     query, key, value, cache, mask = given_new(jnp.float32)
 
     def total(key, value, cache):
-        out, kept = attend_held(query, key, value, cache, jnp.int32(9), mask=mask, scale=0.25)
+        out, kept = hold_and_attend(query, key, value, cache, jnp.int32(9), mask=mask, scale=0.25)
         return jnp.sin(out).sum() + jnp.sin(kept.key).sum()
 
     def plainly(key, value, cache):

@@ -69,7 +69,7 @@ def _have_room(width: int, calibration: Calibration) -> bool:
     devices = [default_device()] if mesh is None else list(mesh.local_devices)
     parts = 1 if mesh is None else math.prod(mesh.shape[axis] for axis in BATCH_AXES)
     room = _SHARE * min(_free_bytes(device) for device in devices)
-    if jax.process_count() > 1:
+    if mesh is not None and jax.process_count() > 1:
         room = float(np.min(multihost_utils.process_allgather(np.float32(room))))
     return calibration.tokens.size * width * np.dtype(np.float32).itemsize / parts <= room
 

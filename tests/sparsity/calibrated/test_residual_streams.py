@@ -96,3 +96,17 @@ def test_norms_are_those_of_streams_that_wait(random_model, monkeypatch):
     staying = dense_norms(CONFIG, params, KERNELS, Calibration(TOKENS))
     for name in KERNELS:
         np.testing.assert_array_equal(staying[name], waiting[name])
+
+
+@pytest.mark.parametrize(("others", "stays"), [(4 * BYTES, True), (BYTES // 8, False)])
+def test_streams_stay_on_all_hosts_or_on_none(others, stays, monkeypatch):
+    def gathered(room):
+        return np.stack([room, np.float32(others / 4)])
+
+    with_room(monkeypatch, 4 * BYTES)
+    monkeypatch.setattr(residual_streams.multihost_utils, "process_allgather", gathered)
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    assert residual_streams._have_room(28, Calibration(TOKENS, make_mesh(SPLIT))) is stays
+    # Who prunes alone asks nobody.
+    monkeypatch.setattr(residual_streams.multihost_utils, "process_allgather", None)
+    assert residual_streams._have_room(28, Calibration(TOKENS))

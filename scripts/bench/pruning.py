@@ -108,7 +108,7 @@ def compare(options: argparse.Namespace) -> dict:
             "cpu_seconds": round(median(r[name]["cpu_seconds"] for r in rounds), 2),
             "version": closing[name]["version"],
         }
-        | {key: round(value) for key, value in closing[name].items() if key.endswith("_mb")}
+        | {key: round(value, 1) for key, value in closing[name].items() if key.endswith("_mb")}
         for name in names
     }
     for key in ("seconds", "cpu_seconds"):

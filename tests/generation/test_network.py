@@ -1,4 +1,5 @@
 import gc
+import mmap
 import re
 import threading
 import time
@@ -213,6 +214,7 @@ def test_no_panels_of_other_types(tiny_config):
     assert not has_stand_ins(tuple(laid_out(params, config=tiny_config)))
 
 
+@pytest.mark.skipif(not hasattr(mmap, "MADV_HUGEPAGE"), reason="this system has no large pages")
 def test_all_panels_lie_together_in_memory(of_kind):
     laid = laid_out(made(of_kind("gpt2")), config=of_kind("gpt2"))
     places = sorted(

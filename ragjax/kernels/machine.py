@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import jax
 
 _KNOWN = (3, 4)
-"""Minor versions of XLA's interface 0.x whose structs are those of `shared.ll`."""
+"""Minor versions of XLA's interface 0.x whose structs are those of `interface.ll`."""
 _OLDEST = (0, 45)
 """Version of llvmlite whose LLVM reads the text."""
 _LIVING: dict[str, Any] = {}

@@ -2,26 +2,13 @@
 ; `@piece` say, which stand before this text with `%Call`, what they know of it. `@plan` fills one, and tells how
 ; many pieces there are, how many threads may be at them, and how many bytes `@prepare` wants, which is called
 ; with them before the first piece.
-; The structs and the order of the functions are those of xla/ffi/api/c_api.h, versions 0.3 and 0.4.
-
-%Buffer = type { i64, ptr, i32, ptr, i64, ptr }                       ; size, extensions, type, data, rank, dims
-%Values = type { i64, ptr, i64, ptr, ptr }                            ; size, extensions, count, types, buffers
-%Attributes = type { i64, ptr, i64, ptr, ptr, ptr }
-%Frame = type { i64, ptr, ptr, ptr, i32, %Values, %Values, %Attributes, ptr } ; ..., api, context, stage, arguments, results, attributes, future
-%Version = type { i64, ptr, i32, i32 }                                ; ..., major, minor
-%Metadata = type { i64, %Version, i32, i64 }
-%Extension = type { i64, i32, ptr, ptr }                              ; ..., metadata
-%Api = type { i64, ptr, %Version, ptr, [18 x ptr] }                   ; ..., functions
-%Failed = type { i64, ptr, ptr }                                      ; ..., error
-%Future = type { i64, ptr, ptr }                                      ; ..., future
-%Threads = type { i64, ptr, ptr, ptr }                                ; ..., context, where the number goes
-%Task = type { i64, ptr, ptr, ptr, ptr }                              ; ..., context, function, its argument
 
 ; What the threads that share a call know of it.
-; In this order: threads that came, that are to leave, that were asked; pieces, pieces to be done; api, future;
-; which of all calls that asked threads it is. Behind a gap stands for each thread how many pieces of its share are taken, each in a line of the cache, and
+; In this order: threads that came, that are to leave, that were asked; pieces, pieces to be done; api; the future
+; to be told, null where nobody waits for it, 1 where all is done; by what function of this text a thread takes part.
+; Behind a gap stands for each thread how many pieces of its share are taken, each in a line of the cache, and
 ; behind these what `@prepare` was given.
-%Work = type { i64, i64, i64, i64, i64, ptr, ptr, %Call, i64 }
+%Work = type { i64, i64, i64, i64, i64, ptr, ptr, ptr, %Call }
 %Line = type [8 x i64]
 
 declare ptr @malloc(i64)
@@ -84,50 +71,57 @@ execute:
   %work.2 = insertvalue %Work %work.1, i64 %pieces, 3
   %work.3 = insertvalue %Work %work.2, i64 %pieces, 4
   %work.4 = insertvalue %Work %work.3, ptr %api, 5
-  %work.5 = insertvalue %Work %work.4, %Call %all, 7
-  store %Work %work.5, ptr %work
+  %work.5 = insertvalue %Work %work.4, ptr @take.part, 7
+  %work.6 = insertvalue %Work %work.5, %Call %all, 8
+  store %Work %work.6, ptr %work
   %work.end = getelementptr %Work, ptr %work, i32 1
   %lines = getelementptr %Line, ptr %work.end, i64 1
   %lines.bytes = shl i64 %threads, 6
   call void @llvm.memset.p0.i64(ptr %lines, i8 0, i64 %lines.bytes, i1 false)
-  %own = getelementptr %Work, ptr %work, i32 0, i32 7
+  %own = getelementptr %Work, ptr %work, i32 0, i32 8
   %room = getelementptr i8, ptr %lines, i64 %lines.bytes
   call void @prepare(ptr %own, ptr %room)
-  br i1 %is.alone, label %work.on, label %share
+  br i1 %is.alone, label %work.alone, label %with.others
 
-share:
-  %made = alloca %Future
-  store %Future { i64 24, ptr null, ptr null }, ptr %made
-  %made.error = call ptr @call(ptr %api, i32 13, ptr %made)
-  call void @forget(ptr %api, ptr %made.error)
-  %made.at = getelementptr %Future, ptr %made, i32 0, i32 2
-  %future = load ptr, ptr %made.at
-  %future.at = getelementptr %Frame, ptr %frame, i32 0, i32 8
-  store ptr %future, ptr %future.at
-  %told.at = getelementptr %Work, ptr %work, i32 0, i32 6
-  store ptr %future, ptr %told.at
-  %is.unmade = icmp eq ptr %future, null
-  br i1 %is.unmade, label %alone, label %with.others
-
-; Nobody could be told when others are done.
-alone:
-  %leave.at = getelementptr %Work, ptr %work, i32 0, i32 1
-  store i64 1, ptr %leave.at
-  br label %work.on
+work.alone:
+  call void @take.part(ptr %work)
+  ret ptr null
 
 with.others:
   %task = alloca %Task
   %task.0 = insertvalue %Task { i64 40, ptr null, ptr null, ptr @join.in, ptr null }, ptr %context, 2
   %task.1 = insertvalue %Task %task.0, ptr %work, 4
   store %Task %task.1, ptr %task
-  %calls.before = load atomic i64, ptr inttoptr (i64 $calls to ptr) monotonic, align 8
-  %number = add i64 %calls.before, 1
-  %number.at = getelementptr %Work, ptr %work, i32 0, i32 8
-  store i64 %number, ptr %number.at
+  %work.address = ptrtoint ptr %work to i64
   br label %ask
 
+; Of each other thread: one that waits in a seat, and when no more do, one of XLA's.
 ask:
   %others = phi i64 [ 1, %with.others ], [ %others.next, %asked ]
+  %seats.from = phi i64 [ 0, %with.others ], [ %seats.seen, %asked ]
+  br label %seek
+
+seek:
+  %seat = phi i64 [ %seats.from, %ask ], [ %seat.next, %seat.empty ]
+  %is.seat = icmp ult i64 %seat, $seats
+  br i1 %is.seat, label %seek.here, label %schedule
+
+seek.here:
+  %seat.next = add i64 %seat, 1
+  %seat.at = getelementptr %Line, ptr inttoptr (i64 $first_seat to ptr), i64 %seat
+  %sits = load atomic i64, ptr %seat.at monotonic, align 8
+  %is.waiting = icmp eq i64 %sits, 1
+  br i1 %is.waiting, label %give, label %seat.empty
+
+give:
+  %given = cmpxchg ptr %seat.at, i64 1, i64 %work.address acq_rel monotonic
+  %is.given = extractvalue { i64, i1 } %given, 1
+  br i1 %is.given, label %asked, label %seat.empty
+
+seat.empty:
+  br label %seek
+
+schedule:
   %refused = call ptr @call(ptr %api, i32 11, ptr %task)
   %is.refused = icmp ne ptr %refused, null
   br i1 %is.refused, label %instead, label %asked
@@ -138,51 +132,126 @@ instead:
   br label %asked
 
 asked:
+  %seats.seen = phi i64 [ %seat.next, %give ], [ %seat, %schedule ], [ %seat, %instead ]
   %others.next = add i64 %others, 1
   %is.more = icmp ult i64 %others.next, %threads
-  br i1 %is.more, label %ask, label %call.out
+  br i1 %is.more, label %ask, label %work.on
 
-; Not before: who waits for it goes to look for a task.
-call.out:
-  %calls.known = atomicrmw add ptr inttoptr (i64 $calls to ptr), i64 1 monotonic
-  br label %work.on
-
+; Who has nothing left to do looks for a while whether the others have: so it goes on itself, and they wait for
+; the next call in their seats. If they take long, the future is to be told.
 work.on:
-  call void @take.part(ptr %work)
+  call void @work.at(ptr %work)
+  %undone.at = getelementptr %Work, ptr %work, i32 0, i32 4
+  br label %watch
+
+watch:
+  %looks = phi i64 [ 0, %work.on ], [ %looks.next, %again ]
+  %undone = load atomic i64, ptr %undone.at acquire, align 8
+  %are.done = icmp eq i64 %undone, 0
+  br i1 %are.done, label %leave, label %wait
+
+wait:
+  $pause
+  %looks.next = add i64 %looks, 1
+  %is.long = icmp eq i64 %looks.next, $looks
+  br i1 %is.long, label %promise, label %again
+
+again:
+  br label %watch
+
+promise:
+  %made = alloca %Future
+  store %Future { i64 24, ptr null, ptr null }, ptr %made
+  %made.error = call ptr @call(ptr %api, i32 13, ptr %made)
+  call void @forget(ptr %api, ptr %made.error)
+  %made.at = getelementptr %Future, ptr %made, i32 0, i32 2
+  %future = load ptr, ptr %made.at
+  ; Without one there is nothing but to look on.
+  %is.unmade = icmp eq ptr %future, null
+  br i1 %is.unmade, label %again, label %promised
+
+promised:
+  %future.at = getelementptr %Frame, ptr %frame, i32 0, i32 8
+  store ptr %future, ptr %future.at
+  %told.at = getelementptr %Work, ptr %work, i32 0, i32 6
+  %awaits = cmpxchg ptr %told.at, ptr null, ptr %future acq_rel acquire
+  %is.awaiting = extractvalue { ptr, i1 } %awaits, 1
+  br i1 %is.awaiting, label %leave, label %late
+
+late:
+  call void @tell(ptr %api, ptr %future)
+  br label %leave
+
+leave:
+  call void @leave(ptr %work)
   ret ptr null
 }
 
-; Takes part, and then waits a while for a later call of any such program, without which the thread would fall
-; asleep: waking it takes longer than many a call.
+; Takes part, and then waits a while in a seat for a later call of any such program, without which the thread would
+; fall asleep: waking it takes longer than many a call. In a seat is 0 where it is free, 1 where a thread waits, and
+; else the work it was given.
 define void @join.in(ptr %work) {
 entry:
-  %number.at = getelementptr %Work, ptr %work, i32 0, i32 8
-  %number = load i64, ptr %number.at
   call void @take.part(ptr %work)
-  br label %look
+  br label %seek
+
+seek:
+  %seat = phi i64 [ 0, %entry ], [ %seat.next, %seek ]
+  %seat.at = getelementptr %Line, ptr inttoptr (i64 $first_seat to ptr), i64 %seat
+  %taken = cmpxchg ptr %seat.at, i64 0, i64 1 monotonic monotonic
+  %is.taken = extractvalue { i64, i1 } %taken, 1
+  %seat.next = add i64 %seat, 1
+  %is.last = icmp eq i64 %seat.next, $seats
+  %is.over = or i1 %is.taken, %is.last
+  br i1 %is.over, label %sit, label %seek
+
+sit:
+  br i1 %is.taken, label %look, label %end
 
 look:
-  %looks = phi i64 [ 0, %entry ], [ %looks.next, %wait ]
-  %now = load atomic i64, ptr inttoptr (i64 $calls to ptr) monotonic, align 8
-  %is.called = icmp ugt i64 %now, %number
+  %looks = phi i64 [ 0, %sit ], [ 0, %given ], [ %looks.next, %wait ]
+  %now = load atomic i64, ptr %seat.at acquire, align 8
+  %is.given = icmp ne i64 %now, 1
+  br i1 %is.given, label %given, label %patience
+
+patience:
   %is.enough = icmp uge i64 %looks, $looks
-  %is.over = or i1 %is.called, %is.enough
-  br i1 %is.over, label %end, label %wait
+  br i1 %is.enough, label %rise, label %wait
 
 wait:
   $pause
   %looks.next = add i64 %looks, 1
   br label %look
 
+rise:
+  %last = cmpxchg ptr %seat.at, i64 1, i64 0 acquire acquire
+  %has.risen = extractvalue { i64, i1 } %last, 1
+  %given.last = extractvalue { i64, i1 } %last, 0
+  br i1 %has.risen, label %end, label %given
+
+given:
+  %address = phi i64 [ %now, %look ], [ %given.last, %rise ]
+  %work.given = inttoptr i64 %address to ptr
+  %function.at = getelementptr %Work, ptr %work.given, i32 0, i32 7
+  %function = load ptr, ptr %function.at
+  call void %function(ptr %work.given)
+  store atomic i64 1, ptr %seat.at release, align 8
+  br label %look
+
 end:
+  ret void
+}
+
+define void @take.part(ptr %work) {
+  call void @work.at(ptr %work)
+  call void @leave(ptr %work)
   ret void
 }
 
 ; Takes one piece after another of a share that is the thread's own, then of the others', until none is left:
 ; a thread that reads on where it is reads faster. The result is there when what each thread did, which it tells
-; when nothing is left, adds up to all pieces. Who comes later touches nothing but `%Work`; the last to leave
-; frees it.
-define void @take.part(ptr %work) {
+; when nothing is left, adds up to all pieces. Who comes later touches nothing but `%Work`.
+define void @work.at(ptr %work) {
 entry:
   %me = atomicrmw add ptr %work, i64 1 monotonic
   %threads.at = getelementptr %Work, ptr %work, i32 0, i32 2
@@ -191,9 +260,7 @@ entry:
   %pieces = load i64, ptr %pieces.at
   %api.at = getelementptr %Work, ptr %work, i32 0, i32 5
   %api = load ptr, ptr %api.at
-  %future.at = getelementptr %Work, ptr %work, i32 0, i32 6
-  %future = load ptr, ptr %future.at
-  %own = getelementptr %Work, ptr %work, i32 0, i32 7
+  %own = getelementptr %Work, ptr %work, i32 0, i32 8
   %work.end = getelementptr %Work, ptr %work, i32 1
   %lines = getelementptr %Line, ptr %work.end, i64 1
   br label %share
@@ -232,91 +299,34 @@ count:
   %undone.at = getelementptr %Work, ptr %work, i32 0, i32 4
   %undone = atomicrmw sub ptr %undone.at, i64 %did.now acq_rel
   %are.done = icmp eq i64 %undone, %did.now
-  %is.awaited = icmp ne ptr %future, null
   %did.some = icmp ne i64 %did.now, 0
   %did.last = and i1 %are.done, %did.some
-  %is.to.tell = and i1 %did.last, %is.awaited
-  br i1 %is.to.tell, label %tell, label %leave
-
-tell:
-  %told = alloca %Future
-  %told.0 = insertvalue %Future { i64 24, ptr null, ptr null }, ptr %future, 2
-  store %Future %told.0, ptr %told
-  %error = call ptr @call(ptr %api, i32 14, ptr %told)
-  call void @forget(ptr %api, ptr %error)
-  br label %leave
-
-leave:
-  %left.at = getelementptr %Work, ptr %work, i32 0, i32 1
-  %left = atomicrmw sub ptr %left.at, i64 1 acq_rel
-  %is.last = icmp eq i64 %left, 1
-  br i1 %is.last, label %last, label %done
+  br i1 %did.last, label %last, label %done
 
 last:
-  call void @free(ptr %work)
+  %future.at = getelementptr %Work, ptr %work, i32 0, i32 6
+  %future = atomicrmw xchg ptr %future.at, ptr inttoptr (i64 1 to ptr) acq_rel
+  %is.awaited = icmp ne ptr %future, null
+  br i1 %is.awaited, label %tell, label %done
+
+tell:
+  call void @tell(ptr %api, ptr %future)
   br label %done
 
 done:
   ret void
 }
 
-define ptr @argument(ptr %frame, i64 %which) alwaysinline {
-  %buffers.at = getelementptr %Frame, ptr %frame, i32 0, i32 5, i32 4
-  %buffers = load ptr, ptr %buffers.at
-  %buffer.at = getelementptr ptr, ptr %buffers, i64 %which
-  %buffer = load ptr, ptr %buffer.at
-  ret ptr %buffer
-}
-
-define ptr @result(ptr %frame, i64 %which) alwaysinline {
-  %buffers.at = getelementptr %Frame, ptr %frame, i32 0, i32 6, i32 4
-  %buffers = load ptr, ptr %buffers.at
-  %buffer.at = getelementptr ptr, ptr %buffers, i64 %which
-  %buffer = load ptr, ptr %buffer.at
-  ret ptr %buffer
-}
-
-define ptr @data(ptr %buffer) alwaysinline {
-  %data.at = getelementptr %Buffer, ptr %buffer, i32 0, i32 3
-  %data = load ptr, ptr %data.at
-  ret ptr %data
-}
-
-define i64 @dimension(ptr %buffer, i64 %axis) alwaysinline {
-  %dims.at = getelementptr %Buffer, ptr %buffer, i32 0, i32 5
-  %dims = load ptr, ptr %dims.at
-  %dimension.at = getelementptr i64, ptr %dims, i64 %axis
-  %dimension = load i64, ptr %dimension.at
-  ret i64 %dimension
-}
-
-define i64 @dimension.from.end(ptr %buffer, i64 %back) alwaysinline {
-  %rank.at = getelementptr %Buffer, ptr %buffer, i32 0, i32 4
-  %rank = load i64, ptr %rank.at
-  %axis = sub i64 %rank, %back
-  %dimension = call i64 @dimension(ptr %buffer, i64 %axis)
-  ret i64 %dimension
-}
-
-; One of XLA's functions, by its place in their list: 2 frees an error, 11 gives the threads a task, 12 counts
-; them, 13 makes a future, 14 says that it is there.
-define ptr @call(ptr %api, i32 %which, ptr %argument) alwaysinline {
-  %function.at = getelementptr %Api, ptr %api, i32 0, i32 4, i32 %which
-  %function = load ptr, ptr %function.at
-  %error = call ptr %function(ptr %argument)
-  ret ptr %error
-}
-
-define void @forget(ptr %api, ptr %error) alwaysinline {
+; The last to leave frees it.
+define void @leave(ptr %work) alwaysinline {
 entry:
-  %is.error = icmp ne ptr %error, null
-  br i1 %is.error, label %free, label %done
+  %left.at = getelementptr %Work, ptr %work, i32 0, i32 1
+  %left = atomicrmw sub ptr %left.at, i64 1 acq_rel
+  %is.last = icmp eq i64 %left, 1
+  br i1 %is.last, label %free, label %done
 
 free:
-  %failed = alloca %Failed
-  %failed.0 = insertvalue %Failed { i64 24, ptr null, ptr null }, ptr %error, 2
-  store %Failed %failed.0, ptr %failed
-  %nothing = call ptr @call(ptr %api, i32 2, ptr %failed)
+  call void @free(ptr %work)
   br label %done
 
 done:

@@ -1,8 +1,9 @@
-"""LLVM's text of a custom call whose pieces XLA's threads share: `shared.ll`."""
+"""LLVM's text of a custom call whose pieces XLA's threads share: `interface.ll` and `shared.ll`."""
 
 from __future__ import annotations
 
 import ctypes
+import os
 from pathlib import Path
 from string import Template
 
@@ -15,12 +16,15 @@ define void @prepare(ptr %call, ptr %room) alwaysinline {
 }
 """
 
-_CALLS = (ctypes.c_int64 * (2 * LINE // 8))()
-"""Holds, in a line of the cache of its own, how many calls have asked other threads to join in. It is never
-freed: machine code knows its address, and may run when Python has ended."""
-ctypes.pythonapi.Py_IncRef(ctypes.py_object(_CALLS))
+_SEATS = min(os.cpu_count() or 1, 64)
+"""How many threads at most wait for the next call."""
+_WAITING = (ctypes.c_int64 * ((_SEATS + 1) * LINE // 8))()
+"""The seats in which they wait, each in a line of the cache of its own. They are never freed: machine code
+knows their address, and may run when Python has ended."""
+ctypes.pythonapi.Py_IncRef(ctypes.py_object(_WAITING))
 _LOOKS = 1000
-"""How often a thread that is done looks for the next call before it goes: some tens of microseconds."""
+"""How often a thread that is done looks whether the others are, or for the next call, before it goes: some
+tens of microseconds."""
 _PAUSES = {
     "x86_64": ("@llvm.x86.sse2.pause()", "@llvm.x86.sse2.pause()"),
     "aarch64": ("@llvm.aarch64.hint(i32 1)", "@llvm.aarch64.hint(i32)"),
@@ -30,8 +34,8 @@ _PAUSES = {
 declaration."""
 
 
-def _calls_address() -> int:
-    start = ctypes.addressof(_CALLS)
+def _first_seat() -> int:
+    start = ctypes.addressof(_WAITING)
     return start + -start % LINE
 
 
@@ -43,8 +47,9 @@ def shared_text(minor: int, *, prepares: bool = False) -> str:
       prepares: whether there is a `@prepare`; else it is one that does nothing.
     """
     pause, pause_type = _PAUSES.get(architecture(), ("", ""))
-    text = Template(Path(__file__).with_name("shared.ll").read_text()).substitute(
-        minor=minor, calls=_calls_address(), looks=_LOOKS, pause=pause and f"call void {pause}",
-        pause_declared=pause and f"declare void {pause_type}",
+    parts = (Path(__file__).with_name(name).read_text() for name in ("interface.ll", "shared.ll"))
+    text = Template("\n".join(parts)).substitute(
+        minor=minor, seats=_SEATS, first_seat=_first_seat(), looks=_LOOKS,
+        pause=pause and f"call void {pause}", pause_declared=pause and f"declare void {pause_type}",
     )  # fmt: skip
     return text if prepares else _NOTHING_TO_PREPARE + text

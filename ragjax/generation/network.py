@@ -12,9 +12,11 @@ import jax.numpy as jnp
 
 from ragjax.kernels.large_pages import LargePages
 from ragjax.kernels.machine import kernels_serve
+from ragjax.kernels.norm import RowNorm
 from ragjax.models.decoder import JOINT, Params
 from ragjax.models.decoder_config import DecoderConfig
 from ragjax.models.linear import ACTIVE
+from ragjax.models.norm import IN_PRODUCT
 from ragjax.models.panels import Activating, Active, Panels, panel_kernel, panel_table
 from ragjax.models.stand_ins import Table, is_stand_in
 
@@ -85,7 +87,8 @@ def _layer_in_panels(stacked: Params, i: int, *, config: DecoderConfig) -> Param
     attention, mlp = _joined(layer["attention"]), layer["mlp"]
     if not config.gated:
         mlp = _active(mlp, config.activation)
-    return layer | {"attention": _ending(attention, "out"), "mlp": _ending(mlp, "down")}
+    layer |= {"attention": _ending(attention, "out"), "mlp": _ending(mlp, "down")}
+    return layer if config.residual == "post_norm" else _beginning(layer, config)
 
 
 def _joined(attention: Params) -> Params:
@@ -113,10 +116,30 @@ def _ending(module: Params, adds: str) -> Params:
     """A module whose products end in their biases, where they can, and one also in what it is added to."""
 
     def ending(name: str, part: Any) -> Any:
-        made = _ended(part, "linear") if name == adds or "bias" in part else None
+        made = _ended(part, "linear") if name in (adds, "joint") or "bias" in part else None
         return part if made is None else {ACTIVE: made}
 
     return {name: part if name == ACTIVE else ending(name, part) for name, part in module.items()}
+
+
+def _beginning(layer: Params, config: DecoderConfig) -> Params:
+    """A layer whose norms are the beginning of what reads them, where that is one product and can."""
+    attention, mlp = layer["attention"], layer["mlp"]
+    joint = _begun(attention.get("joint", {}), layer["attention_norm"], config)
+    active = _begun(mlp, layer["mlp_norm"], config)
+    if joint is not None:
+        layer |= {"attention": attention | {"joint": joint}, "attention_norm": {IN_PRODUCT: ()}}
+    if active is not None:
+        layer |= {"mlp": mlp | active, "mlp_norm": {IN_PRODUCT: ()}}
+    return layer
+
+
+def _begun(projection: Params, norm: Params, config: DecoderConfig) -> Params | None:
+    """A projection that begins in the norm of its inputs; none where it cannot."""
+    if ACTIVE not in projection:
+        return None
+    made = projection[ACTIVE].after(RowNorm(norm["scale"], norm.get("bias"), config.norm_epsilon))
+    return None if made is None else {ACTIVE: made}
 
 
 def _ended(projection: Params, activation: str) -> Active | None:

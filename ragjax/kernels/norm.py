@@ -5,6 +5,7 @@ XLA's CPU backend makes four programs of a norm, of which calling them takes mos
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from string import Template
@@ -28,39 +29,68 @@ def norms_serve(rows: int, width: int) -> bool:
     return 0 < rows * width <= _MOST and width % vectors().lanes == 0
 
 
-def norm(
-    x: Float[Array, "rows width"],
-    scale: Float[Array, " width"],
-    bias: Float[Array, " width"] | None,
-    epsilon: float,
-) -> Float[Array, "rows width"]:
-    """LayerNorm of each row, or RMSNorm where there is no bias.
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class RowNorm:
+    """LayerNorm of rows, or RMSNorm where there is no bias."""
+
+    scale: Float[Array, " width"]
+    """Multiplies each feature."""
+    bias: Float[Array, " width"] | None
+    """Is added to each feature; none: the mean is not taken off either."""
+    epsilon: float = field(metadata={"static": True})
+    """Added to the variance, or to the mean square."""
+
+    @property
+    def kind(self) -> str:
+        """Of which machine code differs: "rms" or "layer"."""
+        return "rms" if self.bias is None else "layer"
+
+    def operands(self, width: int) -> list[Array]:
+        """What machine code takes, of rows so wide: the scale, epsilon, and the bias if there is one."""
+        given = [self.scale] if self.bias is None else [self.scale, self.bias]
+        # Machine code takes what it is given at its word.
+        assert all((each.shape, each.dtype) == ((width,), jnp.float32) for each in given)
+        return [given[0], jnp.float32(self.epsilon), *given[1:]]
+
+
+def norm(x: Float[Array, "rows width"], how: RowNorm) -> Float[Array, "rows width"]:
+    """The norm of each row.
 
     Args:
       x: float32.
-      scale: multiplies each feature.
-      bias: is added to each feature; none: the mean is not taken off either.
-      epsilon: added to the variance, or to the mean square.
+      how: what is done to a row.
     """
     rows, width = x.shape
-    given = [scale] if bias is None else [scale, bias]
-    # Machine code takes what it is given at its word.
     assert norms_serve(rows, width)
-    assert all(each.shape == (width,) for each in given)
-    assert all(each.dtype == jnp.float32 for each in (x, *given))
+    assert x.dtype == jnp.float32
     lanes = vectors().lanes
-    text = partial(_text, lanes, centred=bias is not None)
-    name = custom_call(f"ragjax_norm_{'rms' if bias is None else 'layer'}_{lanes}", text)
+    name = custom_call(f"ragjax_norm_{how.kind}_{lanes}", partial(_text, lanes, how.kind))
     call = jax.ffi.ffi_call(name, jax.ShapeDtypeStruct(x.shape, jnp.float32), vmap_method="sequential")
-    return call(x, scale, jnp.float32(epsilon), *given[1:])
+    return call(x, *how.operands(width))
 
 
-def _text(lanes: int, minor: int, *, centred: bool) -> str:
+def _text(lanes: int, kind: str, minor: int) -> str:
     """A module whose `handler` makes norms."""
     own = Template(Path(__file__).with_name("norm.ll").read_text()).substitute(
+        # What begins with a semicolon is a comment.
+        centred="" if kind == "layer" else "; ",
+    )  # fmt: skip
+    return "\n".join([own, norm_row(lanes, kind), shared_text(minor)])
+
+
+def norm_row(lanes: int, kind: str) -> str:
+    """The function `@norm.row`: from, to, width of a row, scale, where epsilon stands, bias.
+
+    Args:
+      lanes: values in a vector; a row is so many times a whole number wide.
+      kind: "rms" or "layer".
+    """
+    centred = kind == "layer"
+    own = Template(Path(__file__).with_name("norm_row.ll").read_text()).substitute(
         lanes=lanes, vector=f"<{lanes} x float>",
         # What begins with a semicolon is a comment.
         centred="" if centred else "; ", made="%k.made" if centred else "%k.scaled",
         means="%means" if centred else "zeroinitializer",
     )  # fmt: skip
-    return "\n".join([own, everywhere(lanes), shared_text(minor)])
+    return "\n".join([own, everywhere(lanes)])

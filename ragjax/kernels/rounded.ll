@@ -1,9 +1,9 @@
-; Rows of floats, which become integers, times a matrix in quads; where it is asked for, an activation of that and a
-; bias, added to something. A piece is as many rows as a tile takes, times a panel.
+; Rows of floats, which become integers, times a matrix in quads; where it is asked for, of the norms of those rows, and
+; an activation of that and a bias, added to something. A piece is as many rows as a tile takes, times a panel.
 
 ; In this order: steps, outputs, rows; x, quads, sums over the inputs of each output, scales, out; the integers,
-; and of each row what they are multiples of; the bias, and what is added to.
-%Call = type { i64, i64, i64, ptr, ptr, ptr, ptr, ptr, ptr, ptr, ptr, ptr }
+; and of each row what they are multiples of; the bias, and what is added to; the norm's scale, epsilon, and bias.
+%Call = type { i64, i64, i64, ptr, ptr, ptr, ptr, ptr, ptr, ptr, ptr, ptr, ptr, ptr, ptr }
 
 ; Multiplies so many rows of integers with a panel, by how many they are.
 @tiles = private constant [$tile_count x ptr] [ $tiles ]
@@ -40,13 +40,18 @@ define { i64, i64, i64 } @plan(ptr %frame, ptr %call) alwaysinline {
   ${adds}%added.data = call ptr @data(ptr %added.buffer)
   ${adds}%added.place = getelementptr %Call, ptr %call, i32 0, i32 11
   ${adds}store ptr %added.data, ptr %added.place
+$norm_operands
   %tiles = call i64 @tiles.of(i64 %rows)
   ; Those of a panel follow one another: a thread's next tile finds the panel in the cache.
   %pieces = mul i64 %panels, %tiles
   %useful = lshr i64 %pieces, 2
   %row.bytes = mul i64 %steps, $row_bytes
   %row.room = add i64 %row.bytes, 4
-  %room = mul i64 %rows, %row.room
+  %rows.room = mul i64 %rows, %row.room
+  ; The norms, in floats.
+  %norm.all = mul i64 %rows, $norm_bytes
+  %norm.room = mul i64 %steps, %norm.all
+  %room = add i64 %rows.room, %norm.room
   %plan.0 = insertvalue { i64, i64, i64 } zeroinitializer, i64 %pieces, 0
   %plan.1 = insertvalue { i64, i64, i64 } %plan.0, i64 %useful, 1
   %plan = insertvalue { i64, i64, i64 } %plan.1, i64 %room, 2
@@ -59,35 +64,47 @@ define i64 @tiles.of(i64 %rows) alwaysinline {
   ret i64 %tiles
 }
 
-; Makes the integers: a row's largest becomes $largest.
-define void @prepare(ptr %call, ptr %room) {
-entry:
+; Where the integers come, and what they are multiples of.
+define i64 @prepare(ptr %call, ptr %room) {
   %steps.at = getelementptr %Call, ptr %call, i32 0, i32 0
   %steps = load i64, ptr %steps.at
   %rows.at = getelementptr %Call, ptr %call, i32 0, i32 2
   %rows = load i64, ptr %rows.at
-  %x.at = getelementptr %Call, ptr %call, i32 0, i32 3
-  %x.0 = load ptr, ptr %x.at
   %row.bytes = mul i64 %steps, $row_bytes
   %bytes = mul i64 %rows, %row.bytes
-  %units.0 = getelementptr i8, ptr %room, i64 %bytes
+  %units = getelementptr i8, ptr %room, i64 %bytes
   %integers.at = getelementptr %Call, ptr %call, i32 0, i32 8
   store ptr %room, ptr %integers.at
   %units.at = getelementptr %Call, ptr %call, i32 0, i32 9
-  store ptr %units.0, ptr %units.at
-  %inputs = shl i64 %steps, 2
-  br label %row
+  store ptr %units, ptr %units.at
+  ret i64 %rows
+}
 
-row:
-  %number = phi i64 [ 0, %entry ], [ %number.next, %row.done ]
+; Makes the integers of a row, whose largest becomes $largest.
+define void @preparation(ptr %call, i64 %number) {
+entry:
+  %all = load %Call, ptr %call
+  %steps = extractvalue %Call %all, 0
+  %x.0 = extractvalue %Call %all, 3
+  %integers = extractvalue %Call %all, 8
+  %units.0 = extractvalue %Call %all, 9
+  %row.bytes = mul i64 %steps, $row_bytes
+  %inputs = shl i64 %steps, 2
   %before = mul i64 %number, %inputs
-  %x = getelementptr float, ptr %x.0, i64 %before
+  %x.row = getelementptr float, ptr %x.0, i64 %before
+  ${normed}%rows = extractvalue %Call %all, 2
+  ${normed}%norm.scale = extractvalue %Call %all, 12
+  ${normed}%norm.epsilon = extractvalue %Call %all, 13
+  ${normed}%norm.bias = extractvalue %Call %all, 14
+  ${normed}%norm.rows = getelementptr float, ptr %units.0, i64 %rows
+  ${normed}%norm.row = getelementptr float, ptr %norm.rows, i64 %before
+  ${normed}call void @norm.row(ptr %x.row, ptr %norm.row, i64 %inputs, ptr %norm.scale, ptr %norm.epsilon, ptr %norm.bias)
   br label %measure
 
 measure:
-  %seen = phi i64 [ 0, %row ], [ %seen.next, %measure ]
-  %most = phi <16 x i32> [ zeroinitializer, %row ], [ %most.next, %measure ]
-  %seen.at = getelementptr float, ptr %x, i64 %seen
+  %seen = phi i64 [ 0, %entry ], [ %seen.next, %measure ]
+  %most = phi <16 x i32> [ zeroinitializer, %entry ], [ %most.next, %measure ]
+  %seen.at = getelementptr float, ptr $row, i64 %seen
   %given = load <16 x i32>, ptr %seen.at, align 4
   ; Without their signs, floats are in the order of their bits, and what is no number is above all.
   %size = and <16 x i32> %given, $unsigned
@@ -111,12 +128,12 @@ measured:
   %inverse.first = insertelement <16 x float> poison, float %inverse, i32 0
   %inverses = shufflevector <16 x float> %inverse.first, <16 x float> poison, <16 x i32> zeroinitializer
   %to.first = mul i64 %number, %row.bytes
-  %to = getelementptr i8, ptr %room, i64 %to.first
+  %to = getelementptr i8, ptr %integers, i64 %to.first
   br label %round
 
 round:
   %done = phi i64 [ 0, %measured ], [ %done.next, %round ]
-  %from = getelementptr float, ptr %x, i64 %done
+  %from = getelementptr float, ptr $row, i64 %done
   %value = load <16 x float>, ptr %from, align 4
   ; The quotient, rounded as a division rounds it (Markstein, 1990), at a third of its time.
   %near = fmul <16 x float> %value, %inverses
@@ -130,12 +147,7 @@ round:
 $store
   %done.next = add i64 %done, 16
   %round.more = icmp ult i64 %done.next, %inputs
-  br i1 %round.more, label %round, label %row.done
-
-row.done:
-  %number.next = add i64 %number, 1
-  %rows.more = icmp ult i64 %number.next, %rows
-  br i1 %rows.more, label %row, label %end
+  br i1 %round.more, label %round, label %end
 
 end:
   ret void

@@ -16,6 +16,7 @@ from jaxtyping import Array, Float, Float16, Int, Int8, Int32, Shaped
 
 from ragjax.kernels.activations_text import ACTIVATIONS
 from ragjax.kernels.machine import custom_call, has_dot_product, kernels_serve, vectors
+from ragjax.kernels.norm import RowNorm
 from ragjax.kernels.panels import in_panels, out_of_panels
 from ragjax.kernels.panels_text import panel_width
 from ragjax.kernels.rounded_text import rounded_text
@@ -39,6 +40,11 @@ def rounding_serves(inputs: int) -> bool:
 def activation_serves(name: str) -> bool:
     """Whether a product can end in this activation, by its name in a config."""
     return name in ACTIVATIONS
+
+
+def norm_precedes(inputs: int) -> bool:
+    """Whether such a product can be of the norms of rows so wide."""
+    return inputs % _AT_ONCE == 0
 
 
 def in_quads(kernel: Int8[Array, "in out"]) -> Int8[Array, "panels quads width 4"]:
@@ -79,9 +85,10 @@ def multiply_rounded(
     bias: Float[Array, " padded_out"] | None = None,
     activation: str | None = None,
     added: Float[Array, "rows out"] | None = None,
+    norm: RowNorm | None = None,
 ) -> Float[Array, "rows out"]:
     """`x @ (kernel * scale)` in float32, of the integers next to x where a row's largest is 127 or 32767, or
-    an activation of that and a bias, added to something or not.
+    an activation of that and a bias, added to something or not; of the rows, or of their norms.
 
     Integers add up exactly, so that a row's result depends neither on the others nor on the order. Those of
     16 bits are two rows of 8 each.
@@ -96,6 +103,7 @@ def multiply_rounded(
       bias: of each column, filled up likewise; where there is an activation.
       activation: one that serves; none: the product itself.
       added: what that is added to; where there is an activation.
+      norm: what is done to the rows first; none: nothing.
     """
     panels, fours, width, four = quads.shape
     # Machine code takes what it is given at its word.
@@ -115,8 +123,13 @@ def multiply_rounded(
         return jnp.zeros(out.shape, out.dtype)
     activate = None if activation is None else ACTIVATIONS[activation]
     ends = [activate.__name__] if activate else []
-    name = "_".join(["ragjax_rounded", str(bits), *ends, *(["added"] if added is not None else [])])
-    custom_call(name, partial(rounded_text, bits, activate, adds=added is not None))
+    kind = norm.kind if norm else None
+    parts = *ends, *(["added"] if added is not None else []), *([kind] if kind else [])
+    name = "_".join(["ragjax_rounded", str(bits), *parts])
+    custom_call(name, partial(rounded_text, bits, activate, kind, adds=added is not None))
     call = jax.ffi.ffi_call(name, out, vmap_method="sequential")
+    assert norm is None or norm_precedes(x.shape[1])
+    norm_operands = norm.operands(x.shape[1]) if norm else []
     x = jnp.pad(x, ((0, 0), (0, 4 * fours - x.shape[1])))
-    return call(x, quads, sums, scale, *(each for each in (bias, added) if each is not None))
+    ends_with = (each for each in (bias, added) if each is not None)
+    return call(x, quads, sums, scale, *ends_with, *norm_operands)

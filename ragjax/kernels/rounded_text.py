@@ -9,9 +9,10 @@ from typing import Literal
 
 from ragjax.kernels.activations_text import Activate
 from ragjax.kernels.factors import INTEGERS
+from ragjax.kernels.norm import norm_row
 from ragjax.kernels.sharing import shared_text
 from ragjax.kernels.tiles import VECTORS, tiles
-from ragjax.kernels.vectors_text import all_lanes, constant
+from ragjax.kernels.vectors_text import all_lanes, constant, declared_once
 
 _LANES = 16
 """The instruction's."""
@@ -24,12 +25,15 @@ _SHIFT_BITS = 0x4B400000
 """As the bits of a float32."""
 
 
-def rounded_text(bits: Literal[8, 16], activate: Activate | None, minor: int, *, adds: bool) -> str:
+def rounded_text(
+    bits: Literal[8, 16], activate: Activate | None, norm: str | None, minor: int, *, adds: bool
+) -> str:
     """A module whose `handler` rounds and multiplies.
 
     Args:
       bits: of the integers that inputs become; those of 16 are two rows of 8, the upper ones first.
       activate: what becomes of the product and a bias; none: the product is not changed.
+      norm: kind of the rows' norm that is multiplied, as `norm_row` has it; none: the rows themselves.
       minor: version of XLA's interface.
       adds: whether what becomes of them is added to something.
     """
@@ -47,14 +51,31 @@ def rounded_text(bits: Literal[8, 16], activate: Activate | None, minor: int, *,
         unshift=all_lanes(str(2 ** (bits - 1) - _SHIFT_BITS), _LANES, "i32"),
         store=_stored_halves() if halves == 2 else _stored(),
         # What begins with a semicolon is a comment.
-        active="" if activate else "; ", adds="" if adds else "; ",
+        active="" if activate else "; ", adds="" if adds else "; ", normed="" if norm else "; ",
+        norm_bytes=16 if norm else 0, row="%norm.row" if norm else "%x.row",
+        norm_operands=_norm_operands(norm, 4 + bool(activate) + adds),
         columns="\n".join(_column(part, active=bool(activate)) for part in range(VECTORS)),
         combine="\n".join(
             _combined(part, halves, width, active=bool(activate), adds=adds) for part in range(VECTORS)
         ),
     )  # fmt: skip
     activation = activate(_LANES) if activate else ""
-    return "\n".join([product, functions, activation, shared_text(minor, prepares=True)])
+    normalization = norm_row(_LANES, norm) if norm else ""
+    shared = shared_text(minor, prepares=True)
+    return declared_once("\n".join([product, functions, activation, normalization, shared]))
+
+
+def _norm_operands(norm: str | None, first: int) -> str:
+    """Stores where a norm's scale, epsilon and bias are, which are operands from number `first` on."""
+    given = {None: 0, "rms": 2, "layer": 3}[norm]
+    return "\n".join(
+        f"""
+  %norm.buffer.{which} = call ptr @argument(ptr %frame, i64 {first + which})
+  %norm.data.{which} = call ptr @data(ptr %norm.buffer.{which})
+  %norm.place.{which} = getelementptr %Call, ptr %call, i32 0, i32 {12 + which}
+  store ptr %norm.data.{which}, ptr %norm.place.{which}"""
+        for which in range(given)
+    )
 
 
 def _stored() -> str:

@@ -1,14 +1,16 @@
 ; A custom call of XLA's whose pieces its threads share out among themselves. What a piece is, `@plan` and
 ; `@piece` say, which stand before this text with `%Call`, what they know of it. `@plan` fills one, and tells how
 ; many pieces there are, how many threads may be at them, and how many bytes `@prepare` wants, which is called
-; with them before the first piece.
+; with them before anything else, and tells how many preparations there are. These are shared out likewise, and all
+; are made before the first piece: what one is, `@preparation` says.
 
 ; What the threads that share a call know of it.
 ; In this order: threads that came, that are to leave, that were asked; pieces, pieces to be done; api; the future
-; to be told, null where nobody waits for it, 1 where all is done; by what function of this text a thread takes part.
+; to be told, null where nobody waits for it, 1 where all is done; by what function of this text a thread takes part;
+; preparations, shares of them taken, and made.
 ; Behind a gap stands for each thread how many pieces of its share are taken, each in a line of the cache, and
 ; behind these what `@prepare` was given.
-%Work = type { i64, i64, i64, i64, i64, ptr, ptr, ptr, %Call }
+%Work = type { i64, i64, i64, i64, i64, ptr, ptr, ptr, i64, i64, i64, %Call }
 %Line = type [8 x i64]
 
 declare ptr @malloc(i64)
@@ -72,15 +74,17 @@ execute:
   %work.3 = insertvalue %Work %work.2, i64 %pieces, 4
   %work.4 = insertvalue %Work %work.3, ptr %api, 5
   %work.5 = insertvalue %Work %work.4, ptr @take.part, 7
-  %work.6 = insertvalue %Work %work.5, %Call %all, 8
+  %work.6 = insertvalue %Work %work.5, %Call %all, 11
   store %Work %work.6, ptr %work
   %work.end = getelementptr %Work, ptr %work, i32 1
   %lines = getelementptr %Line, ptr %work.end, i64 1
   %lines.bytes = shl i64 %threads, 6
   call void @llvm.memset.p0.i64(ptr %lines, i8 0, i64 %lines.bytes, i1 false)
-  %own = getelementptr %Work, ptr %work, i32 0, i32 8
+  %own = getelementptr %Work, ptr %work, i32 0, i32 11
   %room = getelementptr i8, ptr %lines, i64 %lines.bytes
-  call void @prepare(ptr %own, ptr %room)
+  %preparations = call i64 @prepare(ptr %own, ptr %room)
+  %preparations.at = getelementptr %Work, ptr %work, i32 0, i32 8
+  store i64 %preparations, ptr %preparations.at
   br i1 %is.alone, label %work.alone, label %with.others
 
 work.alone:
@@ -260,9 +264,10 @@ entry:
   %pieces = load i64, ptr %pieces.at
   %api.at = getelementptr %Work, ptr %work, i32 0, i32 5
   %api = load ptr, ptr %api.at
-  %own = getelementptr %Work, ptr %work, i32 0, i32 8
+  %own = getelementptr %Work, ptr %work, i32 0, i32 11
   %work.end = getelementptr %Work, ptr %work, i32 1
   %lines = getelementptr %Line, ptr %work.end, i64 1
+  call void @prepared(ptr %work, ptr %own)
   br label %share
 
 share:
@@ -312,6 +317,58 @@ last:
 tell:
   call void @tell(ptr %api, ptr %future)
   br label %done
+
+done:
+  ret void
+}
+
+; Makes one share of the preparations after another until all are taken, and waits for those that others make.
+define void @prepared(ptr %work, ptr %own) alwaysinline {
+entry:
+  %threads.at = getelementptr %Work, ptr %work, i32 0, i32 2
+  %threads = load i64, ptr %threads.at
+  %all.at = getelementptr %Work, ptr %work, i32 0, i32 8
+  %taken.at = getelementptr %Work, ptr %work, i32 0, i32 9
+  %made.at = getelementptr %Work, ptr %work, i32 0, i32 10
+  %all = load i64, ptr %all.at
+  %is.nothing = icmp eq i64 %all, 0
+  br i1 %is.nothing, label %done, label %next
+
+next:
+  %share = atomicrmw add ptr %taken.at, i64 1 monotonic
+  %is.there = icmp ult i64 %share, %threads
+  br i1 %is.there, label %begin, label %look
+
+begin:
+  %share.next = add i64 %share, 1
+  %first.far = mul i64 %share, %all
+  %first = udiv i64 %first.far, %threads
+  %end.far = mul i64 %share.next, %all
+  %end = udiv i64 %end.far, %threads
+  br label %more
+
+more:
+  %which = phi i64 [ %first, %begin ], [ %which.next, %do ]
+  %is.more = icmp ult i64 %which, %end
+  br i1 %is.more, label %do, label %told
+
+do:
+  call void @preparation(ptr %own, i64 %which)
+  %which.next = add i64 %which, 1
+  br label %more
+
+told:
+  %before = atomicrmw add ptr %made.at, i64 1 acq_rel
+  br label %next
+
+look:
+  %made = load atomic i64, ptr %made.at acquire, align 8
+  %are.made = icmp eq i64 %made, %threads
+  br i1 %are.made, label %done, label %wait
+
+wait:
+  $pause
+  br label %look
 
 done:
   ret void

@@ -11,7 +11,11 @@ from ragjax.kernels.machine import architecture
 from ragjax.kernels.vectors_text import LINE
 
 _NOTHING_TO_PREPARE = """
-define void @prepare(ptr %call, ptr %room) alwaysinline {
+define i64 @prepare(ptr %call, ptr %room) alwaysinline {
+  ret i64 0
+}
+
+define void @preparation(ptr %call, i64 %which) alwaysinline {
   ret void
 }
 """
@@ -40,11 +44,11 @@ def _first_seat() -> int:
 
 
 def shared_text(minor: int, *, prepares: bool = False) -> str:
-    """What calls `@plan`, `@prepare` and `@piece`, which are to stand before it.
+    """What calls `@plan`, `@prepare`, `@preparation` and `@piece`, which are to stand before it.
 
     Args:
       minor: version of XLA's interface.
-      prepares: whether there is a `@prepare`; else it is one that does nothing.
+      prepares: whether there are `@prepare` and `@preparation`; else they are such as do nothing.
     """
     pause, pause_type = _PAUSES.get(architecture(), ("", ""))
     parts = (Path(__file__).with_name(name).read_text() for name in ("interface.ll", "shared.ll"))

@@ -41,3 +41,15 @@ define {vector} @everywhere(float %value) alwaysinline {{
   %all = shufflevector {vector} %first, {vector} poison, <{lanes} x i32> zeroinitializer
   ret {vector} %all
 }}"""
+
+
+def declared_once(text: str) -> str:
+    """A module whose parts may declare the same functions, without what is declared again."""
+    declared = set()
+    kept = []
+    for line in text.splitlines():
+        if not line.startswith("declare ") or line not in declared:
+            kept.append(line)
+        if line.startswith("declare "):
+            declared.add(line)
+    return "\n".join(kept)

@@ -11,7 +11,7 @@ from flax import linen as nn
 from jaxtyping import Array, Float
 
 from ragjax.kernels.instead import by_kernel
-from ragjax.kernels.norm import norm, norms_serve
+from ragjax.kernels.norm import RowNorm, norm, norms_serve
 from ragjax.models.decoder_config import DecoderConfig
 from ragjax.models.residuals import keep, kept
 from ragjax.parallel.pin import on_one_device
@@ -116,12 +116,16 @@ def norm_in_step(
 
     def by_rows(x, scale, *bias):
         rows = x.reshape(-1, x.shape[-1])
-        return norm(rows, scale, *(bias or [None]), epsilon).reshape(x.shape)
+        return norm(rows, RowNorm(scale, *(bias or [None]), epsilon)).reshape(x.shape)
 
     serves = norms_serve(math.prod(x.shape[:-1]), x.shape[-1]) and on_one_device(*given)
     if serves and all(each.dtype == jnp.float32 for each in given):
         return by_kernel(by_rows, plain, *given)
     return plain(*given)
+
+
+IN_PRODUCT = "in_product"
+"""Among a norm's parameters, what says that the product that reads it begins with it, and has them."""
 
 
 class Norm(nn.Module):
@@ -133,6 +137,8 @@ class Norm(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "... width"]) -> Float[Array, "... width"]:
+        if self.has_variable("params", IN_PRODUCT):
+            return x
         scale = self.param("scale", nn.initializers.ones_init(), x.shape[-1:], jnp.float32)
         bias, epsilon = None, self.config.norm_epsilon
         if self.config.norm != "rms":

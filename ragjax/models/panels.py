@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from ragjax.kernels.norm import RowNorm
 from ragjax.kernels.panels import columns_of, in_panels, multiply_panels, out_of_panels
 from ragjax.models.stand_ins import Kernel
 
@@ -24,12 +25,16 @@ class Panels(Kernel, Protocol):
 
 
 class Active(Protocol):
-    """Stands for a projection and what becomes of its outputs: a pytree node, but in no place of an array."""
+    """Stands for a projection, what becomes of its outputs, and what its inputs become before: a pytree node,
+    but in no place of an array."""
 
     def multiply(
         self, x: Float[Array, "... in"], added: Float[Array, "... out"] | None = None
     ) -> Float[Array, "... out"]:
         """`activation(x @ kernel + bias)` in float32, or that and `added`."""
+
+    def after(self, norm: RowNorm) -> Self | None:
+        """What stands for the norm of its inputs and this; none where the product cannot begin so."""
 
 
 @runtime_checkable

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Float16, Int, Int8, Int32, UInt8
 
+from ragjax.kernels.norm import RowNorm, norms_serve
 from ragjax.kernels.panels import (
     columns_of,
     in_panels,
@@ -25,9 +26,11 @@ from ragjax.kernels.rounded import (
     for_all_columns,
     in_quads,
     multiply_rounded,
+    norm_precedes,
     out_of_quads,
     rounding_serves,
 )
+from ragjax.models.norm import norm_in_step
 from ragjax.quantization.packing import unpack
 
 
@@ -102,7 +105,7 @@ class PanelQuantized:
         if not self.input_bits or not activation_serves(activation):
             return None
         bias = jnp.zeros(self.shape[1], jnp.float32) if bias is None else bias.astype(jnp.float32)
-        return ActiveQuantized(self, for_all_columns(bias), activation)
+        return ActiveQuantized(self, for_all_columns(bias), None, activation)
 
     def columns(self, outputs: Int[Array, "..."]) -> Float[Array, "... in"]:
         """What leads to each of some outputs, in float32; not with scaled inputs."""
@@ -117,12 +120,14 @@ class PanelQuantized:
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class ActiveQuantized:
-    """Stands for `activation(x @ kernel + bias)`; made by `PanelQuantized.active`."""
+    """Stands for `activation(x @ kernel + bias)`, or that of a norm of x; made by `PanelQuantized.active`."""
 
     kernel: PanelQuantized
     """Its inputs become integers."""
     bias: Float[Array, " padded_out"]
     """Filled up as the kernel's scale."""
+    norm: RowNorm | None
+    """Of each token; none: x is what is multiplied."""
     activation: str = field(metadata={"static": True})
     """A key of `ragjax.kernels.activations_text.ACTIVATIONS`."""
 
@@ -130,7 +135,17 @@ class ActiveQuantized:
         self, x: Float[Array, "... in"], added: Float[Array, "... out"] | None = None
     ) -> Float[Array, "... out"]:
         """`activation(x @ kernel + bias)` in float32, or that and `added`, in one program."""
-        return _of_integers(self.kernel, x, self.bias, self.activation, added)
+        norm = self.norm
+        if norm is not None and not norms_serve(math.prod(x.shape[:-1]), x.shape[-1]):
+            x, norm = norm_in_step(x, norm.scale, norm.bias, norm.epsilon), None
+        return _of_integers(self.kernel, x, self.bias, self.activation, added, norm)
+
+    def after(self, norm: RowNorm) -> ActiveQuantized | None:
+        """What stands for the norm of its inputs and this; none with scaled inputs, or of some widths."""
+        assert self.norm is None
+        if self.kernel.input_scale is not None or not norm_precedes(self.kernel.shape[0]):
+            return None
+        return replace(self, norm=norm)
 
 
 @jax.tree_util.register_dataclass
@@ -193,8 +208,10 @@ def _of_integers(
     bias: Float[Array, " padded_out"] | None = None,
     activation: str | None = None,
     added: Float[Array, "... out"] | None = None,
+    norm: RowNorm | None = None,
 ) -> Float[Array, "... out"]:
-    """Of inputs that become integers too: the product, or an activation of it and a bias, plus `added`."""
+    """Of inputs, or of their norms, that become integers too: the product, or an activation of it and a bias,
+    plus `added`."""
     assert kernel.input_bits
     assert kernel.sums is not None
     outputs = kernel.shape[1]
@@ -202,6 +219,7 @@ def _of_integers(
     made = multiply_rounded(
         _divided(x, kernel.input_scale).astype(jnp.float32), kernel.panels, kernel.sums, kernel.scale,
         outputs, bits=kernel.input_bits, bias=bias, activation=activation, added=rows,
+        norm=norm,
     )  # fmt: skip
     return made.reshape(*x.shape[:-1], outputs)
 

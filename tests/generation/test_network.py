@@ -18,9 +18,12 @@ from ragjax.config import Mesh, Quantize
 from ragjax.generation import generate_tokens, network
 from ragjax.generation.decoding import Settings, decode, extend, prefill
 from ragjax.generation.network import laid_out
+from ragjax.kernels.rounded import activation_serves, quads_serve
 from ragjax.model import Model
 from ragjax.models.decoder import JOINT, Final, init_params
 from ragjax.models.key_values import KeyValues, empty_buffer
+from ragjax.models.linear import ACTIVE
+from ragjax.models.norm import IN_PRODUCT
 from ragjax.models.panels import PanelKernel, PanelTable
 from ragjax.models.run import apply, run_decoder
 from ragjax.models.stand_ins import has_stand_ins, made_whole
@@ -225,9 +228,28 @@ def test_all_panels_lie_together_in_memory(of_kind):
     assert all(0 <= gap < 64 for gap in gaps)
 
 
+@pytest.mark.skipif(not quads_serve(), reason="needs AVX-512 VNNI")
+def test_norms_are_the_beginning_of_the_one_product_that_reads_them(of_kind, kind):
+    config = of_kind(kind, width=32, head_size=32)
+    model = quantize(Model(config, made(config)), Quantize(scheme="int8", tables="int8")).model
+    in_products = {}
+    for layer in laid_out(model.params, config=config).layers:
+        for name, (module, *part) in {"attention_norm": ("attention", "joint"), "mlp_norm": ("mlp",)}.items():
+            reader = layer[module]
+            for key in part:
+                reader = reader.get(key, {})
+            begins = ACTIVE in reader and reader[ACTIVE].norm is not None
+            assert begins == (layer[name] == {IN_PRODUCT: ()})
+            in_products.setdefault(name, set()).add(begins)
+    before = config.residual != "post_norm"
+    assert in_products["mlp_norm"] == {before and not config.gated and activation_serves(config.activation)}
+    assert in_products["attention_norm"] == {before}
+
+
 @pytest.mark.parametrize("scheme", [None, "int8"])
 def test_a_text_fed_token_by_token_says_what_it_says_as_a_whole(of_kind, kind, scheme):
-    config = of_kind(kind, initializer_range=0.15)
+    # Rows that may be read by products that begin in a norm.
+    config = of_kind(kind, initializer_range=0.15, width=32, head_size=32)
     params = made(config)
     if scheme:
         params = quantize(Model(config, params), Quantize(scheme=scheme)).model.params

@@ -4,10 +4,14 @@ import pytest
 
 from ragjax.kernels import norm as module
 from ragjax.kernels.machine import Vectors, vectors
-from ragjax.kernels.norm import norm, norms_serve
+from ragjax.kernels.norm import RowNorm, norms_serve
 
 EPSILON = 0.01
 pytestmark = pytest.mark.skipif(not norms_serve(1, 64), reason="needs llvmlite")
+
+
+def norm(x, scale, bias, epsilon=EPSILON):
+    return module.norm(x, RowNorm(scale, bias, epsilon))
 
 
 def some(rows, width, centred):
@@ -28,7 +32,7 @@ def expected(x, scale, bias):
 
 
 def check(given):
-    np.testing.assert_allclose(norm(*given, EPSILON), expected(*given), atol=2e-6)
+    np.testing.assert_allclose(norm(*given), expected(*given), atol=2e-6)
 
 
 @pytest.mark.parametrize("centred", [True, False])
@@ -49,16 +53,16 @@ def test_vectors_of_other_processors_make_the_same(kind, centred, monkeypatch):
 @pytest.mark.parametrize("centred", [True, False])
 def test_a_row_does_not_depend_on_the_others(centred):
     x, *parts = some(7, 96, centred)
-    together = norm(x, *parts, EPSILON)
+    together = norm(x, *parts)
     x[3] = np.nan
-    np.testing.assert_array_equal(np.delete(norm(x, *parts, EPSILON), 3, 0), np.delete(together, 3, 0))
+    np.testing.assert_array_equal(np.delete(norm(x, *parts), 3, 0), np.delete(together, 3, 0))
     for row in (0, 6):
-        np.testing.assert_array_equal(norm(x[row : row + 1], *parts, EPSILON)[0], together[row])
+        np.testing.assert_array_equal(norm(x[row : row + 1], *parts)[0], together[row])
 
 
 def test_equal_features_become_the_bias():
     x, bias = np.full((2, 16), 7, np.float32), np.arange(16, dtype=np.float32)
-    np.testing.assert_array_equal(norm(x, np.ones(16, np.float32), bias, EPSILON), [bias, bias])
+    np.testing.assert_array_equal(norm(x, np.ones(16, np.float32), bias), [bias, bias])
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
@@ -67,13 +71,13 @@ def test_what_is_no_number_shows_as_it_does_in_numpy(value, centred):
     x, *parts = some(3, 64, centred)
     x[1, 17] = value
     with np.errstate(invalid="ignore"):
-        np.testing.assert_allclose(norm(x, *parts, EPSILON), expected(x, *parts), atol=2e-6)
+        np.testing.assert_allclose(norm(x, *parts), expected(x, *parts), atol=2e-6)
 
 
 def test_a_batch_is_mapped_over():
     x, *parts = some(6, 64, True)
-    mapped = jax.vmap(lambda x: norm(x, *parts, EPSILON))(x.reshape(3, 2, 64))
-    np.testing.assert_array_equal(mapped.reshape(6, 64), norm(x, *parts, EPSILON))
+    mapped = jax.vmap(lambda x: norm(x, *parts))(x.reshape(3, 2, 64))
+    np.testing.assert_array_equal(mapped.reshape(6, 64), norm(x, *parts))
 
 
 def test_machine_code_is_given_nothing_it_would_misread():
@@ -89,7 +93,7 @@ def test_machine_code_is_given_nothing_it_would_misread():
         (x[:0], scale, bias),
     ):
         with pytest.raises(AssertionError):
-            norm(*other, EPSILON)
+            norm(*other)
 
 
 def test_sizes_that_are_not_known_yet_are_not_for_the_kernel():

@@ -5,6 +5,7 @@ import pytest
 
 from ragjax.kernels import machine, rounded
 from ragjax.kernels.activations_text import ACTIVATIONS as IN_KERNELS
+from ragjax.kernels.norm import RowNorm, norm
 from ragjax.kernels.rounded import (
     activation_serves,
     for_all_columns,
@@ -77,6 +78,26 @@ def test_a_product_may_end_in_an_activation(shape, rows, name, bits):
 
 
 @needs_quads
+@pytest.mark.parametrize("centred", [True, False])
+@pytest.mark.parametrize("adds", [True, False])
+@pytest.mark.parametrize("bits", [8, 16])
+@pytest.mark.parametrize("rows", [1, 4, 9, 33])
+def test_a_product_may_begin_in_a_norm_to_the_bit(rows, bits, adds, centred):
+    x, codes, scale = factors(rows, 96, 70)
+    rng = np.random.default_rng(1)
+    weight, bias = rng.standard_normal((2, 96)).astype(np.float32)
+    ends = {"bias": for_all_columns(rng.standard_normal(70).astype(np.float32)), "activation": "gelu_new"}
+    if adds:
+        ends["added"] = rng.standard_normal((rows, 70)).astype(np.float32)
+    how = RowNorm(weight, bias if centred else None, 0.01)
+    given = laid(codes, scale)
+    found = multiply_rounded(x, *given, bits=bits, norm=how, **ends)
+    np.testing.assert_array_equal(found, multiply_rounded(norm(x, how), *given, bits=bits, **ends))
+    plain = multiply_rounded(x, *given, bits=bits, norm=how)
+    np.testing.assert_array_equal(plain, multiply_rounded(norm(x, how), *given, bits=bits))
+
+
+@needs_quads
 @pytest.mark.parametrize("name", ["gelu_new", "relu"])
 def test_activations_are_those_of_models_everywhere(name):
     x = np.concatenate([[0.0], np.geomspace(1e-30, 1e4, 400), [3e38]])
@@ -90,7 +111,10 @@ def test_activations_are_those_of_models_everywhere(name):
         wide = x.astype(np.float64)
         inner = np.sqrt(2 / np.pi) * (wide + 0.044715 * wide**3)
         expected = wide * (1 / (1 + np.exp(-2 * inner))) if name == "gelu_new" else np.maximum(wide, 0)
-    np.testing.assert_allclose(found, expected.astype(np.float32), rtol=3e-6, atol=1e-37)
+    expected = expected.astype(np.float32)
+    np.testing.assert_allclose(found, expected, rtol=6e-6, atol=1e-37)
+    usual = np.abs(x) < 4
+    np.testing.assert_allclose(found[usual], expected[usual], rtol=1e-6)
 
 
 def test_what_serves_is_an_activation_of_models():
@@ -241,6 +265,13 @@ def test_machine_code_is_given_nothing_it_would_misread():
     ):
         with pytest.raises(AssertionError):
             multiply_rounded(x, quads, sums, scale, 70, bits=16, **other)
+    one = np.ones(48, np.float32)
+    multiply_rounded(x, quads, sums, scale, 70, bits=16, norm=RowNorm(one, one, 0.1))
+    for other in ((one[:32], one), (one, one[:32]), (one.astype(int), None)):
+        with pytest.raises(AssertionError):
+            multiply_rounded(x, quads, sums, scale, 70, bits=16, norm=RowNorm(*other, 0.1))
+    with pytest.raises(AssertionError):
+        multiply_rounded(x[:, :44], quads, sums, scale, 70, bits=16, norm=RowNorm(one[:44], None, 0.1))
 
 
 @needs_quads

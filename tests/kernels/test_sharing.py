@@ -204,6 +204,104 @@ def test_who_is_done_takes_part_in_the_next_call_of_any_program(handler, patient
     assert alone.asked == 1
 
 
+PREPARATIONS, PIECES = 37, 64
+PREPARED = f"""
+%Call = type {{ ptr, ptr }}                                           ; out, room
+
+define {{ i64, i64, i64 }} @plan(ptr %frame, ptr %call) {{
+  %buffer = call ptr @result(ptr %frame, i64 0)
+  %out = call ptr @data(ptr %buffer)
+  store ptr %out, ptr %call
+  ret {{ i64, i64, i64 }} {{ i64 {PIECES}, i64 {PIECES}, i64 {8 * PREPARATIONS} }}
+}}
+
+define i64 @prepare(ptr %call, ptr %room) {{
+  %room.at = getelementptr %Call, ptr %call, i32 0, i32 1
+  store ptr %room, ptr %room.at
+  call void @llvm.memset.p0.i64(ptr %room, i8 0, i64 {8 * PREPARATIONS}, i1 false)
+  ret i64 {PREPARATIONS}
+}}
+
+define i64 @add(ptr %to, i64 %value) {{
+  %before = load i64, ptr %to
+  %after = add i64 %before, %value
+  store i64 %after, ptr %to
+  ret i64 %after
+}}
+
+; Takes its time, so that others come.
+define void @preparation(ptr %call, i64 %which) {{
+entry:
+  %room.at = getelementptr %Call, ptr %call, i32 0, i32 1
+  %room = load ptr, ptr %room.at
+  %to = getelementptr i64, ptr %room, i64 %which
+  br label %wait
+
+wait:
+  %left = phi i64 [ 20000, %entry ], [ %left.next, %wait ]
+  %seen = load volatile i64, ptr %to
+  %left.next = sub i64 %left, 1
+  %is.over = icmp eq i64 %left.next, 0
+  br i1 %is.over, label %make, label %wait
+
+make:
+  %made = call i64 @add(ptr %to, i64 1)
+  ret void
+}}
+
+; Adds to its place how often each preparation was made, as digits.
+define void @piece(ptr %call, i64 %piece) {{
+entry:
+  %out = load ptr, ptr %call
+  %to = getelementptr i64, ptr %out, i64 %piece
+  %room.at = getelementptr %Call, ptr %call, i32 0, i32 1
+  %room = load ptr, ptr %room.at
+  br label %one
+
+one:
+  %which = phi i64 [ 0, %entry ], [ %which.next, %one ]
+  %from = getelementptr i64, ptr %room, i64 %which
+  %made = load i64, ptr %from
+  %is.once = icmp eq i64 %made, 1
+  %value = zext i1 %is.once to i64
+  %sum = call i64 @add(ptr %to, i64 %value)
+  %which.next = add i64 %which, 1
+  %more = icmp ult i64 %which.next, {PREPARATIONS}
+  br i1 %more, label %one, label %end
+
+end:
+  ret void
+}}
+"""
+
+
+@pytest.fixture(scope="module")
+def preparing():
+    text = PREPARED + sharing.shared_text(interface(), prepares=True)
+    return FUNCTION(machine._compiled("ragjax_test_preparations", text))
+
+
+@pytest.mark.parametrize("run", ["at once", "beside", "later"])
+@pytest.mark.parametrize("threads", [1, 2, 3, 50])
+def test_preparations_are_shared_and_made_once_before_any_piece(preparing, threads, run):
+    for _ in range(20):
+        xla, out = Xla(threads, run=run), np.zeros(PIECES, np.int64)
+        dims = np.array([PIECES], np.int64)
+        buffer = Buffer(48, None, 4, out.ctypes.data, 1, dims.ctypes.data)
+        listed = (POINTER * 1)(ctypes.addressof(buffer))
+        frame = Frame(
+            api=ctypes.addressof(xla.api), context=CONTEXT, stage=3,
+            results=Values(40, None, 1, None, ctypes.addressof(listed)),
+        )  # fmt: skip
+        assert preparing(ctypes.addressof(frame)) is None
+        for task in xla.tasks if run == "beside" else []:
+            task.join()
+        np.testing.assert_array_equal(out, PREPARATIONS)
+        for function, data in xla.tasks if run == "later" else []:
+            FUNCTION(function)(data)
+        np.testing.assert_array_equal(out, PREPARATIONS)
+
+
 @pytest.mark.parametrize("refuses", [lambda _: True, lambda number: number == 2])
 @pytest.mark.parametrize("run", ["at once", "later", "beside"])
 def test_who_is_refused_works_itself(handler, run, refuses):

@@ -8,11 +8,13 @@ from ragjax.generation import generate_tokens, network
 from ragjax.generation.network import laid_out
 from ragjax.kernels import rounded
 from ragjax.kernels.machine import vectors
+from ragjax.kernels.norm import RowNorm
 from ragjax.kernels.panels import groups_serve
 from ragjax.kernels.panels_text import panel_width
 from ragjax.kernels.rounded import quads_serve
 from ragjax.model import Model
 from ragjax.models.decoder import init_params
+from ragjax.models.norm import norm_in_step
 from ragjax.models.panels import Activating, PanelTable, panel_kernel
 from ragjax.models.stand_ins import Kernel, Table
 from ragjax.quantization import panels
@@ -240,6 +242,32 @@ def test_a_product_that_ends_in_an_activation_is_its_parts(name, scaled):
 
 
 @pytest.mark.skipif(not quads_serve(), reason="needs AVX-512 VNNI")
+@pytest.mark.parametrize("centred", [True, False])
+@pytest.mark.parametrize("name", ["int8", "int8_activations"])
+def test_a_product_that_begins_in_a_norm_is_its_parts_to_the_bit(name, centred):
+    active = layer(SCHEMES[name]).in_panels().active(None, "gelu_new")
+    rng = np.random.default_rng(2)
+    scale, bias = rng.standard_normal((2, 64)).astype(np.float32)
+    how = RowNorm(scale, bias if centred else None, 0.01)
+    whole = active.after(how)
+    # The last are more than the kernel takes.
+    for shape in ((1, 64), (2, 3, 64), (600, 64)):
+        x = rng.standard_normal(shape).astype(np.float32)
+        normed = norm_in_step(x, how.scale, how.bias, how.epsilon)
+        np.testing.assert_array_equal(whole.multiply(x), active.multiply(normed))
+        added = rng.standard_normal((*shape[:-1], 70)).astype(np.float32)
+        np.testing.assert_array_equal(whole.multiply(x, added), active.multiply(normed, added))
+
+
+@pytest.mark.skipif(not quads_serve(), reason="needs AVX-512 VNNI")
+def test_what_divides_its_inputs_begins_in_no_norm():
+    how = RowNorm(np.ones(64, np.float32), None, 0.01)
+    assert layer(SCHEMES["int8"], scaled=True).in_panels().active(None, "relu").after(how) is None
+    odd = panel_quantized(np.ones((60, 70), np.int8), np.ones(70, np.float16), input_bits=16)
+    assert odd.active(None, "relu").after(how) is None
+
+
+@pytest.mark.skipif(not quads_serve(), reason="needs AVX-512 VNNI")
 def test_an_activation_without_a_bias_where_floats_have_64_bits():
     laid = layer(SCHEMES["int8"]).in_panels()
     x = np.random.default_rng(2).standard_normal((3, 64)).astype(np.float32)
@@ -298,5 +326,5 @@ def test_without_a_bias_what_is_added_to_the_stream_ends_in_it_alone(tiny_config
     for layer in laid_out(params, config=config).layers:
         parts = layer["attention"] | layer["mlp"]
         assert {name: set(part) for name, part in parts.items()} == {
-            "joint": {"kernel"}, "out": {"active"}, "up": {"kernel"}, "gate": {"kernel"}, "down": {"active"}
+            "joint": {"active"}, "out": {"active"}, "up": {"kernel"}, "gate": {"kernel"}, "down": {"active"}
         }  # fmt: skip

@@ -273,7 +273,7 @@ def scored(params: Params, hidden: jax.Array, config: DecoderConfig) -> jax.Arra
 def add_token(state: State, scores: jax.Array, settings: Settings) -> State:
     """The state with the token that follows; sequences that have ended repeat their last one."""
     batch = scores.shape[0]
-    keys = sequence_keys(settings.key, batch, state.step)
+    keys = partial(sequence_keys, settings.key, batch, state.step)
     seen, adjusted = state.seen, scores
     if seen is not None and settings.penalty is not None:
         adjusted = penalized(scores, seen, settings.penalty)

@@ -49,10 +49,8 @@ def laid_out(params: Params, *, config: DecoderConfig, mesh: jax.sharding.Mesh |
     if mesh is not None or not _fit_panels(params):
         return Network(params, unstack(params, config=config))
     layers, table = _kept_panels(params, config)
-    if "head" in params:
-        return Network(params | {"layers": layers, "head": table}, layers)
-    embedding = params["embedding"] | {"tokens": table}
-    return Network(params | {"layers": layers, "embedding": embedding}, layers)
+    # A token's row lies in one piece in a table that is not in panels, tied or not.
+    return Network(params | {"layers": layers, "head": table}, layers)
 
 
 @partial(jax.jit, static_argnames="config")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -148,7 +149,7 @@ def _chosen(
     top_p: float,
 ) -> tuple[Int[Array, " batch"], Float[Array, " batch"] | None]:
     """A token of each sequence, and how much less likely it was drawn than the student has it."""
-    keys = sequence_keys(settings.key, scores[0].shape[0], step)
+    keys = partial(sequence_keys, settings.key, scores[0].shape[0], step)
     filters = Filters(jnp.int32(0), jnp.float32(top_p), jnp.float32(0)) if top_p < 1 else None
     if len(scores) == 1:
         return next_token(scores[0], keys, settings.temperature, filters), None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key
@@ -16,7 +18,7 @@ _BLOCK = 256
 
 def next_token(
     scores: Float[Array, "batch vocab"],
-    keys: Key[Array, " batch"],
+    keys: Callable[[], Key[Array, " batch"]],
     temperature: Float[Array, "*batch"],
     filters: Filters | None = None,
 ) -> Int[Array, " batch"]:
@@ -24,14 +26,14 @@ def next_token(
 
     Args:
       scores: logits, without rows that only pad the vocabulary.
-      keys: a random key for each sequence.
+      keys: makes a random key for each sequence, where one is needed.
       temperature: at least 0, one value or one for each sequence; all cases are one program.
       filters: which tokens may be drawn; none: all.
     """
 
     def choose():
         return jnp.where(
-            temperature > 0, drawn(warped(scores, temperature, filters), keys), likeliest(scores)
+            temperature > 0, drawn(warped(scores, temperature, filters), keys()), likeliest(scores)
         )
 
     # Only the branch taken is computed, so that greedy decoding draws no random numbers.

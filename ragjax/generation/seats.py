@@ -309,5 +309,5 @@ def chosen(
 ) -> Int[Array, " batch"]:
     """The token of each sequence that follows so many new ones."""
     assert settings.penalty is not None
-    keys = sequence_keys(settings.key, len(written), written)
+    keys = partial(sequence_keys, settings.key, len(written), written)
     return next_token(penalized(scores, seen, settings.penalty), keys, settings.temperature, settings.filters)

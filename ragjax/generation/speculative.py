@@ -131,7 +131,7 @@ def begin(
     scores, cache = fill(model, prompts, padding, config=configs.model, room=spare, cache_dtype=cache_dtype)
     _, own = fill(draft, prompts, padding, config=configs.draft, room=spare, cache_dtype=cache_dtype)
     seen = tokens_of(prompts, padding, configs.model.vocab_size)
-    keys = sequence_keys(settings.key, batch, jnp.int32(0))
+    keys = partial(sequence_keys, settings.key, batch, jnp.int32(0))
     first = next_token(
         penalized(scores, seen, settings.penalty), keys, settings.temperature, settings.filters
     )
@@ -294,7 +294,9 @@ def _propose(draft, state, proposed, keys, settings, config) -> _Proposal:
             config=config,
         )  # fmt: skip
         scores = penalized(scored(draft.params, hidden[:, 0], config), seen, settings.penalty)
-        chosen = next_token(scores, keys[:, jnp.maximum(i, 0)], settings.temperature, settings.filters)
+        chosen = next_token(
+            scores, lambda: keys[:, jnp.maximum(i, 0)], settings.temperature, settings.filters
+        )
         # While it catches up, the next token is there.
         following = take(proposal.text, state.written + ahead + 1, 1)[:, 0]
         chosen = jnp.where(i < 0, following, chosen)

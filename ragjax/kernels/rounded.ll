@@ -80,8 +80,22 @@ define i64 @prepare(ptr %call, ptr %room) {
   ret i64 %rows
 }
 
-; Makes the integers of a row, whose largest becomes $largest.
-define void @preparation(ptr %call, i64 %number) {
+; A panel is read on from the place where a piece begins.
+define ptr @begins(ptr %call, i64 %piece) {
+  %all = load %Call, ptr %call
+  %steps = extractvalue %Call %all, 0
+  %rows = extractvalue %Call %all, 2
+  %quads = extractvalue %Call %all, 4
+  %tiles = call i64 @tiles.of(i64 %rows)
+  %panel = udiv i64 %piece, %tiles
+  %size = mul i64 %steps, $step_bytes
+  %first = mul i64 %panel, %size
+  %from = getelementptr i8, ptr %quads, i64 %first
+  ret ptr %from
+}
+
+; Makes the integers of a row, whose largest becomes $largest, and fetches as many lines as it has vectors.
+define ptr @preparation(ptr %call, i64 %number, ptr %ahead) {
 entry:
   %all = load %Call, ptr %call
   %steps = extractvalue %Call %all, 0
@@ -145,12 +159,17 @@ round:
   %bits = bitcast <16 x float> %shifted to <16 x i32>
   %integer = add <16 x i32> %bits, $unshift
 $store
+  %line.far = shl i64 %done, 2
+  %line.at = getelementptr i8, ptr %ahead, i64 %line.far
+  call void @llvm.prefetch.p0(ptr %line.at, i32 0, i32 2, i32 1)
   %done.next = add i64 %done, 16
   %round.more = icmp ult i64 %done.next, %inputs
   br i1 %round.more, label %round, label %end
 
 end:
-  ret void
+  %row.lines = shl i64 %inputs, 2
+  %ahead.next = getelementptr i8, ptr %ahead, i64 %row.lines
+  ret ptr %ahead.next
 }
 
 define void @piece(ptr %call, i64 %piece) {

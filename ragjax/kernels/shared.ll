@@ -2,7 +2,8 @@
 ; `@piece` say, which stand before this text with `%Call`, what they know of it. `@plan` fills one, and tells how
 ; many pieces there are, how many threads may be at them, and how many bytes `@prepare` wants, which is called
 ; with them before anything else, and tells how many preparations there are. These are shared out likewise, and all
-; are made before the first piece: what one is, `@preparation` says.
+; are made before the first piece: what one is, `@preparation` says, which may fetch what stands at the place it is
+; given, and tells the next. `@begins` says where a piece does.
 
 ; What the threads that share a call know of it.
 ; In this order: threads that came, that are to leave, that were asked; pieces, pieces to be done; api; the future
@@ -267,7 +268,7 @@ entry:
   %own = getelementptr %Work, ptr %work, i32 0, i32 11
   %work.end = getelementptr %Work, ptr %work, i32 1
   %lines = getelementptr %Line, ptr %work.end, i64 1
-  call void @prepared(ptr %work, ptr %own)
+  call void @prepared(ptr %work, ptr %own, i64 %me)
   br label %share
 
 share:
@@ -323,7 +324,8 @@ done:
 }
 
 ; Makes one share of the preparations after another until all are taken, and waits for those that others make.
-define void @prepared(ptr %work, ptr %own) alwaysinline {
+; Meanwhile they fetch what the thread's first piece begins with.
+define void @prepared(ptr %work, ptr %own, i64 %me) alwaysinline {
 entry:
   %threads.at = getelementptr %Work, ptr %work, i32 0, i32 2
   %threads = load i64, ptr %threads.at
@@ -332,9 +334,20 @@ entry:
   %made.at = getelementptr %Work, ptr %work, i32 0, i32 10
   %all = load i64, ptr %all.at
   %is.nothing = icmp eq i64 %all, 0
-  br i1 %is.nothing, label %done, label %next
+  br i1 %is.nothing, label %done, label %some
+
+some:
+  %pieces.at = getelementptr %Work, ptr %work, i32 0, i32 3
+  %pieces = load i64, ptr %pieces.at
+  %owner = urem i64 %me, %threads
+  %piece.far = mul i64 %owner, %pieces
+  %piece = udiv i64 %piece.far, %threads
+  %ahead.0 = call ptr @begins(ptr %own, i64 %piece)
+  %ahead.end = getelementptr i8, ptr %ahead.0, i64 $fetched
+  br label %next
 
 next:
+  %ahead.share = phi ptr [ %ahead.0, %some ], [ %ahead, %told ]
   %share = atomicrmw add ptr %taken.at, i64 1 monotonic
   %is.there = icmp ult i64 %share, %threads
   br i1 %is.there, label %begin, label %look
@@ -349,11 +362,14 @@ begin:
 
 more:
   %which = phi i64 [ %first, %begin ], [ %which.next, %do ]
+  %ahead = phi ptr [ %ahead.share, %begin ], [ %ahead.next, %do ]
   %is.more = icmp ult i64 %which, %end
   br i1 %is.more, label %do, label %told
 
 do:
-  call void @preparation(ptr %own, i64 %which)
+  %ahead.far = call ptr @preparation(ptr %own, i64 %which, ptr %ahead)
+  %is.far = icmp ugt ptr %ahead.far, %ahead.end
+  %ahead.next = select i1 %is.far, ptr %ahead, ptr %ahead.far
   %which.next = add i64 %which, 1
   br label %more
 

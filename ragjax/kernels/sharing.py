@@ -15,8 +15,12 @@ define i64 @prepare(ptr %call, ptr %room) alwaysinline {
   ret i64 0
 }
 
-define void @preparation(ptr %call, i64 %which) alwaysinline {
-  ret void
+define ptr @preparation(ptr %call, i64 %which, ptr %ahead) alwaysinline {
+  ret ptr null
+}
+
+define ptr @begins(ptr %call, i64 %piece) alwaysinline {
+  ret ptr null
 }
 """
 
@@ -29,6 +33,8 @@ ctypes.pythonapi.Py_IncRef(ctypes.py_object(_WAITING))
 _LOOKS = 1000
 """How often a thread that is done looks whether the others are, or for the next call, before it goes: some
 tens of microseconds."""
+_FETCHED = 1 << 16
+"""Bytes of its first pieces that a thread fetches at most while it makes preparations."""
 _PAUSES = {
     "x86_64": ("@llvm.x86.sse2.pause()", "@llvm.x86.sse2.pause()"),
     "aarch64": ("@llvm.aarch64.hint(i32 1)", "@llvm.aarch64.hint(i32)"),
@@ -48,12 +54,12 @@ def shared_text(minor: int, *, prepares: bool = False) -> str:
 
     Args:
       minor: version of XLA's interface.
-      prepares: whether there are `@prepare` and `@preparation`; else they are such as do nothing.
+      prepares: whether there are `@prepare`, `@preparation` and `@begins`; else they are such as do nothing.
     """
     pause, pause_type = _PAUSES.get(architecture(), ("", ""))
     parts = (Path(__file__).with_name(name).read_text() for name in ("interface.ll", "shared.ll"))
     text = Template("\n".join(parts)).substitute(
-        minor=minor, seats=_SEATS, first_seat=_first_seat(), looks=_LOOKS,
+        minor=minor, seats=_SEATS, first_seat=_first_seat(), looks=_LOOKS, fetched=_FETCHED,
         pause=pause and f"call void {pause}", pause_declared=pause and f"declare void {pause_type}",
     )  # fmt: skip
     return text if prepares else _NOTHING_TO_PREPARE + text

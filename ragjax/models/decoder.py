@@ -32,6 +32,7 @@ from ragjax.models.linear import ACTIVE, PRODUCT, Linear, given
 from ragjax.models.norm import Norm
 from ragjax.models.panels import Active
 from ragjax.models.rotary import Angles, angles, rotate
+from ragjax.models.rows import rows_of
 from ragjax.models.stand_ins import Table
 from ragjax.parallel.pin import pin, pin_batch
 
@@ -225,7 +226,7 @@ class Embedding(nn.Module):
         if stand_in is None:
             table = self.param("tokens", init, (config.padded_vocab_size, config.token_width), jnp.float32)
             # Whole along the width: a lookup in a table split there copies the whole batch to every device.
-            x = pin(table, ("tensor",), ())[tokens].astype(dtype)
+            x = rows_of(pin(table, ("tensor",), ()), tokens).astype(dtype)
         else:
             x = stand_in.rows(tokens).astype(dtype)
         if config.embedding_width:
@@ -233,7 +234,7 @@ class Embedding(nn.Module):
         if config.learned_positions:
             rows = config.position_offset + config.positions
             places = self.param("positions", init, (rows, config.width), jnp.float32)
-            x = x + pin(places, (), ())[config.position_offset + positions].astype(dtype)
+            x = x + rows_of(pin(places, (), ()), config.position_offset + positions).astype(dtype)
         return pin_batch(x)
 
 

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Float16, Int, Int8
 
 from ragjax.models.panels import PanelTable
+from ragjax.models.rows import rows_of
 from ragjax.parallel.pin import pin
 from ragjax.quantization.grid import grid, to_codes
 from ragjax.quantization.panels import exact_input_bits, panel_quantized
@@ -55,7 +56,7 @@ class QuantizedTable:
         """The rows of tokens, in float32."""
         # Whole along the width, as in `Embedding`.
         codes, scale = pin(self.codes, ("tensor",), ()), pin(self.scale, ("tensor",))
-        return codes[tokens] * scale[tokens].astype(jnp.float32)[..., None]
+        return rows_of(codes, tokens) * rows_of(scale, tokens).astype(jnp.float32)[..., None]
 
     def scores(self, hidden: Float[Array, "... width"]) -> Float[Array, "... padded_vocab"]:
         """`hidden @ table'` in float32, from the integers.

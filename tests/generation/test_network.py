@@ -56,8 +56,7 @@ def test_matrices_and_the_table_stand_in_panels(of_kind, kind, apart):
     config = of_kind(kind)
     params = made(config)
     laid = laid_out(params, config=config)
-    head = laid.params["head"] if not config.tied else laid.params["embedding"]["tokens"]
-    assert isinstance(head, PanelTable)
+    assert isinstance(laid.params["head"], PanelTable)
     for i, layer in enumerate(laid.layers):
         assert isinstance(layer["attention"]["query"]["kernel"], PanelKernel)
         whole = made_whole(layer)
@@ -65,11 +64,9 @@ def test_matrices_and_the_table_stand_in_panels(of_kind, kind, apart):
             np.testing.assert_array_equal, whole, jax.tree.map(lambda x, i=i: x[i], params["layers"])
         )
     # Without the rows that fill up the vocabulary.
-    if config.tied:
-        params["embedding"]["tokens"] = params["embedding"]["tokens"][: config.vocab_size]
-    else:
-        params["head"] = params["head"][: config.vocab_size]
-    rest, expected = ({n: v for n, v in each.items() if n != "layers"} for each in (laid.params, params))
+    table = params["embedding"]["tokens"] if config.tied else params["head"]
+    expected = params | {"head": table[: config.vocab_size]}
+    rest, expected = ({n: v for n, v in each.items() if n != "layers"} for each in (laid.params, expected))
     jax.tree.map(np.testing.assert_array_equal, made_whole(rest), expected)
 
 
@@ -222,7 +219,7 @@ def test_all_panels_lie_together_in_memory(of_kind):
     laid = laid_out(made(of_kind("gpt2")), config=of_kind("gpt2"))
     places = sorted(
         (leaf.unsafe_buffer_pointer(), leaf.nbytes)
-        for leaf in jax.tree.leaves((laid.layers, laid.params["embedding"]["tokens"]))
+        for leaf in jax.tree.leaves((laid.layers, laid.params["head"]))
     )
     gaps = [after - (place + size) for (place, size), (after, _) in pairwise(places)]
     assert all(0 <= gap < 64 for gap in gaps)

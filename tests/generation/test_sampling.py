@@ -1,3 +1,5 @@
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -58,7 +60,7 @@ def test_rows_may_be_greedy_beside_others_that_are_drawn():
     filters = Filters(jnp.int32([0, 1, 0, 0]), jnp.float32(1), jnp.float32(0))
     temperature = jnp.float32([0, 2, 2, 0])
     several = np.stack(
-        [next_token(scores, keys(jax.random.key(9), 4, i), temperature, filters) for i in range(20)]
+        [next_token(scores, partial(keys, jax.random.key(9), 4, i), temperature, filters) for i in range(20)]
     )
     best = np.asarray(scores).argmax(-1)
     for row in (0, 1, 3):

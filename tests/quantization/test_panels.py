@@ -205,7 +205,7 @@ def test_tokens_are_those_of_xlas_products(tiny_config, name, monkeypatch):
     params["embedding"]["tokens"] = quantized_table(params["embedding"]["tokens"])
     model = Model(tiny_config, params)
     laid = laid_out(params, config=tiny_config)
-    assert isinstance(laid.params["embedding"]["tokens"].transposed, PanelQuantized)
+    assert isinstance(laid.params["head"].transposed, PanelQuantized)
     serves = {"int8": True, "int8_activations": quads_serve(), "int4": groups_serve()}[name]
     assert isinstance(kernel_of(laid.layers[0]["mlp"]["down"]), KINDS[name] if serves else Quantized)
 

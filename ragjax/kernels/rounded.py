@@ -1,8 +1,8 @@
 """Products of few rows of floats with integers of 8 bits, for which the rows become integers as well.
 
 In XLA, rounding the rows and scaling the sums are programs of their own before and behind each product, which
-take as long for a small matrix as for a large one. Here the thread that is called rounds, and each panel's
-sums become floats before they leave the cache.
+take as long for a small matrix as for a large one. Here the threads share the rounding, before it the rows'
+norms, and each panel's sums become floats before they leave the cache.
 """
 
 from __future__ import annotations

@@ -194,27 +194,32 @@ leave:
 
 ; Takes part, and then waits a while in a seat for a later call of any such program, without which the thread would
 ; fall asleep: waking it takes longer than many a call. In a seat is 0 where it is free, 1 where a thread waits, and
-; else the work it was given.
+; else the work it was given. After some of it the thread goes and sees what else there is to do.
 define void @join.in(ptr %work) {
 entry:
   call void @take.part(ptr %work)
   br label %seek
 
 seek:
-  %seat = phi i64 [ 0, %entry ], [ %seat.next, %seek ]
+  %seat = phi i64 [ 0, %entry ], [ %seat.next, %seat.taken ]
   %seat.at = getelementptr %Line, ptr inttoptr (i64 $first_seat to ptr), i64 %seat
-  %taken = cmpxchg ptr %seat.at, i64 0, i64 1 monotonic monotonic
-  %is.taken = extractvalue { i64, i1 } %taken, 1
-  %seat.next = add i64 %seat, 1
-  %is.last = icmp eq i64 %seat.next, $seats
-  %is.over = or i1 %is.taken, %is.last
-  br i1 %is.over, label %sit, label %seek
+  %sits = load atomic i64, ptr %seat.at monotonic, align 8
+  %is.free = icmp eq i64 %sits, 0
+  br i1 %is.free, label %sit, label %seat.taken
 
 sit:
-  br i1 %is.taken, label %look, label %end
+  %found = cmpxchg ptr %seat.at, i64 0, i64 1 monotonic monotonic
+  %is.found = extractvalue { i64, i1 } %found, 1
+  br i1 %is.found, label %look, label %seat.taken
+
+seat.taken:
+  %seat.next = add i64 %seat, 1
+  %are.more = icmp ult i64 %seat.next, $seats
+  br i1 %are.more, label %seek, label %end
 
 look:
-  %looks = phi i64 [ 0, %sit ], [ 0, %given ], [ %looks.next, %wait ]
+  %looks = phi i64 [ 0, %sit ], [ 0, %stay ], [ %looks.next, %wait ]
+  %works = phi i64 [ 0, %sit ], [ %works.next, %stay ], [ %works, %wait ]
   %now = load atomic i64, ptr %seat.at acquire, align 8
   %is.given = icmp ne i64 %now, 1
   br i1 %is.given, label %given, label %patience
@@ -240,8 +245,17 @@ given:
   %function.at = getelementptr %Work, ptr %work.given, i32 0, i32 7
   %function = load ptr, ptr %function.at
   call void %function(ptr %work.given)
+  %works.next = add i64 %works, 1
+  %is.long = icmp eq i64 %works.next, $works
+  br i1 %is.long, label %go, label %stay
+
+stay:
   store atomic i64 1, ptr %seat.at release, align 8
   br label %look
+
+go:
+  store atomic i64 0, ptr %seat.at release, align 8
+  br label %end
 
 end:
   ret void
@@ -339,6 +353,7 @@ entry:
 some:
   %pieces.at = getelementptr %Work, ptr %work, i32 0, i32 3
   %pieces = load i64, ptr %pieces.at
+  %shares = call i64 @llvm.umin.i64(i64 %all, i64 %threads)
   %owner = urem i64 %me, %threads
   %piece.far = mul i64 %owner, %pieces
   %piece = udiv i64 %piece.far, %threads
@@ -349,15 +364,15 @@ some:
 next:
   %ahead.share = phi ptr [ %ahead.0, %some ], [ %ahead, %told ]
   %share = atomicrmw add ptr %taken.at, i64 1 monotonic
-  %is.there = icmp ult i64 %share, %threads
+  %is.there = icmp ult i64 %share, %shares
   br i1 %is.there, label %begin, label %look
 
 begin:
   %share.next = add i64 %share, 1
   %first.far = mul i64 %share, %all
-  %first = udiv i64 %first.far, %threads
+  %first = udiv i64 %first.far, %shares
   %end.far = mul i64 %share.next, %all
-  %end = udiv i64 %end.far, %threads
+  %end = udiv i64 %end.far, %shares
   br label %more
 
 more:
@@ -379,7 +394,7 @@ told:
 
 look:
   %made = load atomic i64, ptr %made.at acquire, align 8
-  %are.made = icmp eq i64 %made, %threads
+  %are.made = icmp eq i64 %made, %shares
   br i1 %are.made, label %done, label %wait
 
 wait:

@@ -33,6 +33,8 @@ ctypes.pythonapi.Py_IncRef(ctypes.py_object(_WAITING))
 _LOOKS = 1000
 """How often a thread that is done looks whether the others are, or for the next call, before it goes: some
 tens of microseconds."""
+_WORKS = 64
+"""Kernels that a thread in a seat is handed before it goes, since XLA may have other work for it."""
 _FETCHED = 1 << 16
 """Bytes of its first pieces that a thread fetches at most while it makes preparations."""
 _PAUSES = {
@@ -50,16 +52,16 @@ def _first_seat() -> int:
 
 
 def shared_text(minor: int, *, prepares: bool = False) -> str:
-    """What calls `@plan`, `@prepare`, `@preparation` and `@piece`, which are to stand before it.
+    """What calls `@plan`, `@prepare`, `@begins`, `@preparation` and `@piece`, which are to stand before it.
 
     Args:
       minor: version of XLA's interface.
-      prepares: whether there are `@prepare`, `@preparation` and `@begins`; else they are such as do nothing.
+      prepares: whether there are `@prepare`, `@begins` and `@preparation`; else they are such as do nothing.
     """
     pause, pause_type = _PAUSES.get(architecture(), ("", ""))
     parts = (Path(__file__).with_name(name).read_text() for name in ("interface.ll", "shared.ll"))
     text = Template("\n".join(parts)).substitute(
-        minor=minor, seats=_SEATS, first_seat=_first_seat(), looks=_LOOKS, fetched=_FETCHED,
+        minor=minor, seats=_SEATS, first_seat=_first_seat(), looks=_LOOKS, works=_WORKS, fetched=_FETCHED,
         pause=pause and f"call void {pause}", pause_declared=pause and f"declare void {pause_type}",
     )  # fmt: skip
     return text if prepares else _NOTHING_TO_PREPARE + text

@@ -112,7 +112,8 @@ def test_activations_are_those_of_models_everywhere(name):
         inner = np.sqrt(2 / np.pi) * (wide + 0.044715 * wide**3)
         expected = wide * (1 / (1 + np.exp(-2 * inner))) if name == "gelu_new" else np.maximum(wide, 0)
     expected = expected.astype(np.float32)
-    np.testing.assert_allclose(found, expected, rtol=6e-6, atol=1e-37)
+    # Rounding the exponent counts the more, the larger it is.
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-37)
     usual = np.abs(x) < 4
     np.testing.assert_allclose(found[usual], expected[usual], rtol=1e-6)
 

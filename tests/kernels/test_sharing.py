@@ -2,6 +2,7 @@
 
 import ctypes
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -50,9 +51,28 @@ def hasty(monkeypatch):
 
 @pytest.fixture
 def patient(monkeypatch):
-    """Whose threads wait for seconds."""
-    monkeypatch.setattr(sharing, "_LOOKS", 5 * 10**7)
+    """Whose threads wait for many seconds."""
+    monkeypatch.setattr(sharing, "_LOOKS", 10**9)
     return compiled("ragjax_test_patience")
+
+
+def seats():
+    """What is in each seat."""
+    return [longs(sharing._first_seat() + 64 * number, 1)[0] for number in range(sharing._SEATS)]
+
+
+def until(happens):
+    end = time.monotonic() + 20
+    while not happens():
+        assert time.monotonic() < end
+        time.sleep(1e-4)
+
+
+@pytest.fixture(autouse=True)
+def nobody_waits():
+    until(lambda: not any(seats()))
+    yield
+    until(lambda: not any(seats()))
 
 
 def longs(address, count):
@@ -141,12 +161,13 @@ def right(out, exact):
 @pytest.mark.parametrize("threads", [2, 3, 8, 64])
 def test_threads_share_a_call(handler, threads, run, rows):
     for _ in range(10):
+        until(lambda: not any(seats()))
         xla = Xla(threads, run=run)
         # With many rows each thread gets to do some of it.
         *found, future = call(handler, xla, rows=rows)
         right(*found)
-        # Of 40 panels ten threads have some use; a few of another call may still be there.
-        assert min(threads, 10) - 1 - sharing._SEATS <= xla.asked <= min(threads, 10) - 1
+        # Of 40 panels ten threads have some use.
+        assert xla.asked == min(threads, 10) - 1
         assert xla.told == ([] if future is None else [FUTURE])
         assert (future in (None, FUTURE), xla.forgotten) == (True, [])
 
@@ -186,22 +207,40 @@ def test_who_waits_long_is_told(hasty):
 def test_who_is_done_takes_part_in_the_next_call_of_any_program(handler, patient):
     first = Xla(sharing._SEATS + 3, run="beside")
     right(*call(patient, first, panels=400, joins=False)[:2])
-    for task in first.tasks:
-        task.join(0.2)
     # For the others there is no seat.
-    assert sum(task.is_alive() for task in first.tasks) == sharing._SEATS
+    until(lambda: sum(task.is_alive() for task in first.tasks) == sharing._SEATS)
+    assert seats() == [1] * sharing._SEATS
     for panels in (40, 400):
+        until(lambda: 1 in seats())
         second = Xla(2, run="at once")
         right(*call(handler, second, panels=panels, rows=1000)[:2])
         assert second.asked == 0
-    more = Xla(sharing._SEATS + 2, run="at once")
+    until(lambda: seats() == [1] * sharing._SEATS)
+    more = Xla(sharing._SEATS + 3, run="at once")
     right(*call(handler, more, panels=400)[:2])
-    assert more.asked >= 1
-    for task in first.tasks:
-        task.join()
+    assert more.asked == 2
+
+    def are_gone():
+        # Who was handed many goes.
+        call(handler, Xla(sharing._SEATS + 1, run="at once"))
+        return not any(task.is_alive() for task in first.tasks)
+
+    until(are_gone)
     alone = Xla(2, run="at once")
     call(handler, alone)
     assert alone.asked == 1
+
+
+def test_who_was_handed_many_kernels_goes(handler, patient):
+    first = Xla(2, run="beside")
+    call(patient, first, joins=False)
+    for _ in range(sharing._WORKS):
+        until(lambda: 1 in seats())
+        following = Xla(2, run="at once")
+        right(*call(handler, following)[:2])
+        assert following.asked == 0
+    first.tasks[0].join(1)
+    assert not first.tasks[0].is_alive()
 
 
 PREPARATIONS, PIECES = 37, 64
@@ -280,14 +319,34 @@ end:
 
 
 @pytest.fixture(scope="module")
-def preparing():
+def memory():
+    """What `preparing` has taken of memory and not given back."""
+    return set()
+
+
+@pytest.fixture(scope="module")
+def preparing(memory):
+    import llvmlite.binding as llvm
+
+    kept = []
+
+    def malloc(size):
+        kept.append(ctypes.create_string_buffer(size))
+        memory.add(ctypes.addressof(kept[-1]))
+        return ctypes.addressof(kept[-1])
+
+    given = ctypes.CFUNCTYPE(POINTER, LONG)(malloc), ctypes.CFUNCTYPE(None, POINTER)(memory.remove)
+    for name, function in zip(("malloc", "free"), given, strict=True):
+        llvm.add_symbol(f"ragjax_test_{name}", ctypes.cast(function, POINTER).value)
     text = PREPARED + sharing.shared_text(interface(), prepares=True)
-    return FUNCTION(machine._compiled("ragjax_test_preparations", text))
+    text = text.replace("@malloc", "@ragjax_test_malloc").replace("@free", "@ragjax_test_free")
+    yield FUNCTION(machine._compiled("ragjax_test_preparations", text))
+    del given, kept
 
 
 @pytest.mark.parametrize("run", ["at once", "beside", "later"])
 @pytest.mark.parametrize("threads", [1, 2, 3, 50])
-def test_preparations_are_shared_and_made_once_before_any_piece(preparing, threads, run):
+def test_preparations_are_shared_and_made_once_before_any_piece(preparing, memory, threads, run):
     for _ in range(20):
         xla, out = Xla(threads, run=run), np.zeros(PIECES, np.int64)
         dims = np.array([PIECES], np.int64)
@@ -304,6 +363,7 @@ def test_preparations_are_shared_and_made_once_before_any_piece(preparing, threa
         for function, data in xla.tasks if run == "later" else []:
             FUNCTION(function)(data)
         np.testing.assert_array_equal(out, PREPARATIONS)
+        until(lambda: not memory)
 
 
 @pytest.mark.parametrize("refuses", [lambda _: True, lambda number: number == 2])

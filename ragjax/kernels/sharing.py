@@ -1,4 +1,4 @@
-"""LLVM's text of a custom call whose pieces XLA's threads share: `interface.ll` and `shared.ll`."""
+"""LLVM's text of a custom call whose pieces XLA's threads share."""
 
 from __future__ import annotations
 
@@ -24,6 +24,8 @@ define ptr @begins(ptr %call, i64 %piece) alwaysinline {
 }
 """
 
+_TEXTS = "interface.ll", "shared.ll", "taking_part.ll"
+"""One after another, types before what holds them."""
 _SEATS = min(os.cpu_count() or 1, 64)
 """How many threads at most wait for the next call."""
 _WAITING = (ctypes.c_int64 * ((_SEATS + 1) * LINE // 8))()
@@ -59,7 +61,7 @@ def shared_text(minor: int, *, prepares: bool = False) -> str:
       prepares: whether there are `@prepare`, `@begins` and `@preparation`; else they are such as do nothing.
     """
     pause, pause_type = _PAUSES.get(architecture(), ("", ""))
-    parts = (Path(__file__).with_name(name).read_text() for name in ("interface.ll", "shared.ll"))
+    parts = (Path(__file__).with_name(name).read_text() for name in _TEXTS)
     text = Template("\n".join(parts)).substitute(
         minor=minor, seats=_SEATS, first_seat=_first_seat(), looks=_LOOKS, works=_WORKS, fetched=_FETCHED,
         pause=pause and f"call void {pause}", pause_declared=pause and f"declare void {pause_type}",

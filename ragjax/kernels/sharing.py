@@ -35,7 +35,7 @@ ctypes.pythonapi.Py_IncRef(ctypes.py_object(_WAITING))
 _LOOKS = 1000
 """How often a thread that is done looks whether the others are, or for the next call, before it goes: some
 tens of microseconds."""
-_WORKS = 64
+_WORKS = 256
 """Kernels that a thread in a seat is handed before it goes, since XLA may have other work for it."""
 _FETCHED = 1 << 16
 """Bytes of its first pieces that a thread fetches at most while it makes preparations."""

@@ -86,7 +86,7 @@ def _layer_in_panels(stacked: Params, i: int, *, config: DecoderConfig) -> Param
     if not config.gated:
         mlp = _active(mlp, config.activation)
     layer |= {"attention": _ending(attention, "out"), "mlp": _ending(mlp, "down")}
-    return layer if config.residual == "post_norm" else _beginning(layer, config)
+    return _beginning(layer, config)
 
 
 def _joined(attention: Params) -> Params:
@@ -122,6 +122,8 @@ def _ending(module: Params, adds: str) -> Params:
 
 def _beginning(layer: Params, config: DecoderConfig) -> Params:
     """A layer whose norms are the beginning of what reads them, where that is one product and can."""
+    if config.residual == "post_norm":
+        return layer
     attention, mlp = layer["attention"], layer["mlp"]
     joint = _begun(attention.get("joint", {}), layer["attention_norm"], config)
     active = _begun(mlp, layer["mlp_norm"], config)

@@ -34,7 +34,11 @@ class Active(Protocol):
         """`activation(x @ kernel + bias)` in float32, or that and `added`."""
 
     def after(self, norm: RowNorm) -> Self | None:
-        """What stands for the norm of its inputs and this; none where the product cannot begin so."""
+        """What stands for the norm of its inputs and this; none where the product cannot begin so.
+
+        Args:
+          norm: of each token, as wide as the kernel has inputs.
+        """
 
 
 @runtime_checkable

@@ -292,7 +292,7 @@ define ptr @begins(ptr %call, i64 %piece) {{
   ret ptr null
 }}
 
-; Adds to its place how often each preparation was made, as digits.
+; Counts at its place the preparations that were made once.
 define void @piece(ptr %call, i64 %piece) {{
 entry:
   %out = load ptr, ptr %call

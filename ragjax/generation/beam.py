@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from ragjax.generation.decoding import extend, fill, scored, tokens_of
+from ragjax.generation.decoding import fed, fill, tokens_of
 from ragjax.generation.filters import penalized
 from ragjax.models.decoder import KeyValues, Params
 from ragjax.models.decoder_config import DecoderConfig
@@ -111,12 +111,8 @@ def beam_search(
     def step(search: _Search) -> _Search:
         place = prompts.shape[1] + search.step - 1
         last = jax.lax.dynamic_slice_in_dim(search.running.tokens, search.step - 1, 1, axis=2)
-        hidden, cache = extend(
-            params, layers, search.cache, last.reshape(-1, 1), padding, place, config=config
-        )
-        return _choose(
-            search._replace(cache=cache), scored(params, hidden[:, 0], config), until, rules, spare
-        )
+        scores, cache = fed(params, layers, search.cache, last.reshape(-1, 1), padding, place, config=config)
+        return _choose(search._replace(cache=cache), scores[:, 0], until, rules, spare)
 
     end = jax.lax.while_loop(lambda search: search.going, step, _choose(start, scores, until, rules, spare))
     return end.ended

@@ -17,6 +17,7 @@ from ragjax.generation import log_probs
 from ragjax.generation.filters import Filters, penalized
 from ragjax.generation.log_probs import LogProbs
 from ragjax.generation.sampling import next_token, sequence_keys
+from ragjax.kernels.chain import chained
 from ragjax.models.attention import causal_mask
 from ragjax.models.buffers import put
 from ragjax.models.decoder import (
@@ -33,6 +34,7 @@ from ragjax.models.decoder import (
 )
 from ragjax.models.decoder_config import DecoderConfig
 from ragjax.models.key_values import alone, batched, empty_buffer
+from ragjax.models.panels import are_in_panels
 from ragjax.models.run import apply
 from ragjax.models.stand_ins import is_stand_in
 from ragjax.parallel.pin import pin_heads
@@ -219,8 +221,40 @@ def advance(
     length = state.cache[0].length
     place = length - state.tokens.shape[1] + state.step - 1
     last = jax.lax.dynamic_slice_in_dim(state.tokens, state.step - 1, 1, axis=1)
-    hidden, cache = extend(params, layers, state.cache, last, state.padding, place, config=config)
-    return scored(params, hidden[:, 0], config), cache
+    scores, cache = fed(params, layers, state.cache, last, state.padding, place, config=config)
+    return scores[:, 0], cache
+
+
+def fed(
+    params: Params,
+    layers: tuple[Params, ...],
+    cache: tuple[KeyValues, ...],
+    tokens: Int[Array, "batch new"],
+    padding: Int[Array, " batch"],
+    place: Int[Array, "*batch"],
+    *,
+    config: DecoderConfig,
+) -> tuple[Float[Array, "batch new vocab"], tuple[KeyValues, ...]]:
+    """Feeds tokens to all layers: scores of what follows each, and the caches that now hold their keys.
+
+    In panels, kernels that follow one another are one call.
+
+    Args:
+      params: for the embedding, the last norm and the head.
+      layers: from `laid_out`.
+      cache: as `extend` has it, like all that follows.
+      tokens: as many for each sequence.
+      padding: places before each prompt.
+      place: where in the cache the first of the tokens stands.
+      config: the architecture.
+    """
+
+    def feed(params, layers, cache, tokens, padding, place):
+        hidden, cache = extend(params, layers, cache, tokens, padding, place, config=config)
+        return scored(params, hidden, config), cache
+
+    given = params, layers, cache, tokens, padding, place
+    return chained(feed, *given) if are_in_panels(layers) else feed(*given)
 
 
 def extend(

@@ -16,7 +16,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from ragjax.config import Decoding
 from ragjax.generation import log_probs
-from ragjax.generation.decoding import Settings, extend, read, scored, tokens_of
+from ragjax.generation.decoding import Settings, fed, read, tokens_of
 from ragjax.generation.filters import Filters, penalized
 from ragjax.generation.log_probs import LogProbs
 from ragjax.generation.prompts import Described
@@ -261,8 +261,8 @@ def write_on(
         live = seats.left > 0
         # What has ended reads one key, and writes where the next sequence begins anew.
         place = jnp.where(live, seats.place, 0)
-        hidden, cache = extend(params, layers, seats.cache, seats.last[:, None], none, place, config=config)
-        scores = scored(params, hidden[:, 0], config)
+        scores, cache = fed(params, layers, seats.cache, seats.last[:, None], none, place, config=config)
+        scores = scores[:, 0]
         onward, token = advanced(seats._replace(cache=cache), scores, live)
         return (
             i + 1,

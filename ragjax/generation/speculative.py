@@ -18,7 +18,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from ragjax.generation import log_probs
 from ragjax.generation.acceptance import judged, place_keys
-from ragjax.generation.decoding import Settings, extend, fill, scored, tokens_of
+from ragjax.generation.decoding import Settings, fed, fill, tokens_of
 from ragjax.generation.draft_length import best_length, likely
 from ragjax.generation.filters import penalized
 from ragjax.generation.log_probs import LogProbs
@@ -241,11 +241,11 @@ def one_round(
 
     def verify(size: int, carry):
         _, scores, cache = carry
-        hidden, cache = extend(
+        new, cache = fed(
             model.params, model.layers, cache, read[:, : size + 1], state.padding, _place(state),
             config=configs.model,
         )  # fmt: skip
-        return jnp.bool(False), put(scores, scored(model.params, hidden, configs.model), jnp.int32(0)), cache
+        return jnp.bool(False), put(scores, new, jnp.int32(0)), cache
 
     scores, cache = jnp.zeros_like(proposal.scores), state.model
     for i, size in enumerate(menu):
@@ -289,11 +289,11 @@ def _propose(draft, state, proposed, keys, settings, config) -> _Proposal:
         # Who is behind less than others reads its own over and over until they are as far.
         ahead = jnp.maximum(i, -state.behind)
         token = take(proposal.text, state.written + ahead, 1)
-        hidden, cache = extend(
+        scores, cache = fed(
             draft.params, draft.layers, proposal.cache, token, state.padding, _place(state) + ahead,
             config=config,
         )  # fmt: skip
-        scores = penalized(scored(draft.params, hidden[:, 0], config), seen, settings.penalty)
+        scores = penalized(scores[:, 0], seen, settings.penalty)
         chosen = next_token(
             scores, lambda: keys[:, jnp.maximum(i, 0)], settings.temperature, settings.filters
         )

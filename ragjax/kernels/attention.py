@@ -14,7 +14,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int8, Int32
 
 from ragjax.kernels.attention_text import attention_text
-from ragjax.kernels.machine import custom_call, kernels_serve, vectors
+from ragjax.kernels.calls import custom_call
+from ragjax.kernels.machine import kernels_serve, vectors
 
 
 def attend_serves(head: int) -> bool:

@@ -7,17 +7,15 @@ from pathlib import Path
 from string import Template
 
 from ragjax.kernels.exponential import exponential
-from ragjax.kernels.sharing import shared_text
 from ragjax.kernels.vectors_text import LINE, all_lanes, constant, plus_product
 
 
-def attention_text(head: int, lanes: int, minor: int, *, small: bool, holds: bool) -> str:
-    """A module whose `handler` attends.
+def attention_text(head: int, lanes: int, *, small: bool, holds: bool) -> str:
+    """A kernel that attends.
 
     Args:
       head: width of a head, a multiple of `lanes`.
       lanes: values in a vector.
-      minor: version of XLA's interface.
       small: keys and values are integers of 8 bits, with a scale each.
       holds: new ones come with the queries, and are put into the buffers, which are results.
     """
@@ -83,7 +81,7 @@ def attention_text(head: int, lanes: int, minor: int, *, small: bool, holds: boo
         divide=each(f"%done.# = fdiv {vector} %mixed.#, %whole.all"),
         store_mixed=stored("mixed", "%done.#"), store_zeros=stored("zero", "zeroinitializer"),
     )  # fmt: skip
-    return "\n".join([own, shared_text(minor)])
+    return own
 
 
 _NO_SCALES = """

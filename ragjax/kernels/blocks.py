@@ -14,7 +14,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from ragjax.kernels.blocks_text import Sides, blocks_text
-from ragjax.kernels.machine import custom_call, kernels_serve, vectors
+from ragjax.kernels.calls import custom_call
+from ragjax.kernels.machine import kernels_serve, vectors
 from ragjax.kernels.panels_text import panel_width
 
 _FEWEST = 16

@@ -17,7 +17,6 @@ from ragjax.kernels.block_parts import (
 )
 from ragjax.kernels.machine import Vectors
 from ragjax.kernels.panels_text import panel_width
-from ragjax.kernels.sharing import shared_text
 
 _ROOM = 49_152
 """Floats of y that are copied into panels at once: 192 KiB, which a core's own cache holds."""
@@ -40,13 +39,12 @@ class Sides(NamedTuple):
     """Whether nothing is to be made below the diagonal, beyond the columns that are taken together."""
 
 
-def blocks_text(sides: Sides, vectors: Vectors, minor: int) -> str:
-    """A module whose `handler` multiplies.
+def blocks_text(sides: Sides, vectors: Vectors) -> str:
+    """A kernel that multiplies.
 
     Args:
       sides: how the factors are given.
       vectors: the processor's.
-      minor: version of XLA's interface.
     """
     width, lanes = panel_width(vectors), vectors.lanes
     tile = tile_rows(vectors)
@@ -68,7 +66,7 @@ def blocks_text(sides: Sides, vectors: Vectors, minor: int) -> str:
     )  # fmt: skip
     copy = (copy_columns if sides.y_transposed else copy_lines)("copy", lanes)
     tiles = block_tiles("tile", tile, lanes, x_transposed=sides.x_transposed)
-    return "\n".join([product, copy, tiles, block_declarations(lanes), shared_text(minor)])
+    return "\n".join([product, copy, tiles, block_declarations(lanes)])
 
 
 def _first(factor: str, line: str, place: str, stride: str) -> str:

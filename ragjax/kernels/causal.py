@@ -14,8 +14,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+from ragjax.kernels.calls import custom_call
 from ragjax.kernels.causal_text import backward_text, forward_text
-from ragjax.kernels.machine import Vectors, custom_call, kernels_serve, vectors
+from ragjax.kernels.machine import Vectors, kernels_serve, vectors
 from ragjax.kernels.panels_text import panel_width
 
 _WIDEST = 128
@@ -103,7 +104,7 @@ def _check(query: Heads, others: tuple[Heads, ...], numbers: tuple[Numbers, ...]
 
 def _called(
     name: str,
-    text: Callable[[int, Vectors, int], str],
+    text: Callable[[int, Vectors], str],
     head: int,
     results: tuple[jax.ShapeDtypeStruct, ...],
 ) -> Callable[..., Sequence[jax.Array]]:

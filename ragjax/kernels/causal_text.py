@@ -16,7 +16,6 @@ from ragjax.kernels.block_parts import (
 )
 from ragjax.kernels.exponential import exponential_function
 from ragjax.kernels.machine import Vectors
-from ragjax.kernels.sharing import shared_text
 from ragjax.kernels.vectors_text import all_lanes, constant, everywhere
 
 _QUERIES, _KEYS = 256, 128
@@ -25,24 +24,22 @@ _LOWEST, _TINY = -1e30, 2.0**-126
 """What the highest score of a query counts for at least, and its sum of exponentials."""
 
 
-def forward_text(head: int, vectors: Vectors, minor: int) -> str:
-    """A module whose `handler` attends.
+def forward_text(head: int, vectors: Vectors) -> str:
+    """A kernel that attends.
 
     Args:
       head: width of a head.
       vectors: the processor's.
-      minor: version of XLA's interface.
     """
-    return "\n".join([_own("causal_forward.ll", head, vectors), _parts(vectors), shared_text(minor)])
+    return "\n".join([_own("causal_forward.ll", head, vectors), _parts(vectors)])
 
 
-def backward_text(head: int, vectors: Vectors, minor: int) -> str:
-    """A module whose `handler` makes the gradients of what was attended to.
+def backward_text(head: int, vectors: Vectors) -> str:
+    """A kernel that makes the gradients of what was attended to.
 
     Args:
       head: width of a head.
       vectors: the processor's.
-      minor: version of XLA's interface.
     """
     most, lanes = tile_rows(vectors), vectors.lanes
     turned = [
@@ -50,7 +47,7 @@ def backward_text(head: int, vectors: Vectors, minor: int) -> str:
         multiply_rows("multiply.columns", "tile.columns", most, lanes, x_transposed=True),
     ]
     own = _own("causal_backward.ll", head, vectors)
-    return "\n".join([own, _parts(vectors), *turned, shared_text(minor)])
+    return "\n".join([own, _parts(vectors), *turned])
 
 
 def _own(name: str, head: int, vectors: Vectors) -> str:

@@ -14,8 +14,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int32
 
-from ragjax.kernels.machine import custom_call, kernels_serve, vectors
-from ragjax.kernels.sharing import shared_text
+from ragjax.kernels.calls import custom_call
+from ragjax.kernels.machine import kernels_serve, vectors
 from ragjax.kernels.vectors_text import all_lanes, constant
 
 
@@ -42,16 +42,15 @@ def first_highest(values: Float[Array, "rows columns"]) -> Int32[Array, " rows"]
     return jax.ffi.ffi_call(name, out, vmap_method="sequential")(values)
 
 
-def highest_text(lanes: int, minor: int) -> str:
-    """A module whose `handler` finds the places.
+def highest_text(lanes: int) -> str:
+    """A kernel that finds the places.
 
     Args:
       lanes: values in a vector.
-      minor: version of XLA's interface.
     """
     own = Template(Path(__file__).with_name("highest.ll").read_text()).substitute(
         lanes=lanes, vector=f"<{lanes} x float>", integers=f"<{lanes} x i32>", mask=f"<{lanes} x i1>",
         lowest=all_lanes(constant(-math.inf), lanes), far=all_lanes("-1", lanes, "i32"),
         steps=f"<{', '.join(f'i32 {lane}' for lane in range(lanes))}>",
     )  # fmt: skip
-    return "\n".join([own, shared_text(minor)])
+    return own

@@ -84,3 +84,8 @@ free:
 done:
   ret void
 }
+
+declare ptr @malloc(i64)
+declare void @free(ptr)
+declare i64 @llvm.umax.i64(i64, i64)
+declare i64 @llvm.umin.i64(i64, i64)

@@ -1,11 +1,9 @@
-"""Machine code for this processor, made from LLVM's text, which XLA's programs can call."""
+"""Machine code for this processor, made from LLVM's text."""
 
 from __future__ import annotations
 
-import ctypes
 import re
-import threading
-from collections.abc import Callable
+from collections.abc import Sequence
 from functools import cache
 from importlib import metadata
 from pathlib import Path
@@ -13,13 +11,14 @@ from typing import Any, NamedTuple
 
 import jax
 
+from ragjax.kernels.vectors_text import declared_once
+
 _KNOWN = (3, 4)
 """Minor versions of XLA's interface 0.x whose structs are those of `interface.ll`."""
 _OLDEST = (0, 45)
 """Version of llvmlite whose LLVM reads the text."""
 _LIVING: dict[str, Any] = {}
-"""Owners of the code that XLA knows by its address, by name."""
-_COMPILING = threading.Lock()
+"""Owners of code that others know by its address, by name."""
 
 
 class Vectors(NamedTuple):
@@ -87,25 +86,15 @@ def kernels_serve() -> bool:
     return jax.default_backend() == "cpu" and compiles() and interface() is not None
 
 
-def custom_call(name: str, text: Callable[[int], str], *, improve: bool = True) -> str:
-    """The name by which XLA calls the `handler` of a module, which is compiled when it is first asked for.
+def compiled(name: str, text: str, functions: Sequence[str], *, improve: bool = True) -> list[int]:
+    """The addresses of functions of a module, compiled for this processor and kept as long as Python runs.
 
     Args:
-      name: names the module, whatever differs in it.
-      text: the module, as LLVM reads it, by the minor version of XLA's interface.
+      name: under which it is kept, in the place of what had the name before.
+      text: the module, as LLVM reads it.
+      functions: their names.
       improve: whether LLVM improves the text, which takes it most of its time.
     """
-    minor = interface()
-    assert minor is not None
-    with _COMPILING:
-        if name not in _LIVING:
-            address = _compiled(name, text(minor), improve=improve)
-            jax.ffi.register_ffi_target(name, _capsule(address), platform="cpu")
-    return name
-
-
-def _compiled(name: str, text: str, *, improve: bool = True) -> int:
-    """The address of a module's `handler`, for this processor."""
     import llvmlite.binding as llvm
 
     llvm.initialize_native_target()
@@ -119,7 +108,7 @@ def _compiled(name: str, text: str, *, improve: bool = True) -> int:
         features=",".join(f"{'+' if on else '-'}{feature}" for feature, on in features.items()),
         opt=3,
     )
-    module = llvm.parse_assembly(text)
+    module = llvm.parse_assembly(declared_once(text))
     module.triple, module.data_layout = machine.triple, str(machine.target_data)
     module.verify()
     # Without, functions are still put in place where the text asks for it.
@@ -129,7 +118,7 @@ def _compiled(name: str, text: str, *, improve: bool = True) -> int:
     engine = llvm.create_mcjit_compiler(module, machine)
     engine.finalize_object()
     _LIVING[name] = engine
-    return engine.get_function_address("handler")
+    return [engine.get_function_address(function) for function in functions]
 
 
 def _features() -> dict[str, bool]:
@@ -139,9 +128,3 @@ def _features() -> dict[str, bool]:
         return dict(llvm.get_host_cpu_features())
     except RuntimeError:  # LLVM cannot tell them of every processor
         return {}
-
-
-def _capsule(address: int) -> Any:
-    new = ctypes.pythonapi.PyCapsule_New
-    new.restype, new.argtypes = ctypes.py_object, [ctypes.c_void_p, ctypes.c_char_p, ctypes.c_void_p]
-    return new(address, None, None)

@@ -14,8 +14,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from ragjax.kernels.machine import custom_call, kernels_serve, vectors
-from ragjax.kernels.sharing import shared_text
+from ragjax.kernels.calls import custom_call
+from ragjax.kernels.machine import kernels_serve, vectors
 from ragjax.kernels.vectors_text import everywhere
 
 _MOST = 1 << 15
@@ -70,13 +70,13 @@ def norm(x: Float[Array, "rows width"], how: RowNorm) -> Float[Array, "rows widt
     return call(x, *how.operands(width))
 
 
-def _text(lanes: int, kind: str, minor: int) -> str:
-    """A module whose `handler` makes norms."""
+def _text(lanes: int, kind: str) -> str:
+    """A kernel that makes norms."""
     own = Template(Path(__file__).with_name("norm.ll").read_text()).substitute(
         # What begins with a semicolon is a comment.
         centred="" if kind == "layer" else "; ",
     )  # fmt: skip
-    return "\n".join([own, norm_row(lanes, kind), shared_text(minor)])
+    return "\n".join([own, norm_row(lanes, kind)])
 
 
 def norm_row(lanes: int, kind: str) -> str:

@@ -29,6 +29,21 @@ define { i64, i64, i64 } @plan(ptr %frame, ptr %call) alwaysinline {
   ret { i64, i64, i64 } %plan
 }
 
+; The panels.
+define { ptr, i64, i64 } @reads(ptr %call) {
+  %all = load %Call, ptr %call
+  %steps = extractvalue %Call %all, 0
+  %outputs = extractvalue %Call %all, 1
+  %weights = extractvalue %Call %all, 4
+  %above = add i64 %outputs, $width_less_1
+  %panels = udiv i64 %above, $width
+  %size = mul i64 %steps, $step_bytes
+  %reads.0 = insertvalue { ptr, i64, i64 } zeroinitializer, ptr %weights, 0
+  %reads.1 = insertvalue { ptr, i64, i64 } %reads.0, i64 %size, 1
+  %reads = insertvalue { ptr, i64, i64 } %reads.1, i64 %panels, 2
+  ret { ptr, i64, i64 } %reads
+}
+
 define void @piece(ptr %call, i64 %panel) {
 entry:
   %all = load %Call, ptr %call

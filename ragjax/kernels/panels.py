@@ -14,8 +14,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Float16, Int, Int8, Shaped, UInt8
 
+from ragjax.kernels.calls import custom_call
 from ragjax.kernels.factors import FLOATS, SMALL_WEIGHTS, Factors, small_groups
-from ragjax.kernels.machine import custom_call, has_halves, kernels_serve, vectors
+from ragjax.kernels.machine import has_halves, kernels_serve, vectors
 from ragjax.kernels.panels_text import panel_width, panels_text
 
 

@@ -80,18 +80,19 @@ define i64 @prepare(ptr %call, ptr %room) {
   ret i64 %rows
 }
 
-; A panel is read on from the place where a piece begins.
-define ptr @begins(ptr %call, i64 %piece) {
+; The panels.
+define { ptr, i64, i64 } @reads(ptr %call) alwaysinline {
   %all = load %Call, ptr %call
   %steps = extractvalue %Call %all, 0
-  %rows = extractvalue %Call %all, 2
+  %outputs = extractvalue %Call %all, 1
   %quads = extractvalue %Call %all, 4
-  %tiles = call i64 @tiles.of(i64 %rows)
-  %panel = udiv i64 %piece, %tiles
+  %above = add i64 %outputs, $width_less_1
+  %panels = udiv i64 %above, $width
   %size = mul i64 %steps, $step_bytes
-  %first = mul i64 %panel, %size
-  %from = getelementptr i8, ptr %quads, i64 %first
-  ret ptr %from
+  %reads.0 = insertvalue { ptr, i64, i64 } zeroinitializer, ptr %quads, 0
+  %reads.1 = insertvalue { ptr, i64, i64 } %reads.0, i64 %size, 1
+  %reads = insertvalue { ptr, i64, i64 } %reads.1, i64 %panels, 2
+  ret { ptr, i64, i64 } %reads
 }
 
 ; Makes the integers of a row, whose largest becomes $largest, and fetches as many lines as it has vectors.
@@ -106,12 +107,17 @@ entry:
   %inputs = shl i64 %steps, 2
   %before = mul i64 %number, %inputs
   %x.row = getelementptr float, ptr %x.0, i64 %before
+  %to.first = mul i64 %number, %row.bytes
+  %to = getelementptr i8, ptr %integers, i64 %to.first
+  call void @claim(ptr %to, i64 %row.bytes)
   ${normed}%rows = extractvalue %Call %all, 2
   ${normed}%norm.scale = extractvalue %Call %all, 12
   ${normed}%norm.epsilon = extractvalue %Call %all, 13
   ${normed}%norm.bias = extractvalue %Call %all, 14
   ${normed}%norm.rows = getelementptr float, ptr %units.0, i64 %rows
   ${normed}%norm.row = getelementptr float, ptr %norm.rows, i64 %before
+  ${normed}%norm.bytes = shl i64 %inputs, 2
+  ${normed}call void @claim(ptr %norm.row, i64 %norm.bytes)
   ${normed}call void @norm.row(ptr %x.row, ptr %norm.row, i64 %inputs, ptr %norm.scale, ptr %norm.epsilon, ptr %norm.bias)
   br label %measure
 
@@ -141,8 +147,6 @@ measured:
   %unit.all = shufflevector <16 x float> %unit.first, <16 x float> poison, <16 x i32> zeroinitializer
   %inverse.first = insertelement <16 x float> poison, float %inverse, i32 0
   %inverses = shufflevector <16 x float> %inverse.first, <16 x float> poison, <16 x i32> zeroinitializer
-  %to.first = mul i64 %number, %row.bytes
-  %to = getelementptr i8, ptr %integers, i64 %to.first
   br label %round
 
 round:
@@ -170,6 +174,23 @@ end:
   %row.lines = shl i64 %inputs, 2
   %ahead.next = getelementptr i8, ptr %ahead, i64 %row.lines
   ret ptr %ahead.next
+}
+
+; Fetches lines of the cache to be written to, all at a time: what is written waits for them one by one.
+define void @claim(ptr %from, i64 %bytes) alwaysinline {
+entry:
+  %end = getelementptr i8, ptr %from, i64 %bytes
+  br label %along
+
+along:
+  %at = phi ptr [ %from, %entry ], [ %at.next, %along ]
+  call void @llvm.prefetch.p0(ptr %at, i32 1, i32 3, i32 1)
+  %at.next = getelementptr i8, ptr %at, i64 $line
+  %is.more = icmp ult ptr %at.next, %end
+  br i1 %is.more, label %along, label %done
+
+done:
+  ret void
 }
 
 define void @piece(ptr %call, i64 %piece) {
@@ -223,6 +244,25 @@ entry:
   ${adds}%brought = alloca [$width x float], align 64
   ${adds}%added.column = getelementptr float, ptr %all.added, i64 %column
 $columns
+  %row.first = mul i64 %row, %outputs
+  %to.row = getelementptr float, ptr %to, i64 %row.first
+  ${adds}%added.row = getelementptr float, ptr %added.column, i64 %row.first
+  br label %claim
+
+claim:
+  %claimed = phi i64 [ 0, %entry ], [ %claimed.next, %claim ]
+  %claimed.far = mul i64 %claimed, %outputs
+  %claimed.to = getelementptr float, ptr %to.row, i64 %claimed.far
+  call void @claim(ptr %claimed.to, i64 $width_bytes)
+  ${adds}%claimed.added = getelementptr float, ptr %added.row, i64 %claimed.far
+  ${adds}call void @llvm.prefetch.p0(ptr %claimed.added, i32 0, i32 3, i32 1)
+  ${adds}%claimed.behind = getelementptr i8, ptr %claimed.added, i64 $line
+  ${adds}call void @llvm.prefetch.p0(ptr %claimed.behind, i32 0, i32 3, i32 1)
+  %claimed.next = add i64 %claimed, 1
+  %claimed.more = icmp ult i64 %claimed.next, %these
+  br i1 %claimed.more, label %claim, label %multiply
+
+multiply:
   %tile.rows = mul i64 %these, $halves
   %tile.at = getelementptr ptr, ptr @tiles, i64 %tile.rows
   %tile = load ptr, ptr %tile.at
@@ -232,7 +272,7 @@ $columns
   br label %one.row
 
 one.row:
-  %which = phi i64 [ 0, %entry ], [ %which.next, %one.done ]
+  %which = phi i64 [ 0, %multiply ], [ %which.next, %one.done ]
   %row.here = add i64 %row, %which
   %unit.at = getelementptr float, ptr %units, i64 %row.here
   %unit = load float, ptr %unit.at, align 4

@@ -15,7 +15,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Float16, Int, Int8, Int32, Shaped
 
 from ragjax.kernels.activations_text import ACTIVATIONS
-from ragjax.kernels.machine import custom_call, has_dot_product, kernels_serve, vectors
+from ragjax.kernels.calls import custom_call
+from ragjax.kernels.machine import has_dot_product, kernels_serve, vectors
 from ragjax.kernels.norm import RowNorm
 from ragjax.kernels.panels import in_panels, out_of_panels
 from ragjax.kernels.panels_text import panel_width
@@ -130,6 +131,7 @@ def multiply_rounded(
     call = jax.ffi.ffi_call(name, out, vmap_method="sequential")
     assert norm is None or norm_precedes(x.shape[1])
     norm_operands = norm.operands(x.shape[1]) if norm else []
-    x = jnp.pad(x, ((0, 0), (0, 4 * fours - x.shape[1])))
+    if x.shape[1] < 4 * fours:
+        x = jnp.pad(x, ((0, 0), (0, 4 * fours - x.shape[1])))
     ends_with = (each for each in (bias, added) if each is not None)
     return call(x, quads, sums, scale, *ends_with, *norm_operands)

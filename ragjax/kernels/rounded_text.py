@@ -10,9 +10,8 @@ from typing import Literal
 from ragjax.kernels.activations_text import Activate
 from ragjax.kernels.factors import INTEGERS
 from ragjax.kernels.norm import norm_row
-from ragjax.kernels.sharing import shared_text
 from ragjax.kernels.tiles import VECTORS, tiles
-from ragjax.kernels.vectors_text import all_lanes, constant, declared_once
+from ragjax.kernels.vectors_text import LINE, all_lanes, constant
 
 _LANES = 16
 """The instruction's."""
@@ -25,16 +24,13 @@ _SHIFT_BITS = 0x4B400000
 """As the bits of a float32."""
 
 
-def rounded_text(
-    bits: Literal[8, 16], activate: Activate | None, norm: str | None, minor: int, *, adds: bool
-) -> str:
-    """A module whose `handler` rounds and multiplies.
+def rounded_text(bits: Literal[8, 16], activate: Activate | None, norm: str | None, *, adds: bool) -> str:
+    """A kernel that rounds and multiplies.
 
     Args:
       bits: of the integers that inputs become; those of 16 are two rows of 8, the upper ones first.
       activate: what becomes of the product and a bias; none: the product is not changed.
       norm: kind of the rows' norm that is multiplied, as `norm_row` has it; none: the rows themselves.
-      minor: version of XLA's interface.
       adds: whether what becomes of them is added to something.
     """
     halves, width = bits // 8, VECTORS * _LANES
@@ -42,8 +38,9 @@ def rounded_text(
     product = Template(Path(__file__).with_name("rounded.ll").read_text()).substitute(
         tile_count=_TILE + 1,
         tiles=pointers,
-        row_bytes=4 * halves, step_bytes=4 * width, width=width, halves=halves, most=_TILE // halves,
-        most_less_1=_TILE // halves - 1, near=_NEAR,
+        row_bytes=4 * halves, step_bytes=4 * width, width_bytes=4 * width, width=width,
+        width_less_1=width - 1, halves=halves, most=_TILE // halves, most_less_1=_TILE // halves - 1,
+        near=_NEAR, line=LINE,
         aside=_TILE * width, found_row=halves * width,
         largest=constant(2 ** (bits - 1) - 1), infinity=constant(math.inf),
         unsigned=all_lanes(str(2**31 - 1), _LANES, "i32"),
@@ -61,8 +58,7 @@ def rounded_text(
     )  # fmt: skip
     activation = activate(_LANES) if activate else ""
     normalization = norm_row(_LANES, norm) if norm else ""
-    shared = shared_text(minor, prepares=True)
-    return declared_once("\n".join([product, functions, activation, normalization, shared]))
+    return "\n".join([product, functions, activation, normalization])
 
 
 def _norm_operands(norm: str | None, first: int) -> str:

@@ -1,18 +1,4 @@
-; A custom call of XLA's whose pieces its threads share out among themselves. What a piece is, `@plan` and
-; `@piece` say, which stand before this text with `%Call`, what they know of it. `@plan` fills one, and tells how
-; many pieces there are, how many threads may be at them, and how many bytes `@prepare` wants, which is called
-; with them before anything else, and tells how many preparations there are. These are shared out likewise, and all
-; are made before the first piece: what one is, `@preparation` says, which may fetch what stands at the place it is
-; given, and tells the next. `@begins` says where a piece does.
-
-; What the threads that share a call know of it.
-; In this order: threads that came, that are to leave, that were asked; pieces, pieces to be done; api; the future
-; to be told, null where nobody waits for it, 1 where all is done; by what function of this text a thread takes part;
-; preparations, shares of them taken, and made.
-; Behind a gap stands for each thread how many pieces of its share are taken, each in a line of the cache, and
-; behind these what `@prepare` was given.
-%Work = type { i64, i64, i64, i64, i64, ptr, ptr, ptr, i64, i64, i64, %Call }
-%Line = type [8 x i64]
+; A custom call of XLA's whose stages its threads share out among themselves.
 
 declare ptr @malloc(i64)
 declare void @free(ptr)
@@ -45,11 +31,25 @@ execute:
   %api = load ptr, ptr %api.at
   %context.at = getelementptr %Frame, ptr %frame, i32 0, i32 3
   %context = load ptr, ptr %context.at
-  %call = alloca %Call
-  %plan = call { i64, i64, i64 } @plan(ptr %frame, ptr %call)
-  %pieces = extractvalue { i64, i64, i64 } %plan, 0
-  %useful = extractvalue { i64, i64, i64 } %plan, 1
-  %room.bytes = extractvalue { i64, i64, i64 } %plan, 2
+  %planned = alloca [$stage_count x %Part]
+  br label %plan
+
+plan:
+  %stage = phi i64 [ 0, %execute ], [ %stage.next, %plan ]
+  %useful = phi i64 [ 1, %execute ], [ %useful.next, %plan ]
+  %room.bytes = phi i64 [ 0, %execute ], [ %room.next, %plan ]
+  %stage.at = getelementptr %Stage, ptr @stages, i64 %stage
+  %planned.at = getelementptr %Part, ptr %planned, i64 %stage
+  %wanted = call { i64, i64 } @plan.stage(ptr %frame, ptr %stage.at, ptr %planned.at)
+  %wanted.threads = extractvalue { i64, i64 } %wanted, 0
+  %wanted.bytes = extractvalue { i64, i64 } %wanted, 1
+  %useful.next = call i64 @llvm.umax.i64(i64 %useful, i64 %wanted.threads)
+  %room.next = call i64 @llvm.umax.i64(i64 %room.bytes, i64 %wanted.bytes)
+  %stage.next = add i64 %stage, 1
+  %plan.more = icmp ult i64 %stage.next, $stage_count
+  br i1 %plan.more, label %plan, label %gather
+
+gather:
   %count = alloca i64
   store i64 1, ptr %count
   %threads.ask = alloca %Threads
@@ -59,37 +59,52 @@ execute:
   %threads.error = call ptr @call(ptr %api, i32 12, ptr %threads.ask)
   call void @forget(ptr %api, ptr %threads.error)
   %there = load i64, ptr %count
-  %few = call i64 @llvm.umin.i64(i64 %there, i64 %useful)
+  %few = call i64 @llvm.umin.i64(i64 %there, i64 %useful.next)
   %threads = call i64 @llvm.umax.i64(i64 %few, i64 1)
   %is.alone = icmp eq i64 %threads, 1
   %gap = getelementptr %Work, ptr null, i32 1
-  %lines.behind = getelementptr %Line, ptr %gap, i64 1
-  %lines.end = getelementptr %Line, ptr %lines.behind, i64 %threads
+  %parts.behind = getelementptr %Line, ptr %gap, i64 1
+  %lines.behind = getelementptr %Part, ptr %parts.behind, i64 $stage_count
+  %line.count = mul i64 %threads, $stage_count
+  %lines.end = getelementptr %Line, ptr %lines.behind, i64 %line.count
   %room.behind = ptrtoint ptr %lines.end to i64
-  %bytes = add i64 %room.behind, %room.bytes
+  %bytes = add i64 %room.behind, %room.next
   %work = call ptr @malloc(i64 %bytes)
-  %all = load %Call, ptr %call
-  %work.0 = insertvalue %Work zeroinitializer, i64 %threads, 1
-  %work.1 = insertvalue %Work %work.0, i64 %threads, 2
-  %work.2 = insertvalue %Work %work.1, i64 %pieces, 3
-  %work.3 = insertvalue %Work %work.2, i64 %pieces, 4
-  %work.4 = insertvalue %Work %work.3, ptr %api, 5
-  %work.5 = insertvalue %Work %work.4, ptr @take.part, 7
-  %work.6 = insertvalue %Work %work.5, %Call %all, 11
-  store %Work %work.6, ptr %work
   %work.end = getelementptr %Work, ptr %work, i32 1
-  %lines = getelementptr %Line, ptr %work.end, i64 1
-  %lines.bytes = shl i64 %threads, 6
+  %parts = getelementptr %Line, ptr %work.end, i64 1
+  %lines = getelementptr %Part, ptr %parts, i64 $stage_count
+  %room = getelementptr %Line, ptr %lines, i64 %line.count
+  %parts.end = getelementptr %Part, ptr null, i64 $stage_count
+  %parts.bytes = ptrtoint ptr %parts.end to i64
+  call void @llvm.memcpy.p0.p0.i64(ptr %parts, ptr %planned, i64 %parts.bytes, i1 false)
+  %lines.bytes = shl i64 %line.count, 6
   call void @llvm.memset.p0.i64(ptr %lines, i8 0, i64 %lines.bytes, i1 false)
-  %own = getelementptr %Work, ptr %work, i32 0, i32 11
-  %room = getelementptr i8, ptr %lines, i64 %lines.bytes
-  %preparations = call i64 @prepare(ptr %own, ptr %room)
-  %preparations.at = getelementptr %Work, ptr %work, i32 0, i32 8
-  store i64 %preparations, ptr %preparations.at
+  br label %ready
+
+ready:
+  %ready.stage = phi i64 [ 0, %gather ], [ %ready.next, %ready ]
+  %ready.part = getelementptr %Part, ptr %parts, i64 %ready.stage
+  %ready.line = mul i64 %ready.stage, %threads
+  %ready.lines = getelementptr %Line, ptr %lines, i64 %ready.line
+  call void @ready(ptr %ready.part, i64 %threads, ptr %ready.lines, ptr %room)
+  %ready.next = add i64 %ready.stage, 1
+  %ready.more = icmp ult i64 %ready.next, $stage_count
+  br i1 %ready.more, label %ready, label %begin
+
+begin:
+  %reads.at = getelementptr %Part, ptr %parts, i32 0, i32 8
+  %reads = load %Reads, ptr %reads.at
+  %follows = call ptr @note(%Reads %reads)
+  %work.0 = insertvalue %Work { i64 1, i64 0, i64 0, ptr null, ptr null, ptr @take.part, ptr null, ptr null, i64 $stage_count }, i64 %threads, 1
+  %work.1 = insertvalue %Work %work.0, i64 %threads, 2
+  %work.2 = insertvalue %Work %work.1, ptr %api, 3
+  %work.3 = insertvalue %Work %work.2, ptr %follows, 6
+  %work.4 = insertvalue %Work %work.3, ptr %parts, 7
+  store %Work %work.4, ptr %work
   br i1 %is.alone, label %work.alone, label %with.others
 
 work.alone:
-  call void @take.part(ptr %work)
+  %alone.left = call %Stretch @take.part(ptr %work, i64 0, ptr null)
   ret ptr null
 
 with.others:
@@ -119,6 +134,8 @@ seek.here:
   br i1 %is.waiting, label %give, label %seat.empty
 
 give:
+  %number.at = getelementptr i64, ptr %seat.at, i64 1
+  store atomic i64 %others, ptr %number.at monotonic, align 8
   %given = cmpxchg ptr %seat.at, i64 1, i64 %work.address acq_rel monotonic
   %is.given = extractvalue { i64, i1 } %given, 1
   br i1 %is.given, label %asked, label %seat.empty
@@ -133,7 +150,7 @@ schedule:
 
 instead:
   call void @forget(ptr %api, ptr %refused)
-  call void @take.part(ptr %work)
+  %instead.left = call %Stretch @take.part(ptr %work, i64 %others, ptr null)
   br label %asked
 
 asked:
@@ -145,17 +162,20 @@ asked:
 ; Who has nothing left to do looks for a while whether the others have: so it goes on itself, and they wait for
 ; the next call in their seats. If they take long, the future is to be told.
 work.on:
-  call void @work.at(ptr %work)
-  %undone.at = getelementptr %Work, ptr %work, i32 0, i32 4
+  %ahead.0 = call %Stretch @work.at(ptr %work, i64 0, ptr null)
+  %last = getelementptr %Part, ptr %parts, i64 $last_stage
+  %undone.at = getelementptr %Part, ptr %last, i32 0, i32 1
   br label %watch
 
 watch:
   %looks = phi i64 [ 0, %work.on ], [ %looks.next, %again ]
+  %ahead = phi %Stretch [ %ahead.0, %work.on ], [ %ahead.next, %again ]
   %undone = load atomic i64, ptr %undone.at acquire, align 8
   %are.done = icmp eq i64 %undone, 0
   br i1 %are.done, label %leave, label %wait
 
 wait:
+  %ahead.next = call %Stretch @fetch(%Stretch %ahead)
   $pause
   %looks.next = add i64 %looks, 1
   %is.long = icmp eq i64 %looks.next, $looks
@@ -178,7 +198,7 @@ promise:
 promised:
   %future.at = getelementptr %Frame, ptr %frame, i32 0, i32 8
   store ptr %future, ptr %future.at
-  %told.at = getelementptr %Work, ptr %work, i32 0, i32 6
+  %told.at = getelementptr %Work, ptr %work, i32 0, i32 4
   %awaits = cmpxchg ptr %told.at, ptr null, ptr %future acq_rel acquire
   %is.awaiting = extractvalue { ptr, i1 } %awaits, 1
   br i1 %is.awaiting, label %leave, label %late
@@ -192,6 +212,7 @@ leave:
   ret ptr null
 }
 
+declare void @llvm.memcpy.p0.p0.i64(ptr, ptr, i64, i1)
 declare void @llvm.memset.p0.i64(ptr, i8, i64, i1)
 $pause_declared
 declare i64 @llvm.umax.i64(i64, i64)

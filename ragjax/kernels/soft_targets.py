@@ -15,9 +15,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int32
 
+from ragjax.kernels.calls import custom_call
 from ragjax.kernels.exponential import exponential_function
-from ragjax.kernels.machine import custom_call, kernels_serve, vectors
-from ragjax.kernels.sharing import shared_text
+from ragjax.kernels.machine import kernels_serve, vectors
 from ragjax.kernels.vectors_text import all_lanes, constant, everywhere
 
 _LOWEST = -1e30
@@ -81,8 +81,8 @@ def soft_targets(
     return RowLosses(gradient, cross_entropy, sums[:, 2] / sums[:, 1] - jnp.log(sums[:, 1]) + log_sum)
 
 
-def _text(lanes: int, minor: int, *, taught: bool) -> str:
-    """A module whose `handler` makes gradients, and what the losses are made of."""
+def _text(lanes: int, *, taught: bool) -> str:
+    """A kernel that makes gradients, and what the losses are made of."""
     own = Template(Path(__file__).with_name("soft_targets.ll").read_text()).substitute(
         lanes=lanes, vector=f"<{lanes} x float>", integers=f"<{lanes} x i32>", mask=f"<{lanes} x i1>",
         lowest=all_lanes(constant(_LOWEST), lanes),
@@ -92,4 +92,4 @@ def _text(lanes: int, minor: int, *, taught: bool) -> str:
         teacher_count="%teacher.count" if taught else "0.0",
         slope="%k.slope" if taught else "%k.student.part",
     )  # fmt: skip
-    return "\n".join([own, everywhere(lanes), exponential_function(lanes), shared_text(minor)])
+    return "\n".join([own, everywhere(lanes), exponential_function(lanes)])

@@ -3,7 +3,8 @@
 ; else the work it was given. After some of it the thread goes and sees what else there is to do.
 define void @join.in(ptr %work) {
 entry:
-  call void @take.part(ptr %work)
+  %me.first = atomicrmw add ptr %work, i64 1 monotonic
+  %ahead.first = call %Stretch @take.part(ptr %work, i64 %me.first, ptr null)
   br label %seek
 
 seek:
@@ -26,6 +27,7 @@ seat.taken:
 look:
   %looks = phi i64 [ 0, %sit ], [ 0, %stay ], [ %looks.next, %wait ]
   %works = phi i64 [ 0, %sit ], [ %works.next, %stay ], [ %works, %wait ]
+  %ahead = phi %Stretch [ %ahead.first, %sit ], [ %ahead.work, %stay ], [ %ahead.next, %wait ]
   %now = load atomic i64, ptr %seat.at acquire, align 8
   %is.given = icmp ne i64 %now, 1
   br i1 %is.given, label %given, label %patience
@@ -35,6 +37,7 @@ patience:
   br i1 %is.enough, label %rise, label %wait
 
 wait:
+  %ahead.next = call %Stretch @fetch(%Stretch %ahead)
   $pause
   %looks.next = add i64 %looks, 1
   br label %look
@@ -48,11 +51,16 @@ rise:
 given:
   %address = phi i64 [ %now, %look ], [ %given.last, %rise ]
   %work.given = inttoptr i64 %address to ptr
-  %function.at = getelementptr %Work, ptr %work.given, i32 0, i32 7
+  %stages.at = getelementptr %Work, ptr %work.given, i32 0, i32 8
+  %stages = load i64, ptr %stages.at
+  %function.at = getelementptr %Work, ptr %work.given, i32 0, i32 5
   %function = load ptr, ptr %function.at
-  call void %function(ptr %work.given)
-  %works.next = add i64 %works, 1
-  %is.long = icmp eq i64 %works.next, $works
+  %fetched = extractvalue %Stretch %ahead, 0
+  %number.at = getelementptr i64, ptr %seat.at, i64 1
+  %me = load atomic i64, ptr %number.at monotonic, align 8
+  %ahead.work = call %Stretch %function(ptr %work.given, i64 %me, ptr %fetched)
+  %works.next = add i64 %works, %stages
+  %is.long = icmp uge i64 %works.next, $works
   br i1 %is.long, label %go, label %stay
 
 stay:
@@ -67,28 +75,99 @@ end:
   ret void
 }
 
-define void @take.part(ptr %work) {
-  call void @work.at(ptr %work)
+define %Stretch @take.part(ptr %work, i64 %me, ptr %fetched) {
+  %ahead = call %Stretch @work.at(ptr %work, i64 %me, ptr %fetched)
   call void @leave(ptr %work)
-  ret void
+  ret %Stretch %ahead
 }
 
-; Takes one piece after another of a share that is the thread's own, then of the others', until none is left:
-; a thread that reads on where it is reads faster. The result is there when what each thread did, which it tells
-; when nothing is left, adds up to all pieces. Who comes later touches nothing but `%Work`.
-define void @work.at(ptr %work) {
+; Does a share of each stage, and waits until the others have done theirs before the next; the last nobody waits for
+; here. Meanwhile it fetches what its share of the next begins with, and tells what is left to be fetched for the call
+; that follows. The result is there when what each thread did, which it tells when nothing is left, adds up to all
+; pieces. Who comes later touches nothing but `%Work` and its parts.
+define %Stretch @work.at(ptr %work, i64 %number, ptr %fetched.first) {
 entry:
-  %me = atomicrmw add ptr %work, i64 1 monotonic
   %threads.at = getelementptr %Work, ptr %work, i32 0, i32 2
   %threads = load i64, ptr %threads.at
-  %pieces.at = getelementptr %Work, ptr %work, i32 0, i32 3
-  %pieces = load i64, ptr %pieces.at
-  %api.at = getelementptr %Work, ptr %work, i32 0, i32 5
+  %me = urem i64 %number, %threads
+  %api.at = getelementptr %Work, ptr %work, i32 0, i32 3
   %api = load ptr, ptr %api.at
-  %own = getelementptr %Work, ptr %work, i32 0, i32 11
-  %work.end = getelementptr %Work, ptr %work, i32 1
-  %lines = getelementptr %Line, ptr %work.end, i64 1
-  call void @prepared(ptr %work, ptr %own, i64 %me)
+  %follows.at = getelementptr %Work, ptr %work, i32 0, i32 6
+  %follows = load ptr, ptr %follows.at
+  %parts.at = getelementptr %Work, ptr %work, i32 0, i32 7
+  %parts = load ptr, ptr %parts.at
+  br label %stage
+
+stage:
+  %which = phi i64 [ 0, %entry ], [ %which.next, %passed ]
+  %fetched = phi ptr [ %fetched.first, %entry ], [ %fetched.next, %passed ]
+  %part = getelementptr %Part, ptr %parts, i64 %which
+  call void @prepared(ptr %part, i64 %threads, i64 %me, ptr %fetched)
+  %did = call i64 @pieces(ptr %part, i64 %threads, i64 %me)
+  %undone.at = getelementptr %Part, ptr %part, i32 0, i32 1
+  %which.next = add i64 %which, 1
+  %is.last = icmp eq i64 %which.next, $stage_count
+  br i1 %is.last, label %final, label %inner
+
+inner:
+  %next = getelementptr %Part, ptr %parts, i64 %which.next
+  %next.reads.at = getelementptr %Part, ptr %next, i32 0, i32 8
+  %next.reads = load %Reads, ptr %next.reads.at
+  %next.ahead = call %Stretch @beginning(%Reads %next.reads, i64 %me)
+  %inner.undone = atomicrmw sub ptr %undone.at, i64 %did acq_rel
+  br label %look
+
+look:
+  %looks = phi i64 [ 0, %inner ], [ %looks.next, %wait ]
+  %ahead = phi %Stretch [ %next.ahead, %inner ], [ %ahead.next, %wait ]
+  %left = load atomic i64, ptr %undone.at acquire, align 8
+  %are.passed = icmp eq i64 %left, 0
+  br i1 %are.passed, label %passed, label %wait
+
+wait:
+  %ahead.next = call %Stretch @fetch(%Stretch %ahead)
+  %looks.next = call i64 @looked(i64 %looks)
+  br label %look
+
+passed:
+  %fetched.next = extractvalue %Stretch %ahead, 0
+  br label %stage
+
+final:
+  %reads = call %Reads @noted(ptr %follows)
+  %behind = call %Stretch @beginning(%Reads %reads, i64 %me)
+  %undone = atomicrmw sub ptr %undone.at, i64 %did acq_rel
+  %are.done = icmp eq i64 %undone, %did
+  %did.some = icmp ne i64 %did, 0
+  %did.last = and i1 %are.done, %did.some
+  br i1 %did.last, label %last, label %done
+
+last:
+  %future.at = getelementptr %Work, ptr %work, i32 0, i32 4
+  %future = atomicrmw xchg ptr %future.at, ptr inttoptr (i64 1 to ptr) acq_rel
+  %is.awaited = icmp ne ptr %future, null
+  br i1 %is.awaited, label %tell, label %done
+
+tell:
+  call void @tell(ptr %api, ptr %future)
+  br label %done
+
+done:
+  ret %Stretch %behind
+}
+
+; Takes one piece after another of a share that is the thread's own, then of the others', until none is left: a thread
+; that reads on where it is reads faster. How many it did.
+define i64 @pieces(ptr %part, i64 %threads, i64 %me) alwaysinline {
+entry:
+  %pieces = load i64, ptr %part
+  %stage.at = getelementptr %Part, ptr %part, i32 0, i32 5
+  %stage = load ptr, ptr %stage.at
+  %piece.at = getelementptr %Stage, ptr %stage, i32 0, i32 4
+  %do.piece = load ptr, ptr %piece.at
+  %lines.at = getelementptr %Part, ptr %part, i32 0, i32 6
+  %lines = load ptr, ptr %lines.at
+  %call = getelementptr %Part, ptr %part, i32 0, i32 9
   br label %share
 
 share:
@@ -112,59 +191,47 @@ next:
   br i1 %is.there, label %do, label %share.done
 
 do:
-  call void @piece(ptr %own, i64 %piece)
+  call void %do.piece(ptr %call, i64 %piece)
   %did.next = add i64 %did.now, 1
   br label %next
 
 share.done:
   %seen.next = add i64 %seen, 1
   %is.more = icmp ult i64 %seen.next, %threads
-  br i1 %is.more, label %share, label %count
-
-count:
-  %undone.at = getelementptr %Work, ptr %work, i32 0, i32 4
-  %undone = atomicrmw sub ptr %undone.at, i64 %did.now acq_rel
-  %are.done = icmp eq i64 %undone, %did.now
-  %did.some = icmp ne i64 %did.now, 0
-  %did.last = and i1 %are.done, %did.some
-  br i1 %did.last, label %last, label %done
-
-last:
-  %future.at = getelementptr %Work, ptr %work, i32 0, i32 6
-  %future = atomicrmw xchg ptr %future.at, ptr inttoptr (i64 1 to ptr) acq_rel
-  %is.awaited = icmp ne ptr %future, null
-  br i1 %is.awaited, label %tell, label %done
-
-tell:
-  call void @tell(ptr %api, ptr %future)
-  br label %done
+  br i1 %is.more, label %share, label %done
 
 done:
-  ret void
+  ret i64 %did.now
 }
 
 ; Makes one share of the preparations after another until all are taken, and waits for those that others make.
 ; Meanwhile they fetch what the thread's first piece begins with.
-define void @prepared(ptr %work, ptr %own, i64 %me) alwaysinline {
+define void @prepared(ptr %part, i64 %threads, i64 %me, ptr %fetched) alwaysinline {
 entry:
-  %threads.at = getelementptr %Work, ptr %work, i32 0, i32 2
-  %threads = load i64, ptr %threads.at
-  %all.at = getelementptr %Work, ptr %work, i32 0, i32 8
-  %taken.at = getelementptr %Work, ptr %work, i32 0, i32 9
-  %made.at = getelementptr %Work, ptr %work, i32 0, i32 10
+  %all.at = getelementptr %Part, ptr %part, i32 0, i32 2
+  %taken.at = getelementptr %Part, ptr %part, i32 0, i32 3
+  %made.at = getelementptr %Part, ptr %part, i32 0, i32 4
   %all = load i64, ptr %all.at
   %is.nothing = icmp eq i64 %all, 0
   br i1 %is.nothing, label %done, label %some
 
 some:
-  %pieces.at = getelementptr %Work, ptr %work, i32 0, i32 3
-  %pieces = load i64, ptr %pieces.at
   %shares = call i64 @llvm.umin.i64(i64 %all, i64 %threads)
-  %owner = urem i64 %me, %threads
-  %piece.far = mul i64 %owner, %pieces
-  %piece = udiv i64 %piece.far, %threads
-  %ahead.0 = call ptr @begins(ptr %own, i64 %piece)
-  %ahead.end = getelementptr i8, ptr %ahead.0, i64 $fetched
+  %stage.at = getelementptr %Part, ptr %part, i32 0, i32 5
+  %stage = load ptr, ptr %stage.at
+  %preparation.at = getelementptr %Stage, ptr %stage, i32 0, i32 3
+  %preparation = load ptr, ptr %preparation.at
+  %call = getelementptr %Part, ptr %part, i32 0, i32 9
+  %reads.at = getelementptr %Part, ptr %part, i32 0, i32 8
+  %reads = load %Reads, ptr %reads.at
+  %stretch = call %Stretch @beginning(%Reads %reads, i64 %me)
+  %start = extractvalue %Stretch %stretch, 0
+  %ahead.end = extractvalue %Stretch %stretch, 1
+  ; The thread may have fetched some of it before.
+  %is.behind = icmp ugt ptr %fetched, %start
+  %is.before = icmp ule ptr %fetched, %ahead.end
+  %is.within = and i1 %is.behind, %is.before
+  %ahead.0 = select i1 %is.within, ptr %fetched, ptr %start
   br label %next
 
 next:
@@ -188,7 +255,7 @@ more:
   br i1 %is.more, label %do, label %told
 
 do:
-  %ahead.far = call ptr @preparation(ptr %own, i64 %which, ptr %ahead)
+  %ahead.far = call ptr %preparation(ptr %call, i64 %which, ptr %ahead)
   %is.far = icmp ugt ptr %ahead.far, %ahead.end
   %ahead.next = select i1 %is.far, ptr %ahead, ptr %ahead.far
   %which.next = add i64 %which, 1
@@ -199,18 +266,44 @@ told:
   br label %next
 
 look:
+  %looks = phi i64 [ 0, %next ], [ %looks.next, %wait ]
+  %ahead.look = phi ptr [ %ahead.share, %next ], [ %ahead.waited, %wait ]
   %made = load atomic i64, ptr %made.at acquire, align 8
   %are.made = icmp eq i64 %made, %shares
   br i1 %are.made, label %done, label %wait
 
 wait:
-  $pause
+  %waited.from = insertvalue %Stretch %stretch, ptr %ahead.look, 0
+  %waited = call %Stretch @fetch(%Stretch %waited.from)
+  %ahead.waited = extractvalue %Stretch %waited, 0
+  %looks.next = call i64 @looked(i64 %looks)
   br label %look
 
 done:
   ret void
 }
 
+; Between two looks at what others do: after many a thread lets others have its core, since what it waits for may be
+; one of them that has none. How often it looked.
+define i64 @looked(i64 %before) alwaysinline {
+entry:
+  %looks = add i64 %before, 1
+  %is.long = icmp uge i64 %looks, $looks
+  br i1 %is.long, label %long, label %short
+
+long:
+  $step_aside
+  br label %done
+
+short:
+  $pause
+  br label %done
+
+done:
+  ret i64 %looks
+}
+
+$step_aside_declared
 ; The last to leave frees it.
 define void @leave(ptr %work) alwaysinline {
 entry:

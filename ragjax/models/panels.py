@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Protocol, Self, runtime_checkable
+from typing import Any, Protocol, Self, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -156,3 +156,12 @@ def panel_kernel(kernel: Float[Array, "in out"]) -> PanelKernel:
 def panel_table(table: Float[Array, "vocab width"]) -> PanelTable:
     """What stands for a table."""
     return PanelTable(panel_kernel(table.T))
+
+
+def are_in_panels(params: Any) -> bool:
+    """Whether any kernel among parameters is in panels, and the program so for this processor."""
+    return any(isinstance(leaf, Panels) for leaf in jax.tree.leaves(params, is_leaf=_is_panels))
+
+
+def _is_panels(leaf: Any) -> bool:
+    return isinstance(leaf, Panels)

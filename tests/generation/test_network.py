@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 
 from ragjax.config import Mesh, Quantize
-from ragjax.generation import generate_tokens, network
-from ragjax.generation.decoding import Settings, decode, extend, prefill
+from ragjax.generation import decoding, generate_tokens, network
+from ragjax.generation.decoding import Settings, decode, extend, fed, prefill
 from ragjax.generation.network import laid_out
 from ragjax.kernels.rounded import activation_serves, quads_serve
 from ragjax.model import Model
@@ -190,16 +190,69 @@ def test_where_panels_do_not_serve_layers_are_arrays(tiny_config):
     assert not has_stand_ins(laid_out(made(tiny_config), config=tiny_config).layers)
 
 
-def test_a_step_multiplies_and_attends_by_the_kernels(tiny_config):
-    laid = laid_out(made(tiny_config), config=tiny_config)
+def calls_of_a_step(params, config):
+    """How many calls of each kind the program has that writes tokens."""
+    laid = laid_out(params, config=config)
     settings = Settings(jnp.float32(0), jax.random.key(0), jnp.array([-1]))
     given = jnp.array([[5, 6], [7, 8]]), jnp.zeros(2, jnp.int32), settings
-    state = prefill(laid.params, *given, config=tiny_config, room=8)
-    program = decode.lower(*laid.for_steps, state, jnp.int32(8), settings, config=tiny_config).as_text()
-    calls = re.findall(r"@(ragjax_(?:attend|panels)_\w+)\(", program)
-    layers = tiny_config.layers
-    assert Counter(call.split("_")[1] for call in calls) == {"attend": layers, "panels": 4 * layers + 1}
+    state = prefill(laid.params, *given, config=config, room=8)
     assert len(jax.tree.leaves(laid.for_steps)) < len(jax.tree.leaves(laid))
+    decode.clear_cache()
+    program = decode.lower(*laid.for_steps, state, jnp.int32(8), settings, config=config).as_text()
+    decode.clear_cache()
+    return Counter(re.findall(r"custom_call @ragjax_([a-z]+)_", program))
+
+
+@pytest.fixture
+def one_by_one(monkeypatch):
+    """Each kernel is a call."""
+    monkeypatch.setattr(decoding, "chained", lambda function, *given: function(*given))
+
+
+@pytest.mark.usefixtures("one_by_one")
+def test_a_step_multiplies_and_attends_by_the_kernels(tiny_config):
+    calls = calls_of_a_step(made(tiny_config), tiny_config)
+    layers = tiny_config.layers
+    assert (calls["attend"], calls["panels"]) == (layers, 4 * layers + 1)
+    assert "chain" not in calls
+
+
+@pytest.mark.skipif(not quads_serve(), reason="needs AVX-512 VNNI")
+def test_a_step_of_small_integers_is_one_call_but_for_the_choice(tiny_config):
+    params = quantize(
+        Model(tiny_config, made(tiny_config)), Quantize(scheme="int8", tables="int8")
+    ).model.params
+    calls = calls_of_a_step(params, tiny_config)
+    assert calls["chain"] == 1
+    assert set(calls) == {"chain", "first"}
+
+
+@pytest.mark.parametrize("new", [1, 3])
+@pytest.mark.parametrize("scheme", [None, "int8", "int4"])
+def test_kernels_say_the_same_in_one_call_and_one_by_one(of_kind, kind, scheme, new, monkeypatch):
+    config = of_kind(kind, initializer_range=0.15, width=32, head_size=32)
+    params = made(config)
+    if scheme:
+        params = quantize(
+            Model(config, params),
+            Quantize(scheme=scheme, group=32 if scheme == "int4" else None, tables="int8"),
+        ).model.params
+    laid = laid_out(params, config=config)
+    shape, padding = (2, config.key_value_heads, 8, config.head_width), jnp.array([0, 1], jnp.int32)
+    draw = np.random.default_rng(0)
+    cache = tuple(
+        KeyValues(*(jnp.asarray(draw.standard_normal(shape), jnp.float32) for _ in range(2)))
+        for _ in range(config.layers)
+    )
+    tokens = draw.integers(0, 50, (2, new)).astype(np.int32)
+
+    def said():
+        step = jax.jit(lambda laid, cache: fed(*laid, cache, tokens, padding, jnp.int32(4), config=config))
+        return step(laid, cache)
+
+    together = said()
+    monkeypatch.setattr(decoding, "chained", lambda function, *given: function(*given))
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-6, atol=1e-6), together, said())
 
 
 def test_no_panels_on_a_mesh(tiny_config):

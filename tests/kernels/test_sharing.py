@@ -3,14 +3,16 @@
 import ctypes
 import threading
 import time
+from itertools import pairwise
 
 import numpy as np
 import pytest
 
 from ragjax.kernels import machine, sharing
 from ragjax.kernels.factors import FLOATS
-from ragjax.kernels.machine import interface, vectors
+from ragjax.kernels.machine import vectors
 from ragjax.kernels.panels_text import panel_width, panels_text
+from ragjax.kernels.stages import Place, Stage, stage_functions
 
 POINTER, LONG = ctypes.c_void_p, ctypes.c_int64
 FUNCTION = ctypes.CFUNCTYPE(POINTER, POINTER)
@@ -34,7 +36,13 @@ Api = struct(size=LONG, extensions=POINTER, version=Version, internal=POINTER, f
 
 
 def compiled(name):
-    return FUNCTION(machine._compiled(name, panels_text(FLOATS, vectors(), interface())))
+    functions = stage_functions(name, panels_text(FLOATS, vectors()))
+    return handled(name, sharing.shared_text([functions]))
+
+
+def handled(name, text):
+    """The handler of a module."""
+    return FUNCTION(*machine.compiled(f"{name} shared", text, ["handler"]))
 
 
 @pytest.fixture(scope="module")
@@ -122,6 +130,30 @@ class Xla:
         self.told.append(longs(given, 3)[2])
 
 
+def buffers(*arrays):
+    """As a frame holds arrays, each taken to have a shape."""
+    made, kept = [], []
+    for array, shape in arrays:
+        dims = np.array(shape, np.int64)
+        made.append(Buffer(48, None, 11, array.ctypes.data, len(shape), dims.ctypes.data))
+        kept.append(dims)
+    listed = (POINTER * len(made))(*map(ctypes.addressof, made))
+    values = Values(40, None, len(made), None, ctypes.addressof(listed))
+    values.kept = made, kept, listed
+    return values
+
+
+def called(handler, xla, arguments, results, *, joins=True):
+    """The future that a call returned, once those are done that are waited for."""
+    frame = Frame(
+        api=ctypes.addressof(xla.api), context=CONTEXT, stage=3, arguments=arguments, results=results
+    )
+    assert handler(ctypes.addressof(frame)) is None
+    for task in xla.tasks if xla.run == "beside" and joins else []:
+        task.join()
+    return frame.future
+
+
 def call(handler, xla, *, panels=40, rows=3, joins=True):
     """The rows a call wrote, with one behind them, what they should be, and the future it returned."""
     rng = np.random.default_rng(0)
@@ -129,27 +161,15 @@ def call(handler, xla, *, panels=40, rows=3, joins=True):
     x = rng.standard_normal((rows, STEPS)).astype(np.float32)
     weights = rng.standard_normal((panels, STEPS, panel_width(vectors()))).astype(np.float32)
     out = np.full((rows + 1, outputs), np.nan, np.float32)
-    kept = []
-
-    def buffers(*arrays):
-        made = []
-        for array, shape in arrays:
-            dims = np.array(shape, np.int64)
-            made.append(Buffer(48, None, 11, array.ctypes.data, len(shape), dims.ctypes.data))
-            kept.append(dims)
-        listed = (POINTER * len(made))(*map(ctypes.addressof, made))
-        kept.extend([made, listed])
-        return Values(40, None, len(made), None, ctypes.addressof(listed))
-
-    frame = Frame(
-        api=ctypes.addressof(xla.api), context=CONTEXT, stage=3,
-        arguments=buffers((x, x.shape), (weights, weights.shape)), results=buffers((out, (rows, outputs))),
-    )  # fmt: skip
-    assert handler(ctypes.addressof(frame)) is None
-    for task in xla.tasks if xla.run == "beside" and joins else []:
-        task.join()
+    future = called(
+        handler,
+        xla,
+        buffers((x, x.shape), (weights, weights.shape)),
+        buffers((out, (rows, outputs))),
+        joins=joins,
+    )
     exact = x @ weights.transpose(1, 0, 2).reshape(STEPS, -1)[:, :outputs]
-    return out, exact, frame.future
+    return out, exact, future
 
 
 def right(out, exact):
@@ -243,8 +263,103 @@ def test_who_was_handed_many_kernels_goes(handler, patient):
     assert not first.tasks[0].is_alive()
 
 
+PANELS, ROWS = 16, 6
+FACTOR = PANELS * panel_width(vectors())
+
+
+@pytest.fixture(scope="module")
+def chains():
+    """By how often a thread looks before it lets others go first."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sharing, "_LOOKS", 1)
+        hasty = made_chain("ragjax_test_hasty_chain")
+    return {1: hasty, sharing._LOOKS: made_chain("ragjax_test_chain")}
+
+
+@pytest.fixture
+def chain(chains):
+    return chains[sharing._LOOKS]
+
+
+def made_chain(name):
+    """x times one matrix, that times the next, and so on through four; three products nobody else reads."""
+    functions = stage_functions(name, panels_text(FLOATS, vectors()))
+    shape, size = (ROWS, FACTOR), 4 * ROWS * FACTOR
+    matrix = PANELS, FACTOR, panel_width(vectors())
+    places = [
+        Place(False, 0, 0, shape), *(Place(True, 1, (at % 2) * size, shape) for at in range(3)),
+        Place(True, 0, 0, shape),
+    ]  # fmt: skip
+    stages = [
+        Stage((x, Place(False, 1 + at, 0, matrix)), (out,)) for at, (x, out) in enumerate(pairwise(places))
+    ]
+    return handled(name, sharing.shared_text([functions] * 4, stages))
+
+
+def call_chain(chain, xla, *, seed=0):
+    """The rows a chain wrote, with one behind them, what they should be, the future, and its matrices."""
+    rng = np.random.default_rng(seed)
+    x, *matrices = (rng.standard_normal((each, FACTOR)).astype(np.float32) for each in (ROWS, *4 * [FACTOR]))
+    exact = x
+    for matrix in matrices:
+        exact = exact @ matrix
+    laid = [np.ascontiguousarray(matrix.reshape(FACTOR, PANELS, -1).swapaxes(0, 1)) for matrix in matrices]
+    out = np.full((ROWS + 1, FACTOR), np.nan, np.float32)
+    room = np.zeros((2 * ROWS, FACTOR), np.float32)
+    arguments = buffers((x, x.shape), *((each, each.shape) for each in laid))
+    future = called(chain, xla, arguments, buffers((out, (ROWS, FACTOR)), (room, (room.nbytes,))))
+    return out, exact, future, laid
+
+
+@pytest.mark.parametrize("looks", [1, sharing._LOOKS])
+@pytest.mark.parametrize("run", ["at once", "beside", "later"])
+@pytest.mark.parametrize("threads", [1, 2, 3, 8, 64])
+def test_threads_go_through_all_stages_of_a_call(chains, looks, threads, run):
+    chain = chains[looks]
+    for seed in range(10):
+        until(lambda: not any(seats()))
+        xla = Xla(threads, run=run)
+        out, exact, future, _ = call_chain(chain, xla, seed=seed)
+        np.testing.assert_allclose(out[:-1], exact, rtol=1e-3, atol=1e-3 * np.abs(exact).max())
+        assert np.isnan(out[-1]).all()
+        # Of 16 panels four threads have some use.
+        assert xla.asked == min(threads, 4) - 1
+        assert xla.told == ([] if future is None else [FUTURE])
+        for function, data in xla.tasks if run == "later" else []:
+            FUNCTION(function)(data)
+
+
+def test_who_is_refused_goes_through_all_stages_itself(chain):
+    xla = Xla(2, run="at once", refuses=lambda _: True)
+    out, exact, *_ = call_chain(chain, xla)
+    np.testing.assert_allclose(out[:-1], exact, rtol=1e-3, atol=1e-3 * np.abs(exact).max())
+
+
+def noted():
+    """What the notes say is read after an array: the first byte, bytes of a part, parts, threads."""
+    count = 1 << sharing._HASH_BITS
+    all_of_them = np.array(longs(sharing._line_of(sharing._NOTES), 4 * (count + 1))).reshape(-1, 4)[1:]
+
+    def after(array):
+        place = ((array.ctypes.data >> 6) * sharing._GOLDEN) % (1 << 64) >> (64 - sharing._HASH_BITS)
+        return list(all_of_them[place])
+
+    return after
+
+
+def test_a_call_notes_for_the_one_before_what_it_reads(chain):
+    *_, first = call_chain(chain, Xla(3, run="at once"))
+    *_, second = call_chain(chain, Xla(2, run="at once"))
+    *_, third = call_chain(chain, Xla(2, run="at once"))
+    part = 4 * FACTOR * panel_width(vectors())
+    # Of a call that has several stages, what the first reads.
+    assert noted()(first[0]) == [second[0].ctypes.data, part, PANELS, 2]
+    assert noted()(second[0]) == [third[0].ctypes.data, part, PANELS, 2]
+
+
 PREPARATIONS, PIECES = 37, 64
 PREPARED = f"""
+declare void @llvm.memset.p0.i64(ptr, i8, i64, i1)
 %Call = type {{ ptr, ptr }}                                           ; out, room
 
 define {{ i64, i64, i64 }} @plan(ptr %frame, ptr %call) {{
@@ -286,10 +401,6 @@ wait:
 make:
   %made = call i64 @add(ptr %to, i64 1)
   ret ptr %ahead
-}}
-
-define ptr @begins(ptr %call, i64 %piece) {{
-  ret ptr null
 }}
 
 ; Counts at its place the preparations that were made once.
@@ -338,9 +449,9 @@ def preparing(memory):
     given = ctypes.CFUNCTYPE(POINTER, LONG)(malloc), ctypes.CFUNCTYPE(None, POINTER)(memory.remove)
     for name, function in zip(("malloc", "free"), given, strict=True):
         llvm.add_symbol(f"ragjax_test_{name}", ctypes.cast(function, POINTER).value)
-    text = PREPARED + sharing.shared_text(interface(), prepares=True)
+    text = sharing.shared_text([stage_functions("ragjax_test_preparations", PREPARED)])
     text = text.replace("@malloc", "@ragjax_test_malloc").replace("@free", "@ragjax_test_free")
-    yield FUNCTION(machine._compiled("ragjax_test_preparations", text))
+    yield handled("ragjax_test_preparations", text)
     del given, kept
 
 

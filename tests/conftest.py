@@ -1,12 +1,12 @@
 """Shared fixtures: tiny models, and eight simulated devices to shard them over."""
 
-import importlib.util
 import io
 import json
 import math
-import mmap
 import os
 import re
+import subprocess
+import sys
 import tempfile
 from pathlib import Path
 
@@ -70,22 +70,25 @@ def pytest_configure(config):
 
 
 def _known(flags: dict[str, str]) -> dict[str, str]:
-    """Those of some flags of XLA that this jaxlib knows; it would end the process at any other."""
-    libraries = Path(importlib.util.find_spec("jaxlib").origin).parent.rglob("*.so")
-    largest = max(libraries, key=lambda file: file.stat().st_size, default=None)
-    if largest is None:
-        return {}
-    with (
-        largest.open("rb") as file,
-        mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as code,
-    ):
-        return {name: value for name, value in flags.items() if code.find(name.encode()) >= 0}
+    """Those of some flags of XLA that this jaxlib knows; it ends the process at any other."""
+    while flags:
+        given = os.environ["XLA_FLAGS"] + "".join(f" --{name}={value}" for name, value in flags.items())
+        tried = subprocess.run(
+            [sys.executable, "-c", "import jax; jax.devices()"], env=os.environ | {"XLA_FLAGS": given},
+            capture_output=True, text=True,
+        )  # fmt: skip
+        unknown = [name for name in flags if f"--{name}=" in tried.stderr]
+        if not unknown:
+            break
+        flags = {name: value for name, value in flags.items() if name not in unknown}
+    return flags
 
 
 @pytest.fixture(scope="session")
 def users_flags() -> dict[str, bool]:
     """For `compile`: compiles one program as XLA does for users, whatever its flags are."""
-    return {name: True for name in _known(_HURRY) if _HURRY[name] == "false"}
+    hurried = [name for name, value in _HURRY.items() if value == "false"]
+    return {name: True for name in hurried if f"--{name}=" in os.environ["XLA_FLAGS"]}
 
 
 @pytest.fixture(scope="session")

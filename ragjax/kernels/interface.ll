@@ -1,4 +1,4 @@
-; How code speaks with XLA. The structs and the order of the functions are those of xla/ffi/api/c_api.h, versions 0.3 and 0.4.
+; How code speaks with XLA. The structs and the order of the functions are those of xla/ffi/api/c_api.h, versions 0.3 to 0.5.
 
 %Buffer = type { i64, ptr, i32, ptr, i64, ptr }                       ; size, extensions, type, data, rank, dims
 %Values = type { i64, ptr, i64, ptr, ptr }                            ; size, extensions, count, types, buffers

@@ -13,7 +13,7 @@ import jax
 
 from ragjax.kernels.vectors_text import declared_once
 
-_KNOWN = (3, 4)
+_KNOWN = (3, 4, 5)
 """Minor versions of XLA's interface 0.x whose structs are those of `interface.ll`."""
 _OLDEST = (0, 45)
 """Version of llvmlite whose LLVM reads the text."""
@@ -118,7 +118,9 @@ def compiled(name: str, text: str, functions: Sequence[str], *, improve: bool = 
     engine = llvm.create_mcjit_compiler(module, machine)
     engine.finalize_object()
     _LIVING[name] = engine
-    return [engine.get_function_address(function) for function in functions]
+    addresses = [engine.get_function_address(function) for function in functions]
+    assert all(addresses)
+    return addresses
 
 
 def _features() -> dict[str, bool]:

@@ -154,7 +154,7 @@ def test_a_batch_is_mapped_over():
     ("header", "serves"),
     [
         ("#define XLA_FFI_API_MAJOR 0\n#define XLA_FFI_API_MINOR 4\n", True),
-        ("#define XLA_FFI_API_MAJOR 0\n#define XLA_FFI_API_MINOR 5\n", False),
+        ("#define XLA_FFI_API_MAJOR 0\n#define XLA_FFI_API_MINOR 6\n", False),
         ("#define XLA_FFI_API_MAJOR 1\n#define XLA_FFI_API_MINOR 3\n", False),
         ("", False),
         (None, False),

@@ -4,7 +4,7 @@
 
 ; In this order: queries, heads, heads of keys, keys; query, key, value, the scales of both, mask, scale, out; heads
 ; in a row of the queries, which new keys and values may follow, and where in the buffers these begin.
-%Call = type { i64, i64, i64, i64, ptr, ptr, ptr, ptr, ptr, ptr, float, ptr, i64, ptr }
+%Call = type { i64, i64, i64, i64, ptr, ptr, ptr, ptr, ptr, ptr, ptr, ptr, i64, ptr }
 
 define { i64, i64, i64 } @plan(ptr %frame, ptr %call) alwaysinline {
   %query.buffer = call ptr @argument(ptr %frame, i64 0)
@@ -16,7 +16,6 @@ define { i64, i64, i64 } @plan(ptr %frame, ptr %call) alwaysinline {
   %mask = call ptr @data(ptr %mask.buffer)
   %scale.buffer = call ptr @argument(ptr %frame, i64 2)
   %scale.at = call ptr @data(ptr %scale.buffer)
-  %scale = load float, ptr %scale.at
   %key.buffer = call ptr @$buffers(ptr %frame, i64 $key)
   %key = call ptr @data(ptr %key.buffer)
   %shared = call i64 @dimension.from.end(ptr %key.buffer, i64 3)
@@ -40,7 +39,7 @@ $scales
   %call.7 = insertvalue %Call %call.6, ptr %key.scales, 7
   %call.8 = insertvalue %Call %call.7, ptr %value.scales, 8
   %call.9 = insertvalue %Call %call.8, ptr %mask, 9
-  %call.10 = insertvalue %Call %call.9, float %scale, 10
+  %call.10 = insertvalue %Call %call.9, ptr %scale.at, 10
   %call.11 = insertvalue %Call %call.10, ptr %out, 11
   %call.12 = insertvalue %Call %call.11, i64 %row.heads, 12
   %call.13 = insertvalue %Call %call.12, ptr $at, 13
@@ -71,7 +70,8 @@ entry:
   %key.scales.0 = extractvalue %Call %all, 7
   %value.scales.0 = extractvalue %Call %all, 8
   %mask.0 = extractvalue %Call %all, 9
-  %scale = extractvalue %Call %all, 10
+  %scale.at = extractvalue %Call %all, 10
+  %scale = load float, ptr %scale.at
   %out.0 = extractvalue %Call %all, 11
   %row.heads = extractvalue %Call %all, 12
   %sequence = udiv i64 %piece, %heads

@@ -17,14 +17,13 @@ from ragjax.kernels.calls import KERNELS
 from ragjax.kernels.links import Link, Made, array_of, call_alone, call_together
 from ragjax.kernels.operations import Fixed, Operation, Operations, evaluated, operations_of
 
-_RESHAPES = "reshape", "squeeze", "expand_dims"
-
 
 def chained(function: Callable[..., Any], *given: Any) -> Any:
     """What `function` makes on CPU, where kernels that follow one another are one call.
 
     They do where nothing but a change of shape stands between them; what else reads nothing of theirs comes
-    first. All else is called as `function` calls it.
+    first. Kernels inside loops, branches and functions under `jax.jit` stay as they are. What
+    `ragjax.kernels.instead.by_kernel` makes is made by its kernel, without derivatives and other platforms.
 
     Args:
       function: of arrays.
@@ -76,7 +75,7 @@ class _Chaining:
             return None
         shapes = [variable.aval.shape for variable in equation.outvars]
         first = given[0]
-        if kind in _RESHAPES and first.whole is None:
+        if _keeps_order(equation) and first.whole is None:
             return [first._replace(shape=shapes[0])]
         if kind == "split" and first.whole is None:
             return _parts(first, equation.params["axis"], shapes)
@@ -86,15 +85,17 @@ class _Chaining:
 
     def _linked(self, equation: Any, given: list[Any], at: int) -> list[Made]:
         aliases = dict(equation.params["input_output_aliases"])
+        given = [_operand(value) for value in given]
         written = {id(link.operands[operand]) for link in self._links for operand in link.aliases}
         writes_pending = any(_is_pending(given[operand]) for operand in aliases)
         reads_part = any(_is_pending(value) and value.whole is not None for value in given)
         # Who reads or writes what one before writes over is given it as it was.
         if writes_pending or reads_part or any(id(value) in written for value in given):
             self._call(at)
+            given = [_operand(value) for value in given]
         link = Link(
             equation.params["target_name"],
-            [value if _is_pending(value) or isinstance(value, Fixed) else array_of(value) for value in given],
+            given,
             [variable.aval.shape for variable in equation.invars],
             [jax.ShapeDtypeStruct(aval.shape, aval.dtype) for aval in equation.params["result_avals"]],
             aliases,
@@ -118,6 +119,18 @@ class _Chaining:
 
 def _is_pending(value: Any) -> bool:
     return isinstance(value, Made) and value.is_pending
+
+
+def _operand(value: Any) -> Any:
+    """As a link keeps it: what is not pending as an array, or as what is fixed."""
+    return value if _is_pending(value) or isinstance(value, Fixed) else array_of(value)
+
+
+def _keeps_order(equation: Any) -> bool:
+    """Whether an operation changes nothing but a shape."""
+    if equation.primitive.name == "reshape":
+        return equation.params["dimensions"] is None and equation.params.get("sharding") is None
+    return equation.primitive.name == "squeeze"
 
 
 def _parts(made: Made, axis: int, shapes: Sequence[tuple[int, ...]]) -> list[Made]:

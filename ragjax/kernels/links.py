@@ -104,7 +104,10 @@ def call_together(links: Sequence[Link], read: set[Result]) -> None:
     results = [result for link in links for result in link.made if result in read or result.takes_a_place]
     behind, size = _room(links, set(results))
     operands = {
-        _identity(value): value for link in links for value in link.operands if not isinstance(value, Made)
+        _identity(link, number): value
+        for link in links
+        for number, value in enumerate(link.operands)
+        if not isinstance(value, Made)
     }
     numbers = {identity: number for number, identity in enumerate(operands)}
 
@@ -113,14 +116,16 @@ def call_together(links: Sequence[Link], read: set[Result]) -> None:
             return Place(True, len(results), behind[result], shape)
         return Place(True, results.index(result), 0, shape)
 
-    def of_operand(value: Any, shape: tuple[int, ...]) -> Place:
+    def of_operand(link: Link, number: int) -> Place:
+        value, shape = link.operands[number], link.shapes[number]
         if isinstance(value, Made):
+            assert value.whole is None
             return of_result(value.result, shape)
-        return Place(False, numbers[_identity(value)], 0, shape)
+        return Place(False, numbers[_identity(link, number)], 0, shape)
 
     stages = [
         Stage(
-            tuple(map(of_operand, link.operands, link.shapes)),
+            tuple(of_operand(link, number) for number in range(len(link.operands))),
             tuple(of_result(result, result.spec.shape) for result in link.made),
         )
         for link in links
@@ -132,7 +137,7 @@ def call_together(links: Sequence[Link], read: set[Result]) -> None:
         call_of_stages(name, names, stages),
         [*(result.spec for result in results), jax.ShapeDtypeStruct((size,), np.uint8)],
         input_output_aliases={
-            numbers[_identity(link.operands[operand])]: results.index(Result(link, number))
+            numbers[_identity(link, operand)]: results.index(Result(link, number))
             for link in links
             for operand, number in link.aliases.items()
         },
@@ -146,10 +151,13 @@ def call_together(links: Sequence[Link], read: set[Result]) -> None:
         result.link.arrays[result.number] = array
 
 
-def _identity(value: Any) -> Any:
-    """The same for values that are the same."""
+def _identity(link: Link, number: int) -> Any:
+    """The same for operands that may be one; what a kernel writes over and also reads is given twice."""
+    value = link.operands[number]
     if isinstance(value, Fixed):
-        return np.asarray(value.value).item(), value.aval.dtype, value.aval.shape
+        return np.asarray(value.value, value.aval.dtype).tobytes(), value.aval.dtype, value.aval.shape
+    if number in link.aliases and sum(other is value for other in link.operands) > 1:
+        return link, number
     return id(value)
 
 

@@ -62,6 +62,7 @@ gather:
   %few = call i64 @llvm.umin.i64(i64 %there, i64 %useful.next)
   %threads = call i64 @llvm.umax.i64(i64 %few, i64 1)
   %is.alone = icmp eq i64 %threads, 1
+  ; All begin where a line does, wherever that is.
   %gap = getelementptr %Work, ptr null, i32 1
   %parts.behind = getelementptr %Line, ptr %gap, i64 1
   %lines.behind = getelementptr %Part, ptr %parts.behind, i64 $stage_count
@@ -71,7 +72,10 @@ gather:
   %bytes = add i64 %room.behind, %room.next
   %work = call ptr @malloc(i64 %bytes)
   %work.end = getelementptr %Work, ptr %work, i32 1
-  %parts = getelementptr %Line, ptr %work.end, i64 1
+  %work.last = ptrtoint ptr %work.end to i64
+  %line.behind = add i64 %work.last, 63
+  %line.first = and i64 %line.behind, -64
+  %parts = inttoptr i64 %line.first to ptr
   %lines = getelementptr %Part, ptr %parts, i64 $stage_count
   %room = getelementptr %Line, ptr %lines, i64 %line.count
   %parts.end = getelementptr %Part, ptr null, i64 $stage_count
@@ -92,7 +96,7 @@ ready:
   br i1 %ready.more, label %ready, label %begin
 
 begin:
-  %reads.at = getelementptr %Part, ptr %parts, i32 0, i32 8
+  %reads.at = getelementptr %Part, ptr %parts, i32 0, i32 4
   %reads = load %Reads, ptr %reads.at
   %follows = call ptr @note(%Reads %reads)
   %work.0 = insertvalue %Work { i64 1, i64 0, i64 0, ptr null, ptr null, ptr @take.part, ptr null, ptr null, i64 $stage_count }, i64 %threads, 1
@@ -138,7 +142,13 @@ give:
   store atomic i64 %others, ptr %number.at monotonic, align 8
   %given = cmpxchg ptr %seat.at, i64 1, i64 %work.address acq_rel monotonic
   %is.given = extractvalue { i64, i1 } %given, 1
-  br i1 %is.given, label %asked, label %seat.empty
+  br i1 %is.given, label %numbered, label %seat.empty
+
+; Who comes from XLA's queue, none of whom was asked yet, counts on from here.
+numbered:
+  %number.next = add i64 %others, 1
+  store atomic i64 %number.next, ptr %work monotonic, align 8
+  br label %asked
 
 seat.empty:
   br label %seek
@@ -154,7 +164,7 @@ instead:
   br label %asked
 
 asked:
-  %seats.seen = phi i64 [ %seat.next, %give ], [ %seat, %schedule ], [ %seat, %instead ]
+  %seats.seen = phi i64 [ %seat.next, %numbered ], [ %seat, %schedule ], [ %seat, %instead ]
   %others.next = add i64 %others, 1
   %is.more = icmp ult i64 %others.next, %threads
   br i1 %is.more, label %ask, label %work.on
@@ -164,7 +174,7 @@ asked:
 work.on:
   %ahead.0 = call %Stretch @work.at(ptr %work, i64 0, ptr null)
   %last = getelementptr %Part, ptr %parts, i64 $last_stage
-  %undone.at = getelementptr %Part, ptr %last, i32 0, i32 1
+  %undone.at = getelementptr %Part, ptr %last, i32 0, i32 5
   br label %watch
 
 watch:

@@ -9,7 +9,7 @@ from pathlib import Path
 from string import Template
 
 from ragjax.kernels.machine import architecture, interface
-from ragjax.kernels.stages import Stage, place_table, stage_table
+from ragjax.kernels.stages import CALL_WORDS, Stage, place_table, stage_table
 from ragjax.kernels.vectors_text import LINE
 
 _TEXTS = "interface.ll", "reading_ahead.ll", "stages.ll", "shared.ll", "taking_part.ll"
@@ -74,6 +74,6 @@ def shared_text(stages: Sequence[Sequence[int]], places: Sequence[Stage] = ()) -
         step_aside=step_aside and f"%aside = {step_aside}",
         step_aside_declared=step_aside and "declare i32 @sched_yield()",
         stage_count=len(stages), last_stage=len(stages) - 1, is_one="false" if places else "true",
-        most_places=max([1, *(len(stage.all) for stage in places)]),
+        call_words=CALL_WORDS, most_places=max([1, *(len(stage.all) for stage in places)]),
         tables=stage_table(stages, places) + place_table(places),
     )  # fmt: skip

@@ -3,7 +3,7 @@
 
 ; In this order: columns, and how many of them are outcomes; scores of the student and the teacher, the row's
 ; target, what each of its losses counts; gradient, and what the losses are made of.
-%Call = type { i64, i64, ptr, ptr, ptr, ptr, ptr, ptr }
+%Call = type { i64, ptr, ptr, ptr, ptr, ptr, ptr, ptr }
 
 define { i64, i64, i64 } @plan(ptr %frame, ptr %call) alwaysinline {
   %targets.buffer = call ptr @argument(ptr %frame, i64 0)
@@ -12,8 +12,6 @@ define { i64, i64, i64 } @plan(ptr %frame, ptr %call) alwaysinline {
   %counts = call ptr @data(ptr %counts.buffer)
   %outcomes.buffer = call ptr @argument(ptr %frame, i64 2)
   %outcomes.at = call ptr @data(ptr %outcomes.buffer)
-  %outcomes.small = load i32, ptr %outcomes.at
-  %outcomes = zext i32 %outcomes.small to i64
   %student.buffer = call ptr @argument(ptr %frame, i64 3)
   %student = call ptr @data(ptr %student.buffer)
   %rows = call i64 @dimension(ptr %student.buffer, i64 0)
@@ -25,7 +23,7 @@ define { i64, i64, i64 } @plan(ptr %frame, ptr %call) alwaysinline {
   %sums.buffer = call ptr @result(ptr %frame, i64 1)
   %sums = call ptr @data(ptr %sums.buffer)
   %call.0 = insertvalue %Call zeroinitializer, i64 %columns, 0
-  %call.1 = insertvalue %Call %call.0, i64 %outcomes, 1
+  %call.1 = insertvalue %Call %call.0, ptr %outcomes.at, 1
   %call.2 = insertvalue %Call %call.1, ptr %student, 2
   %call.3 = insertvalue %Call %call.2, ptr %teacher, 3
   %call.4 = insertvalue %Call %call.3, ptr %targets, 4
@@ -63,7 +61,9 @@ define void @piece(ptr %call, i64 %row) {
 entry:
   %all = load %Call, ptr %call
   %columns = extractvalue %Call %all, 0
-  %outcomes = extractvalue %Call %all, 1
+  %outcomes.at = extractvalue %Call %all, 1
+  %outcomes.small = load i32, ptr %outcomes.at
+  %outcomes = zext i32 %outcomes.small to i64
   %students = extractvalue %Call %all, 2
   %teachers = extractvalue %Call %all, 3
   %targets = extractvalue %Call %all, 4

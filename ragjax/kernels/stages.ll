@@ -1,26 +1,28 @@
 ; A call has one stage after another, each a kernel whose pieces threads share out among themselves. Of a kernel there
 ; are five functions: `plan` makes of its buffers what the others are given, and tells how many pieces there are, how
-; many threads may be at them, and how many bytes `prepare` wants, which is called with them before anything else, and
-; tells how many preparations there are. These are shared out likewise, and all are made before the first piece: what
+; many threads may be at them, and how many bytes it wants; it reads sizes and addresses alone, since all stages are
+; planned before the first begins. `prepare` is told where these bytes are, and tells how many preparations there are;
+; it writes nothing there, where every stage has them in its turn. These are shared out likewise, and all are made before the first piece: what
 ; one is, `preparation` says, which may fetch what stands at the place it is given, and tells the next. `reads` tells
 ; what is worth fetching before the stage begins: the first of parts that follow one another and are shared out like
 ; the pieces, the bytes of a part, and how many there are. `piece` does one.
 
+; Of a thread's line, how many pieces of its share are taken, and whether its preparations are.
+%Line = type [8 x i64]
 ; The functions: plan, prepare, reads, preparation, piece; and in the list of places the first of its own, which are
 ; arguments, and then results, and how many there are of each.
 %Stage = type { ptr, ptr, ptr, ptr, ptr, i64, i64, i64 }
 ; Where a stage finds a buffer: whether among the results of the call, at which number, how many bytes behind its
 ; first; and of what rank and dimensions it takes it to be.
 %Place = type { i64, i64, i64, i64, ptr }
-; Of a stage, what threads know: pieces, pieces to be done; preparations, shares of them taken, and made; the stage;
-; for each thread how many pieces of its share are taken, each in a line of the cache; nothing; what it reads; and
-; what the kernel knows.
-%Part = type { i64, i64, i64, i64, i64, ptr, ptr, i64, %Reads, [20 x i64] }
-; Of a call: threads that came, that are to leave, that were asked; api; the future to be told, null where nobody waits
+; Of a stage, what threads know: pieces, preparations; the stage; a line of the cache for each thread; what it reads.
+; What several write to has lines of its own: pieces to be done, and shares of the preparations that are made. And what
+; the kernel knows.
+%Part = type { i64, i64, ptr, ptr, %Reads, %Line, %Line, [$call_words x i64] }
+; Of a call: how many threads have numbers, that are to leave, that were asked; api; the future to be told, null where nobody waits
 ; for it, 1 where all is done; by what function of this text a thread takes part; where is noted what is read next; the
 ; parts, and how many there are. These follow in memory, and behind them what their threads took, and the bytes they wanted.
 %Work = type { i64, i64, i64, ptr, ptr, ptr, ptr, ptr, i64 }
-%Line = type [8 x i64]
 
 $tables
 ; A frame for a stage: that of the call where it has one alone, else what its places say.
@@ -86,7 +88,7 @@ entry:
   %own = alloca %Frame
   %buffers = alloca [$most_places x %Buffer]
   %pointers = alloca [$most_places x ptr]
-  %call = getelementptr %Part, ptr %part, i32 0, i32 9
+  %call = getelementptr %Part, ptr %part, i32 0, i32 7
   %framed = call ptr @framed(ptr %frame, ptr %stage, ptr %own, ptr %buffers, ptr %pointers)
   %plan = load ptr, ptr %stage
   %planned = call { i64, i64, i64 } %plan(ptr %framed, ptr %call)
@@ -102,16 +104,14 @@ entry:
   %reads.0 = insertvalue %Reads zeroinitializer, ptr %read.first, 0
   %reads.1 = insertvalue %Reads %reads.0, i64 %read.bytes, 1
   %reads.2 = insertvalue %Reads %reads.1, i64 %read.parts, 2
-  %reads.to = getelementptr %Part, ptr %part, i32 0, i32 8
+  %reads.to = getelementptr %Part, ptr %part, i32 0, i32 4
   store %Reads %reads.2, ptr %reads.to
   store i64 %pieces, ptr %part
-  %undone.at = getelementptr %Part, ptr %part, i32 0, i32 1
+  %undone.at = getelementptr %Part, ptr %part, i32 0, i32 5
   store i64 %pieces, ptr %undone.at
-  %taken.at = getelementptr %Part, ptr %part, i32 0, i32 3
-  store i64 0, ptr %taken.at
-  %made.at = getelementptr %Part, ptr %part, i32 0, i32 4
+  %made.at = getelementptr %Part, ptr %part, i32 0, i32 6
   store i64 0, ptr %made.at
-  %stage.at = getelementptr %Part, ptr %part, i32 0, i32 5
+  %stage.at = getelementptr %Part, ptr %part, i32 0, i32 2
   store ptr %stage, ptr %stage.at
   %told.0 = insertvalue { i64, i64 } zeroinitializer, i64 %useful, 0
   %told = insertvalue { i64, i64 } %told.0, i64 %room, 1
@@ -120,17 +120,17 @@ entry:
 
 ; What remains to be done before threads come, when it is known how many there are.
 define void @ready(ptr %part, i64 %threads, ptr %lines, ptr %room) alwaysinline {
-  %lines.at = getelementptr %Part, ptr %part, i32 0, i32 6
+  %lines.at = getelementptr %Part, ptr %part, i32 0, i32 3
   store ptr %lines, ptr %lines.at
-  %threads.at = getelementptr %Part, ptr %part, i32 0, i32 8, i32 3
+  %threads.at = getelementptr %Part, ptr %part, i32 0, i32 4, i32 3
   store i64 %threads, ptr %threads.at
-  %stage.at = getelementptr %Part, ptr %part, i32 0, i32 5
+  %stage.at = getelementptr %Part, ptr %part, i32 0, i32 2
   %stage = load ptr, ptr %stage.at
   %prepare.at = getelementptr %Stage, ptr %stage, i32 0, i32 1
   %prepare = load ptr, ptr %prepare.at
-  %call = getelementptr %Part, ptr %part, i32 0, i32 9
+  %call = getelementptr %Part, ptr %part, i32 0, i32 7
   %preparations = call i64 %prepare(ptr %call, ptr %room)
-  %preparations.at = getelementptr %Part, ptr %part, i32 0, i32 2
+  %preparations.at = getelementptr %Part, ptr %part, i32 0, i32 1
   store i64 %preparations, ptr %preparations.at
   ret void
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Iterable, Sequence
 from itertools import accumulate
 from pathlib import Path
@@ -10,6 +11,13 @@ from typing import NamedTuple
 from ragjax.kernels.machine import compiled
 
 _FUNCTIONS = "plan", "prepare", "reads", "preparation", "piece"
+CALL_WORDS = 24
+"""How many words of 8 bytes `%Call`, what a kernel knows of a call, has room for."""
+_CALL_BYTES = """
+define i64 @call.bytes() {
+  ret i64 ptrtoint (ptr getelementptr (%Call, ptr null, i32 1) to i64)
+}
+"""
 _LEFT_OUT = {
     "define i64 @prepare(": """
 define i64 @prepare(ptr %call, ptr %room) {
@@ -63,7 +71,10 @@ def stage_functions(name: str, text: str, *, improve: bool = True) -> list[int]:
       improve: whether LLVM improves the text, which takes it most of its time.
     """
     left_out = [default for start, default in _LEFT_OUT.items() if start not in text]
-    return compiled(name, "\n".join([_interface(), *left_out, text]), _FUNCTIONS, improve=improve)
+    whole = "\n".join([_interface(), *left_out, text, _CALL_BYTES])
+    *functions, call_bytes = compiled(name, whole, [*_FUNCTIONS, "call.bytes"], improve=improve)
+    assert ctypes.CFUNCTYPE(ctypes.c_int64)(call_bytes)() <= 8 * CALL_WORDS
+    return functions
 
 
 def _interface() -> str:

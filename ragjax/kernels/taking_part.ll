@@ -104,14 +104,14 @@ stage:
   %part = getelementptr %Part, ptr %parts, i64 %which
   call void @prepared(ptr %part, i64 %threads, i64 %me, ptr %fetched)
   %did = call i64 @pieces(ptr %part, i64 %threads, i64 %me)
-  %undone.at = getelementptr %Part, ptr %part, i32 0, i32 1
+  %undone.at = getelementptr %Part, ptr %part, i32 0, i32 5
   %which.next = add i64 %which, 1
   %is.last = icmp eq i64 %which.next, $stage_count
   br i1 %is.last, label %final, label %inner
 
 inner:
   %next = getelementptr %Part, ptr %parts, i64 %which.next
-  %next.reads.at = getelementptr %Part, ptr %next, i32 0, i32 8
+  %next.reads.at = getelementptr %Part, ptr %next, i32 0, i32 4
   %next.reads = load %Reads, ptr %next.reads.at
   %next.ahead = call %Stretch @beginning(%Reads %next.reads, i64 %me)
   %inner.undone = atomicrmw sub ptr %undone.at, i64 %did acq_rel
@@ -161,13 +161,13 @@ done:
 define i64 @pieces(ptr %part, i64 %threads, i64 %me) alwaysinline {
 entry:
   %pieces = load i64, ptr %part
-  %stage.at = getelementptr %Part, ptr %part, i32 0, i32 5
+  %stage.at = getelementptr %Part, ptr %part, i32 0, i32 2
   %stage = load ptr, ptr %stage.at
   %piece.at = getelementptr %Stage, ptr %stage, i32 0, i32 4
   %do.piece = load ptr, ptr %piece.at
-  %lines.at = getelementptr %Part, ptr %part, i32 0, i32 6
+  %lines.at = getelementptr %Part, ptr %part, i32 0, i32 3
   %lines = load ptr, ptr %lines.at
-  %call = getelementptr %Part, ptr %part, i32 0, i32 9
+  %call = getelementptr %Part, ptr %part, i32 0, i32 7
   br label %share
 
 share:
@@ -185,6 +185,13 @@ share:
 
 next:
   %did.now = phi i64 [ %did, %share ], [ %did.next, %do ]
+  ; Looking takes less than writing does, which takes the line from its thread.
+  %seen.taken = load atomic i64, ptr %taken.at monotonic, align 8
+  %seen.piece = add i64 %first, %seen.taken
+  %is.left = icmp ult i64 %seen.piece, %end
+  br i1 %is.left, label %take, label %share.done
+
+take:
   %taken = atomicrmw add ptr %taken.at, i64 1 monotonic
   %piece = add i64 %first, %taken
   %is.there = icmp ult i64 %piece, %end
@@ -204,25 +211,26 @@ done:
   ret i64 %did.now
 }
 
-; Makes one share of the preparations after another until all are taken, and waits for those that others make.
+; Makes its share of the preparations and those that nobody took, and waits for those that others make.
 ; Meanwhile they fetch what the thread's first piece begins with.
 define void @prepared(ptr %part, i64 %threads, i64 %me, ptr %fetched) alwaysinline {
 entry:
-  %all.at = getelementptr %Part, ptr %part, i32 0, i32 2
-  %taken.at = getelementptr %Part, ptr %part, i32 0, i32 3
-  %made.at = getelementptr %Part, ptr %part, i32 0, i32 4
+  %all.at = getelementptr %Part, ptr %part, i32 0, i32 1
+  %made.at = getelementptr %Part, ptr %part, i32 0, i32 6
   %all = load i64, ptr %all.at
   %is.nothing = icmp eq i64 %all, 0
   br i1 %is.nothing, label %done, label %some
 
 some:
   %shares = call i64 @llvm.umin.i64(i64 %all, i64 %threads)
-  %stage.at = getelementptr %Part, ptr %part, i32 0, i32 5
+  %stage.at = getelementptr %Part, ptr %part, i32 0, i32 2
   %stage = load ptr, ptr %stage.at
   %preparation.at = getelementptr %Stage, ptr %stage, i32 0, i32 3
   %preparation = load ptr, ptr %preparation.at
-  %call = getelementptr %Part, ptr %part, i32 0, i32 9
-  %reads.at = getelementptr %Part, ptr %part, i32 0, i32 8
+  %call = getelementptr %Part, ptr %part, i32 0, i32 7
+  %lines.at = getelementptr %Part, ptr %part, i32 0, i32 3
+  %lines = load ptr, ptr %lines.at
+  %reads.at = getelementptr %Part, ptr %part, i32 0, i32 4
   %reads = load %Reads, ptr %reads.at
   %stretch = call %Stretch @beginning(%Reads %reads, i64 %me)
   %start = extractvalue %Stretch %stretch, 0
@@ -235,10 +243,29 @@ some:
   br label %next
 
 next:
-  %ahead.share = phi ptr [ %ahead.0, %some ], [ %ahead, %told ]
-  %share = atomicrmw add ptr %taken.at, i64 1 monotonic
-  %is.there = icmp ult i64 %share, %shares
-  br i1 %is.there, label %begin, label %look
+  %seen = phi i64 [ 0, %some ], [ %seen.next, %seen.done ]
+  %ahead.share = phi ptr [ %ahead.0, %some ], [ %ahead.seen, %seen.done ]
+  %is.there = icmp ult i64 %seen, %shares
+  br i1 %is.there, label %see, label %look
+
+see:
+  %share.far = add i64 %me, %seen
+  %share = urem i64 %share.far, %shares
+  %line = getelementptr %Line, ptr %lines, i64 %share
+  %taken.at = getelementptr i64, ptr %line, i64 1
+  %taken = load atomic i64, ptr %taken.at monotonic, align 8
+  %is.left = icmp eq i64 %taken, 0
+  br i1 %is.left, label %take, label %seen.done
+
+take:
+  %taken.before = atomicrmw xchg ptr %taken.at, i64 1 monotonic
+  %is.taken = icmp eq i64 %taken.before, 0
+  br i1 %is.taken, label %begin, label %seen.done
+
+seen.done:
+  %ahead.seen = phi ptr [ %ahead.share, %see ], [ %ahead.share, %take ], [ %ahead, %told ]
+  %seen.next = add i64 %seen, 1
+  br label %next
 
 begin:
   %share.next = add i64 %share, 1
@@ -263,7 +290,7 @@ do:
 
 told:
   %before = atomicrmw add ptr %made.at, i64 1 acq_rel
-  br label %next
+  br label %seen.done
 
 look:
   %looks = phi i64 [ 0, %next ], [ %looks.next, %wait ]

@@ -15,6 +15,7 @@ from ragjax.kernels.links import Link, Made, _room
 from ragjax.kernels.machine import kernels_serve
 from ragjax.kernels.norm import RowNorm, norm
 from ragjax.kernels.panels import in_panels, multiply_panels
+from ragjax.kernels.rounded import for_all_columns, in_quads, multiply_rounded, quads_serve
 
 HEADS, HEAD, KEYS = 3, 16, 24
 WIDTH = HEADS * HEAD
@@ -155,6 +156,104 @@ def test_who_reads_what_is_written_over_gets_it_as_it_was():
     *_, newer, _ = same(function, *given)
     np.testing.assert_array_equal(given[1], key)
     assert (newer != key).any()
+
+
+def test_what_another_call_made_and_this_one_writes_over_is_read_as_it_was():
+    def function(x, key, value):
+        together = product(x, 5, 3 * WIDTH).reshape(2, 1, 3 * HEADS, HEAD)
+        out, key, value = held(together, key, value)
+        again = product(out.reshape(2, WIDTH) * 2, 6, 3 * WIDTH).reshape(2, 1, 3 * HEADS, HEAD)
+        out, newer, _ = held(again, key, value)
+        mask = jnp.ones((2, 1, KEYS), bool)
+        return attend(out, key, value, mask=mask, scale=jnp.float32(1)), newer
+
+    same(function, drawn(2, WIDTH), *buffers(2))
+
+
+def test_results_that_are_put_off_are_written_over():
+    def function(x, key, value):
+        together = product(x, 5, 3 * WIDTH).reshape(2, 1, 3 * HEADS, HEAD)
+        out, key, value = held(together, key, value)
+        again = product(out.reshape(2, WIDTH), 6, 3 * WIDTH).reshape(2, 1, 3 * HEADS, HEAD)
+        return held(again, key, value)
+
+    same(function, drawn(2, WIDTH), *buffers(2))
+
+
+def test_one_array_is_written_over_as_two():
+    def function(x, key):
+        return held(product(x, 5, 3 * WIDTH).reshape(2, 1, 3 * HEADS, HEAD), key, key)
+
+    same(function, drawn(2, WIDTH), buffers(2)[0])
+
+
+def test_a_number_that_a_kernel_makes_is_not_read_before():
+    def function(x, key, value):
+        scale = product(x[:1], 7, 1).reshape(())
+        query = product(x, 5, WIDTH).reshape(2, 1, HEADS, HEAD)
+        return attend(query, key, value, mask=jnp.ones((2, 1, KEYS), bool), scale=scale)
+
+    given = drawn(2, WIDTH), *buffers(2)
+    assert len(calls(partial(chained, function), *given)) == 1
+    same(function, *given)
+
+
+def test_a_part_is_cut_out_for_who_reads_it():
+    def function(x):
+        _, middle, _ = jnp.split(product(x, 5, 96), 3, axis=1)
+        return product(middle, 1, 64)
+
+    same(function, drawn(2, 32))
+
+
+def test_a_shape_that_turns_an_order_is_more_than_a_shape():
+    def function(x):
+        return product(jnp.reshape(product(x, 1, 24), (4, 12), order="F"), 2, 64)
+
+    same(function, drawn(2, 32))
+
+
+def test_what_is_fixed_is_told_apart_by_its_bits():
+    def function(x, key, value):
+        query = product(x, 5, WIDTH).reshape(2, 1, HEADS, HEAD)
+        mask = jnp.ones((2, 1, KEYS), bool)
+        each = [
+            attend(query, key, value, mask=mask, scale=jnp.float32(by)) for by in (np.nan, 0.0, -0.0, 1.0)
+        ]
+        return each, [jnp.signbit(x) for x in each]
+
+    given = drawn(2, WIDTH), *buffers(2)
+    assert len(calls(partial(chained, function), *given)) == 1
+    same(function, *given)
+
+
+@pytest.mark.skipif(not quads_serve(), reason="needs AVX-512 VNNI")
+def test_preparations_of_several_stages_are_shared_by_threads():
+    width = 512
+    codes = [
+        np.random.default_rng(seed).integers(-127, 128, (width, width)).astype(np.int8) for seed in range(4)
+    ]
+    weights = [
+        (
+            in_quads(jnp.asarray(each)), for_all_columns(jnp.asarray(each.astype(np.int32).sum(0))),
+            for_all_columns(jnp.full(width, 0.01, jnp.float16)),
+        )
+        for each in codes
+    ]  # fmt: skip
+    how = RowNorm(jnp.ones(width), jnp.zeros(width), 1e-5)
+
+    def function(x):
+        for each in weights:
+            x = multiply_rounded(x, *each, width, bits=16, norm=how)
+        return x
+
+    def loop(step, x):
+        return jax.lax.fori_loop(0, 100, lambda _, x: step(x), x)
+
+    x = drawn(5, width)
+    found = jax.jit(partial(loop, partial(chained, function)))(x)
+    np.testing.assert_array_equal(found, jax.jit(partial(loop, function))(x))
+    assert len(calls(partial(chained, function), x)) == 1
 
 
 def test_a_kernel_by_platform_is_one_of_them():

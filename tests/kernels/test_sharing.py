@@ -359,20 +359,20 @@ def test_a_call_notes_for_the_one_before_what_it_reads(chain):
 
 PREPARATIONS, PIECES = 37, 64
 PREPARED = f"""
-declare void @llvm.memset.p0.i64(ptr, i8, i64, i1)
-%Call = type {{ ptr, ptr }}                                           ; out, room
+%Call = type {{ ptr, ptr }}                                           ; out, how often each was made
 
 define {{ i64, i64, i64 }} @plan(ptr %frame, ptr %call) {{
   %buffer = call ptr @result(ptr %frame, i64 0)
   %out = call ptr @data(ptr %buffer)
   store ptr %out, ptr %call
+  %made.buffer = call ptr @result(ptr %frame, i64 1)
+  %made = call ptr @data(ptr %made.buffer)
+  %made.at = getelementptr %Call, ptr %call, i32 0, i32 1
+  store ptr %made, ptr %made.at
   ret {{ i64, i64, i64 }} {{ i64 {PIECES}, i64 {PIECES}, i64 {8 * PREPARATIONS} }}
 }}
 
 define i64 @prepare(ptr %call, ptr %room) {{
-  %room.at = getelementptr %Call, ptr %call, i32 0, i32 1
-  store ptr %room, ptr %room.at
-  call void @llvm.memset.p0.i64(ptr %room, i8 0, i64 {8 * PREPARATIONS}, i1 false)
   ret i64 {PREPARATIONS}
 }}
 
@@ -449,7 +449,13 @@ def preparing(memory):
     given = ctypes.CFUNCTYPE(POINTER, LONG)(malloc), ctypes.CFUNCTYPE(None, POINTER)(memory.remove)
     for name, function in zip(("malloc", "free"), given, strict=True):
         llvm.add_symbol(f"ragjax_test_{name}", ctypes.cast(function, POINTER).value)
-    text = sharing.shared_text([stage_functions("ragjax_test_preparations", PREPARED)])
+    functions = stage_functions("ragjax_test_preparations", PREPARED)
+    # Two stages one after the other.
+    stages = [
+        Stage((), (Place(True, number, 0, (PIECES,)), Place(True, 2 + number, 0, (PREPARATIONS,))))
+        for number in range(2)
+    ]
+    text = sharing.shared_text([functions] * 2, stages)
     text = text.replace("@malloc", "@ragjax_test_malloc").replace("@free", "@ragjax_test_free")
     yield handled("ragjax_test_preparations", text)
     del given, kept
@@ -459,21 +465,14 @@ def preparing(memory):
 @pytest.mark.parametrize("threads", [1, 2, 3, 50])
 def test_preparations_are_shared_and_made_once_before_any_piece(preparing, memory, threads, run):
     for _ in range(20):
-        xla, out = Xla(threads, run=run), np.zeros(PIECES, np.int64)
-        dims = np.array([PIECES], np.int64)
-        buffer = Buffer(48, None, 4, out.ctypes.data, 1, dims.ctypes.data)
-        listed = (POINTER * 1)(ctypes.addressof(buffer))
-        frame = Frame(
-            api=ctypes.addressof(xla.api), context=CONTEXT, stage=3,
-            results=Values(40, None, 1, None, ctypes.addressof(listed)),
-        )  # fmt: skip
-        assert preparing(ctypes.addressof(frame)) is None
-        for task in xla.tasks if run == "beside" else []:
-            task.join()
+        xla = Xla(threads, run=run)
+        out, made = np.zeros((2, PIECES), np.int64), np.zeros((2, PREPARATIONS), np.int64)
+        called(preparing, xla, buffers(), buffers(*((each, each.shape) for each in (*out, *made))))
         np.testing.assert_array_equal(out, PREPARATIONS)
         for function, data in xla.tasks if run == "later" else []:
             FUNCTION(function)(data)
         np.testing.assert_array_equal(out, PREPARATIONS)
+        np.testing.assert_array_equal(made, 1)
         until(lambda: not memory)
 
 

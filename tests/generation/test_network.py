@@ -230,7 +230,7 @@ def test_a_step_of_small_integers_is_one_call_but_for_the_choice(tiny_config):
 @pytest.mark.parametrize("new", [1, 3])
 @pytest.mark.parametrize("scheme", [None, "int8", "int4"])
 def test_kernels_say_the_same_in_one_call_and_one_by_one(of_kind, kind, scheme, new, monkeypatch):
-    config = of_kind(kind, initializer_range=0.15, width=32, head_size=32)
+    config = of_kind(kind, initializer_range=0.15, width=32, head_size=32, mlp_width=64)
     params = made(config)
     if scheme:
         params = quantize(

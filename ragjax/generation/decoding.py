@@ -249,8 +249,8 @@ def fed(
       config: the architecture.
     """
 
-    def feed(params, layers, cache, tokens, padding, place):
-        hidden, cache = extend(params, layers, cache, tokens, padding, place, config=config)
+    def feed(params, *given):
+        hidden, cache = extend(params, *given, config=config)
         return scored(params, hidden, config), cache
 
     given = params, layers, cache, tokens, padding, place

@@ -35,12 +35,8 @@ define { ptr, i64, i64 } @reads(ptr %call) {
   %steps = extractvalue %Call %all, 0
   %outputs = extractvalue %Call %all, 1
   %weights = extractvalue %Call %all, 4
-  %above = add i64 %outputs, $width_less_1
-  %panels = udiv i64 %above, $width
   %size = mul i64 %steps, $step_bytes
-  %reads.0 = insertvalue { ptr, i64, i64 } zeroinitializer, ptr %weights, 0
-  %reads.1 = insertvalue { ptr, i64, i64 } %reads.0, i64 %size, 1
-  %reads = insertvalue { ptr, i64, i64 } %reads.1, i64 %panels, 2
+  %reads = call { ptr, i64, i64 } @read.of.panels(ptr %weights, i64 %size, i64 %outputs, i64 $width)
   ret { ptr, i64, i64 } %reads
 }
 

@@ -27,7 +27,7 @@ def panels_text(factors: Factors, vectors: Vectors) -> str:
     pointers, functions = tiles(most, factors, vectors.lanes)
     product = Template(Path(__file__).with_name("panels.ll").read_text()).substitute(
         weights=factors.weights, x=factors.x, row=factors.per_output * panel_width(vectors),
-        width=panel_width(vectors), width_less_1=panel_width(vectors) - 1, most=most, tile_count=most + 1,
+        width=panel_width(vectors), most=most, tile_count=most + 1,
         most_less_1=most - 1, step_bytes=step_bytes(factors, vectors.lanes),
         aside=most * panel_width(vectors),
         tiles=pointers,

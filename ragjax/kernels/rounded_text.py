@@ -39,7 +39,7 @@ def rounded_text(bits: Literal[8, 16], activate: Activate | None, norm: str | No
         tile_count=_TILE + 1,
         tiles=pointers,
         row_bytes=4 * halves, step_bytes=4 * width, width_bytes=4 * width, width=width,
-        width_less_1=width - 1, halves=halves, most=_TILE // halves, most_less_1=_TILE // halves - 1,
+        halves=halves, most=_TILE // halves, most_less_1=_TILE // halves - 1,
         near=_NEAR, line=LINE,
         aside=_TILE * width, found_row=halves * width,
         largest=constant(2 ** (bits - 1) - 1), infinity=constant(math.inf),

@@ -26,10 +26,14 @@ tens of microseconds."""
 _WORKS = 256
 """Kernels that a thread in a seat is handed before it goes, since XLA may have other work for it."""
 _FETCHED = 1 << 16
-"""Bytes of its first pieces that a thread fetches at most while it makes preparations."""
+"""Bytes that its pieces begin with which a thread fetches at most before it comes to them."""
 _HASH_BITS = 12
+"""As many of an address, well mixed, say where in the notes something is."""
 _GOLDEN = 0x9E3779B97F4A7C15
 """A multiplier that spreads what it multiplies over the upper bits (Knuth, 1998, 6.4)."""
+_NOTES = (ctypes.c_int64 * (4 * ((1 << _HASH_BITS) + 1) + LINE // 8))()
+"""What `reading_ahead.ll` notes, which is never freed either."""
+ctypes.pythonapi.Py_IncRef(ctypes.py_object(_NOTES))
 _PAUSES = {
     "x86_64": ("@llvm.x86.sse2.pause()", "@llvm.x86.sse2.pause()"),
     "aarch64": ("@llvm.aarch64.hint(i32 1)", "@llvm.aarch64.hint(i32)"),
@@ -37,11 +41,6 @@ _PAUSES = {
 }
 """By the architecture: what a thread calls between two looks, to the good of its core's other one, and its
 declaration."""
-
-
-_NOTES = (ctypes.c_int64 * (4 * ((1 << _HASH_BITS) + 1) + LINE // 8))()
-"""What `reading_ahead.ll` notes, which is never freed either."""
-ctypes.pythonapi.Py_IncRef(ctypes.py_object(_NOTES))
 
 
 def _first_seat() -> int:
@@ -65,14 +64,14 @@ def shared_text(stages: Sequence[Sequence[int]], places: Sequence[Stage] = ()) -
     assert minor is not None
     assert len(places) == len(stages) or (len(stages) == 1 and not places)
     pause, pause_type = _PAUSES.get(architecture(), ("", ""))
-    step_aside = "call i32 @sched_yield()" if hasattr(os, "sched_yield") else ""
+    yields = hasattr(os, "sched_yield")
     text = "\n".join(Path(__file__).with_name(name).read_text() for name in _TEXTS)
     return Template(text).substitute(
         minor=minor, seats=_SEATS, first_seat=_first_seat(), looks=_LOOKS, works=_WORKS, fetched=_FETCHED,
         notes=_line_of(_NOTES), hash_shift=64 - _HASH_BITS, golden=_GOLDEN - (1 << 64),
         pause=pause and f"call void {pause}", pause_declared=pause and f"declare void {pause_type}",
-        step_aside=step_aside and f"%aside = {step_aside}",
-        step_aside_declared=step_aside and "declare i32 @sched_yield()",
+        step_aside="%aside = call i32 @sched_yield()" if yields else "",
+        step_aside_declared="declare i32 @sched_yield()" if yields else "",
         stage_count=len(stages), last_stage=len(stages) - 1, is_one="false" if places else "true",
         call_words=CALL_WORDS, most_places=max([1, *(len(stage.all) for stage in places)]),
         tables=stage_table(stages, places) + place_table(places),

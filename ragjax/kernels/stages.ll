@@ -1,11 +1,11 @@
 ; A call has one stage after another, each a kernel whose pieces threads share out among themselves. Of a kernel there
-; are five functions: `plan` makes of its buffers what the others are given, and tells how many pieces there are, how
+; are five functions. `plan` makes of its buffers what the others are given, and tells how many pieces there are, how
 ; many threads may be at them, and how many bytes it wants; it reads sizes and addresses alone, since all stages are
 ; planned before the first begins. `prepare` is told where these bytes are, and tells how many preparations there are;
-; it writes nothing there, where every stage has them in its turn. These are shared out likewise, and all are made before the first piece: what
-; one is, `preparation` says, which may fetch what stands at the place it is given, and tells the next. `reads` tells
-; what is worth fetching before the stage begins: the first of parts that follow one another and are shared out like
-; the pieces, the bytes of a part, and how many there are. `piece` does one.
+; it writes nothing there, where every stage has its bytes in its turn. Preparations are shared out like pieces, and all
+; are made before the first piece: what one is, `preparation` says, which may fetch what stands at the place it is
+; given, and tells the next. `reads` tells what is worth fetching before the stage begins: the first of parts that
+; follow one another and are shared out like the pieces, the bytes of a part, and how many there are. `piece` does one.
 
 ; Of a thread's line, how many pieces of its share are taken, and whether its preparations are.
 %Line = type [8 x i64]
@@ -19,9 +19,9 @@
 ; What several write to has lines of its own: pieces to be done, and shares of the preparations that are made. And what
 ; the kernel knows.
 %Part = type { i64, i64, ptr, ptr, %Reads, %Line, %Line, [$call_words x i64] }
-; Of a call: how many threads have numbers, that are to leave, that were asked; api; the future to be told, null where nobody waits
-; for it, 1 where all is done; by what function of this text a thread takes part; where is noted what is read next; the
-; parts, and how many there are. These follow in memory, and behind them what their threads took, and the bytes they wanted.
+; Of a call: how many threads have numbers, are to leave, were asked; api; the future to be told, null where nobody
+; waits for it, 1 where all is done; by what function of this text a thread takes part; where is noted what is read next;
+; the parts, and how many there are. These follow in memory, and behind them the threads' lines, and the bytes wanted.
 %Work = type { i64, i64, i64, ptr, ptr, ptr, ptr, ptr, i64 }
 
 $tables

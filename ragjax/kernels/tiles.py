@@ -76,6 +76,19 @@ end:
 }}"""
 
 
+_READ_OF_PANELS = """
+; What `@reads` tells of a matrix: its first panel, bytes of a panel, and how many hold so many outputs.
+define { ptr, i64, i64 } @read.of.panels(ptr %first, i64 %bytes, i64 %outputs, i64 %width) alwaysinline {
+  %far = add i64 %outputs, %width
+  %above = sub i64 %far, 1
+  %panels = udiv i64 %above, %width
+  %read.0 = insertvalue { ptr, i64, i64 } zeroinitializer, ptr %first, 0
+  %read.1 = insertvalue { ptr, i64, i64 } %read.0, i64 %bytes, 1
+  %read = insertvalue { ptr, i64, i64 } %read.1, i64 %panels, 2
+  ret { ptr, i64, i64 } %read
+}"""
+
+
 def tiles(most: int, factors: Factors, lanes: int) -> tuple[str, str]:
     """Up to so many rows: pointers to their functions, by how many they are, and the functions.
 
@@ -86,7 +99,8 @@ def tiles(most: int, factors: Factors, lanes: int) -> tuple[str, str]:
     """
     rows = range(1, most + 1)
     pointers = ", ".join(["ptr null", *(f"ptr @tile.{each}" for each in rows)])
-    return pointers, lines([declaration(factors, lanes), *(tile(each, factors, lanes) for each in rows)])
+    functions = (tile(each, factors, lanes) for each in rows)
+    return pointers, lines([declaration(factors, lanes), _READ_OF_PANELS, *functions])
 
 
 def declaration(factors: Factors, lanes: int) -> str:

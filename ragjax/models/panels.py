@@ -160,7 +160,7 @@ def panel_table(table: Float[Array, "vocab width"]) -> PanelTable:
 
 def are_in_panels(params: Any) -> bool:
     """Whether any kernel among parameters is in panels, and the program so for this processor."""
-    return any(isinstance(leaf, Panels) for leaf in jax.tree.leaves(params, is_leaf=_is_panels))
+    return any(map(_is_panels, jax.tree.leaves(params, is_leaf=_is_panels)))
 
 
 def _is_panels(leaf: Any) -> bool:

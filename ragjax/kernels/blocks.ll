@@ -20,16 +20,40 @@ define i64 @part(i64 %all, i64 %most, i64 %multiple) alwaysinline {
   ret i64 %part
 }
 
+; The product of all dimensions but the last.
+define i64 @rows.of(ptr %buffer) alwaysinline {
+entry:
+  %rank.at = getelementptr %Buffer, ptr %buffer, i32 0, i32 4
+  %rank = load i64, ptr %rank.at
+  %last = sub i64 %rank, 1
+  br label %axes
+
+axes:
+  %axis = phi i64 [ 0, %entry ], [ %axis.next, %more ]
+  %rows = phi i64 [ 1, %entry ], [ %rows.next, %more ]
+  %is.axis = icmp ult i64 %axis, %last
+  br i1 %is.axis, label %more, label %done
+
+more:
+  %size = call i64 @dimension(ptr %buffer, i64 %axis)
+  %rows.next = mul i64 %rows, %size
+  %axis.next = add i64 %axis, 1
+  br label %axes
+
+done:
+  ret i64 %rows
+}
+
 define { i64, i64, i64 } @plan(ptr %frame, ptr %call) alwaysinline {
   %x.buffer = call ptr @argument(ptr %frame, i64 0)
   %x = call ptr @data(ptr %x.buffer)
-  %inputs = call i64 @dimension(ptr %x.buffer, i64 $inputs_axis)
+  %inputs = call i64 @$inputs(ptr %x.buffer, i64 $inputs_axis)
   %y.buffer = call ptr @argument(ptr %frame, i64 1)
   %y = call ptr @data(ptr %y.buffer)
   %out.buffer = call ptr @result(ptr %frame, i64 0)
   %out = call ptr @data(ptr %out.buffer)
-  %rows = call i64 @dimension(ptr %out.buffer, i64 0)
-  %columns = call i64 @dimension(ptr %out.buffer, i64 1)
+  %rows = call i64 @rows.of(ptr %out.buffer)
+  %columns = call i64 @dimension.from.end(ptr %out.buffer, i64 1)
   %across = call i64 @part(i64 %columns, i64 $columns, i64 $width)
   %beside.above = add i64 %columns, %across
   %beside.less = sub i64 %beside.above, 1

@@ -43,15 +43,17 @@ def _are_whole(inputs: int, outputs: int, *, y_transposed: bool) -> bool:
 
 
 def multiply_blocks(
-    x: Float[Array, "rows in"] | Float[Array, "in rows"],
+    x: Float[Array, "*rows in"] | Float[Array, "in rows"],
     y: Float[Array, "in out"] | Float[Array, "out in"],
     *,
     x_transposed: bool = False,
     y_transposed: bool = False,
-    onto: Float[Array, "rows out"] | None = None,
+    onto: Float[Array, "*rows out"] | None = None,
     upper: bool = False,
-) -> Float[Array, "rows out"]:
+) -> Float[Array, "*rows out"]:
     """`x @ y` in float32. A sum goes along some hundred inputs, and then over these sums.
+
+    Rows keep their axes: XLA writes an elementwise function of what a program reshapes to a place of its own.
 
     Args:
       x: float32.
@@ -61,14 +63,15 @@ def multiply_blocks(
       onto: what the product is added to, in place where nothing else reads it.
       upper: with `onto`: nothing is added below the diagonal, but for some hundred columns beside it.
     """
-    inputs, rows = x.shape if x_transposed else x.shape[::-1]
+    inputs, *rows = x.shape if x_transposed else (x.shape[-1], *x.shape[:-1])
     outputs, within = y.shape if y_transposed else y.shape[::-1]
     # Machine code takes what it is given at its word.
     assert inputs == within
     assert _are_whole(inputs, outputs, y_transposed=y_transposed)
     assert x.dtype == y.dtype == jnp.float32
     assert onto is not None or not upper
-    out = jax.ShapeDtypeStruct((rows, outputs), jnp.float32)
+    assert len(rows) == 1 or not (x_transposed or upper)
+    out = jax.ShapeDtypeStruct((*rows, outputs), jnp.float32)
     if onto is not None:
         assert (onto.shape, onto.dtype) == (out.shape, out.dtype)
     if not out.size * inputs:

@@ -7,6 +7,7 @@ here; TPU and GPU compile the plain product, and so do several devices, where a 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import jax
@@ -29,10 +30,7 @@ def product(x: Float[Array, "... n"], y: Float[Array, "n m"]) -> Float[Array, ".
     def plain(x, y):
         return jnp.dot(x, y, preferred_element_type=jnp.float32)
 
-    def by_blocks(x, y):
-        return multiply_blocks(_flat(x), y).reshape(*x.shape[:-1], y.shape[1])
-
-    return _fastest(by_blocks, plain, x, y, serves=blocks_serve(_flat(x).shape[0], *y.shape))
+    return _fastest(multiply_blocks, plain, x, y, serves=blocks_serve(_rows(x), *y.shape))
 
 
 def product_with_transposed(
@@ -52,9 +50,9 @@ def product_with_transposed(
         return jnp.einsum("...m,nm->...n", x, y, preferred_element_type=jnp.float32)
 
     def by_blocks(x, y):
-        return multiply_blocks(_flat(x), y, y_transposed=True).reshape(*x.shape[:-1], y.shape[0])
+        return multiply_blocks(x, y, y_transposed=True)
 
-    serves = blocks_serve(_flat(x).shape[0], *y.shape[::-1], y_transposed=True)
+    serves = blocks_serve(_rows(x), *y.shape[::-1], y_transposed=True)
     return _fastest(by_blocks, plain, x, y, serves=serves)
 
 
@@ -133,8 +131,8 @@ def _rows_of_transposed(x: jax.Array) -> jax.Array:
     return detour.transpose(*range(lead), lead + 2, lead, lead + 1).reshape(x.mT.shape)
 
 
-def _flat(x: jax.Array) -> jax.Array:
-    return x.reshape(-1, x.shape[-1])
+def _rows(x: jax.Array) -> int:
+    return math.prod(x.shape[:-1])
 
 
 def _fastest(

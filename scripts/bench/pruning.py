@@ -201,7 +201,7 @@ def one_block_mb(options: argparse.Namespace, config, params, calibration, how) 
     from flax.traverse_util import flatten_dict
 
     from ragjax.models.blockwise import layer_of, one_layer
-    from ragjax.sparsity.calibrated.methods import METHODS, Matrices, part_of, programs_of, prune_matrices
+    from ragjax.sparsity.calibrated.methods import METHODS, Matrices, part_of, prune_matrices
     from ragjax.sparsity.calibrated.residual_streams import embedded
     from ragjax.sparsity.calibrated.statistics import gather_and_run, nothing_yet, readers
 
@@ -212,7 +212,7 @@ def one_block_mb(options: argparse.Namespace, config, params, calibration, how) 
     half = {name: jnp.float32(0.5) for name in kernels}
     given = Matrices(kernels, sums, half, jax.random.key(0))
     gathers = gather_and_run.lower(sums, block, layer_of(config, 0), hidden[0], config=config)
-    parts = [part_of(given, groups) for groups in programs_of(given, options.method)]
+    parts = [part_of(given, group) for group in groups]
     prunes = [prune_matrices.lower(part, method=options.method, how=how) for part in parts]
 
     def held(*trees) -> int:

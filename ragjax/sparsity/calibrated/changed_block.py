@@ -21,7 +21,7 @@ from ragjax.sparsity.calibrated.calibration import (
     on_device,
     over,
 )
-from ragjax.sparsity.calibrated.in_turn import waited_for
+from ragjax.sparsity.calibrated.in_turn import runs_alone, waited_for
 from ragjax.sparsity.calibrated.residual_streams import Stream, handed_on
 from ragjax.sparsity.calibrated.statistics import Statistics, completed, gather, gather_and_run, nothing_yet
 
@@ -71,10 +71,7 @@ def change_block(
     block = waited_for(block_on_device(params, layer, mesh))
     leaves = flatten_dict(block, sep="/")
     with over(mesh):
-        sums = no_sums(watched, mesh)
-        sums, before = gather_and_run(sums, block, data, on_device(hidden[0], mesh), config=config)
-        for x in hidden[1:]:
-            sums = gather(waited_for(sums), block, data, on_device(x, mesh), config=config)
+        sums, before = _gathered(config, block, data, hidden, watched, mesh)
         del block
         new, told = waited_for(change(leaves, waited_for(completed(waited_for(sums)))))
         after = unflatten_dict(leaves | new, sep="/")
@@ -87,6 +84,22 @@ def change_block(
         if layer + 1 < config.layers:
             _handed_on(config, after, data, hidden, mesh)
     return new, told, error
+
+
+def _gathered(
+    config: DecoderConfig,
+    block: Params,
+    data: LayerData,
+    hidden: list[Stream],
+    watched: Watched,
+    mesh: Mesh | None,
+) -> tuple[Statistics, Float[Array, "rows seq width"]]:
+    """What is remembered of all microbatches, and what the block makes of the first."""
+    sums = no_sums(watched, mesh)
+    sums, before = gather_and_run(sums, block, data, on_device(hidden[0], mesh), config=config)
+    for x in hidden[1:]:
+        sums = gather(waited_for(sums), block, data, on_device(x, mesh), config=config)
+    return sums, before
 
 
 def no_sums(watched: Watched, mesh: Mesh | None) -> Statistics:
@@ -105,16 +118,16 @@ def _handed_on(
     config: DecoderConfig, block: Params, data: LayerData, hidden: list[Stream], mesh: Mesh | None
 ) -> None:
     """Replaces all microbatches but the first by what the block makes of them, each fetched while the next
-    is computed, where programs run beside their caller.
+    is computed, where programs run beside their caller; on CPU before the next is.
     """
     running: jax.Array | None = None
-    for number, x in enumerate(hidden[1:], 1):
-        given = on_device(x, mesh)
-        waited_for(running)
-        out = next_hidden(block, data, given, config=config)
+    for number in range(1, len(hidden)):
+        out = next_hidden(block, data, on_device(hidden[number], mesh), config=config)
         if running is not None:
             hidden[number - 1] = handed_on(running, hidden[number - 1], mesh)
         running = out
+        if runs_alone(out):
+            hidden[number], running = handed_on(waited_for(out), hidden[number], mesh), None
     if running is not None:
         hidden[-1] = handed_on(running, hidden[-1], mesh)
 

@@ -36,6 +36,16 @@ def spare_memory() -> None:
             libc.mallopt(parameter, _KEPT)
 
 
+def runs_alone(made: object) -> bool:
+    """Whether what makes these arrays is better waited for than run beside its caller: on CPU.
+
+    Args:
+      made: any tree of arrays.
+    """
+    leaves = jax.tree.leaves(made)
+    return bool(leaves) and all(device.platform == "cpu" for device in leaves[0].devices())
+
+
 def waited_for(made: T) -> T:
     """The arrays that a program makes; on CPU not before they are there, and its temporaries gone, or mostly
     so without `spare_memory`.
@@ -43,10 +53,8 @@ def waited_for(made: T) -> T:
     Args:
       made: any tree of arrays.
     """
-    leaves = jax.tree.leaves(made)
-    on_cpu = bool(leaves) and all(device.platform == "cpu" for device in leaves[0].devices())
-    if on_cpu:
-        ran_beside = not all(leaf.is_ready() for leaf in leaves)
+    if runs_alone(made):
+        ran_beside = not all(leaf.is_ready() for leaf in jax.tree.leaves(made))
         jax.block_until_ready(made)
         if ran_beside:
             time.sleep(_FREED)

@@ -163,7 +163,7 @@ def prune_block(
 ) -> tuple[Kernels, dict[str, MatrixFigures]]:
     """Prunes the matrices of one block.
 
-    With grams, groups that read the same go one after another, so that the factor of one gram alone is there.
+    Groups that read the same go one after another, so that the scores or the factor of one alone are there.
 
     Args:
       given: the matrices.
@@ -176,12 +176,11 @@ def prune_block(
     """
     kernels: Kernels = {}
     figures: dict[str, MatrixFigures] = {}
-    for groups in programs_of(given, method):
-        part = part_of(given, groups)
+    for group in list(given.statistics):
+        part = part_of(given, group)
         if donate:
-            for group in groups:
-                del given.statistics[group]
-            for name in part.kernels:
+            del given.statistics[group]
+            for name in group:
                 del given.kernels[name]
         pruned, told = waited_for(prune_matrices(part, method=method, how=how))
         kernels |= pruned
@@ -189,23 +188,12 @@ def prune_block(
     return kernels, figures
 
 
-Group = tuple[str, ...]
-"""Names of kernels that read the same."""
-
-
-def programs_of(given: Matrices, method: str) -> list[list[Group]]:
-    """Which groups `prune_block` prunes at a time."""
-    groups = list(given.statistics)
-    return [[group] for group in groups] if METHODS[method].needs_gram else [groups]
-
-
-def part_of(given: Matrices, groups: list[Group]) -> Matrices:
-    """The matrices of some groups."""
-    names = [name for group in groups for name in group]
+def part_of(given: Matrices, group: tuple[str, ...]) -> Matrices:
+    """The matrices of a group, which read the same."""
     return given._replace(
-        kernels={name: given.kernels[name] for name in names},
-        statistics={group: given.statistics[group] for group in groups},
-        sparsity={name: given.sparsity[name] for name in names},
+        kernels={name: given.kernels[name] for name in group},
+        statistics={group: given.statistics[group]},
+        sparsity={name: given.sparsity[name] for name in group},
     )
 
 

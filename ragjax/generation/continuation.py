@@ -30,9 +30,9 @@ from ragjax.parallel.hosts import to_host
 
 _TOKENS_BETWEEN_LOOKS = 16
 """How far the device writes before the host looks for stop strings."""
-_SECONDS_BETWEEN_LOOKS = 0.1
+_SECONDS_BETWEEN_LOOKS = 0.15
 """How long a reader waits for more, where tokens come faster than that; what the reader takes counts. Several
-texts, which nobody reads as they come, wait three times as long: a look costs a millisecond or two."""
+texts, which nobody reads as they come, wait twice as long: a look costs a millisecond or two."""
 
 
 @dataclass(frozen=True)
@@ -185,7 +185,7 @@ def stream(
     programs are the same.
 
     Returns:
-      An iterator over the pieces. They come about every 0.1 s, or with every token where tokens are
+      An iterator over the pieces. They come about every 0.15 s, or with every token where tokens are
       slower; meanwhile the device writes ahead, as far as it wrote for the last.
 
     Raises:
@@ -266,7 +266,7 @@ def _look(
 ) -> Iterator[LogProbs | None]:
     """Lets the writer go on until all texts have ended; yields what is known of their tokens at each look."""
     limit = asked.options.max_new_tokens
-    between = _SECONDS_BETWEEN_LOOKS * (1 if len(transcripts) == 1 else 3)
+    between = _SECONDS_BETWEEN_LOOKS * (1 if len(transcripts) == 1 else 2)
     stride = 1 if on_text else _TOKENS_BETWEEN_LOOKS if asked.options.stop else limit
     going, looked = list(range(len(transcripts))), time.perf_counter()
     while going:

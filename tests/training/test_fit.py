@@ -158,7 +158,8 @@ def test_the_run_goes_on_from_one_device_to_four_with_other_habits(uninterrupted
     place = place_in(tmp_path, devices=4)
     moved = run(place_=place, train=habits)
     assert "resumed at step 6\n" in told(place)
-    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-3, atol=1e-4), moved.params, whole.params)
+    # A twentieth of a step: where a gradient is next to nothing, Adam makes as much of its rounding.
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-3, atol=5e-4), moved.params, whole.params)
     assert [line["step"] for line in metrics(tmp_path) if "loss" in line] == [2, 4, 6, 10, 12]
     assert [line["step"] for line in metrics(tmp_path) if "validation_loss" in line] == [6, 12]
 

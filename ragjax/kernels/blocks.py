@@ -43,7 +43,7 @@ def _are_whole(inputs: int, outputs: int, *, y_transposed: bool) -> bool:
 
 
 def multiply_blocks(
-    x: Float[Array, "*rows in"] | Float[Array, "in rows"],
+    x: Float[Array, "*rows in"] | Float[Array, "in *rows"],
     y: Float[Array, "in out"] | Float[Array, "out in"],
     *,
     x_transposed: bool = False,
@@ -53,12 +53,12 @@ def multiply_blocks(
 ) -> Float[Array, "*rows out"]:
     """`x @ y` in float32. A sum goes along some hundred inputs, and then over these sums.
 
-    Rows keep their axes: XLA writes an elementwise function of what a program reshapes to a place of its own.
+    Rows keep their axes: XLA lets an elementwise function overwrite its operand, but not through a reshape.
 
     Args:
       x: float32.
       y: float32.
-      x_transposed: whether x is [in, rows], and x' is multiplied.
+      x_transposed: whether x is [in, *rows], and x' is multiplied.
       y_transposed: whether y is [out, in], and y' is multiplied with; then of whole vectors of inputs.
       onto: what the product is added to, in place where nothing else reads it.
       upper: with `onto`: nothing is added below the diagonal, but for some hundred columns beside it.
@@ -70,7 +70,7 @@ def multiply_blocks(
     assert _are_whole(inputs, outputs, y_transposed=y_transposed)
     assert x.dtype == y.dtype == jnp.float32
     assert onto is not None or not upper
-    assert len(rows) == 1 or not (x_transposed or upper)
+    assert len(rows) == 1 or not upper
     out = jax.ShapeDtypeStruct((*rows, outputs), jnp.float32)
     if onto is not None:
         assert (onto.shape, onto.dtype) == (out.shape, out.dtype)

@@ -221,10 +221,11 @@ def one_block_mb(options: argparse.Namespace, config, params, calibration, how) 
     def temporaries(program) -> int:
         return program.compile().memory_analysis().temp_size_in_bytes
 
-    besides, made = [held(hidden[0]) + temporaries(gathers)], 0
+    besides, made, done_with = [held(hidden[0]) + temporaries(gathers)], 0, 0
     for part, program in zip(parts, prunes, strict=True):
         made += held(part.kernels)
-        besides.append(made + temporaries(program))
+        besides.append(made - done_with + temporaries(program))
+        done_with += held(part.kernels, part.statistics)
     most = held(block, sums) + max(besides)
     return (most + held(hidden, hidden[0])) / 2**20
 

@@ -21,7 +21,7 @@ from ragjax.sparsity.calibrated.calibration import (
     on_device,
     over,
 )
-from ragjax.sparsity.calibrated.in_turn import runs_alone, waited_for
+from ragjax.sparsity.calibrated.in_turn import on_cpu, waited_for
 from ragjax.sparsity.calibrated.residual_streams import Stream, handed_on
 from ragjax.sparsity.calibrated.statistics import Statistics, completed, gather, gather_and_run, nothing_yet
 
@@ -123,11 +123,13 @@ def _handed_on(
     running: jax.Array | None = None
     for number in range(1, len(hidden)):
         out = next_hidden(block, data, on_device(hidden[number], mesh), config=config)
-        if running is not None:
-            hidden[number - 1] = handed_on(running, hidden[number - 1], mesh)
-        running = out
-        if runs_alone(out):
-            hidden[number], running = handed_on(waited_for(out), hidden[number], mesh), None
+        if on_cpu(out):
+            hidden[number] = handed_on(waited_for(out), hidden[number], mesh)
+        else:
+            if running is not None:
+                hidden[number - 1] = handed_on(running, hidden[number - 1], mesh)
+            running = out
+        del out
     if running is not None:
         hidden[-1] = handed_on(running, hidden[-1], mesh)
 

@@ -36,8 +36,8 @@ def spare_memory() -> None:
             libc.mallopt(parameter, _KEPT)
 
 
-def runs_alone(made: object) -> bool:
-    """Whether what makes these arrays is better waited for than run beside its caller: on CPU.
+def on_cpu(made: object) -> bool:
+    """Whether arrays lie on CPU, where the program that makes them is better waited for.
 
     Args:
       made: any tree of arrays.
@@ -53,7 +53,7 @@ def waited_for(made: T) -> T:
     Args:
       made: any tree of arrays.
     """
-    if runs_alone(made):
+    if on_cpu(made):
         ran_beside = not all(leaf.is_ready() for leaf in jax.tree.leaves(made))
         jax.block_until_ready(made)
         if ran_beside:

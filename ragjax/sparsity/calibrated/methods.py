@@ -199,7 +199,7 @@ def part_of(given: Matrices, group: tuple[str, ...]) -> Matrices:
 
 @partial(jax.jit, static_argnames=("method", "how"))
 def prune_matrices(given: Matrices, *, method: str, how: How) -> tuple[Kernels, dict[str, MatrixFigures]]:
-    """`prune_block` as one program."""
+    """Prunes matrices in one program; `prune_block` gives it one group at a time."""
     made = METHODS[method].prune(given, how)
     known = {name: stats for group, stats in given.statistics.items() for name in group}
     kernels = {name: jnp.where(one.mask, one.kernel, 0) for name, one in made.items()}

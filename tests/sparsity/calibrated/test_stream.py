@@ -272,6 +272,18 @@ def test_on_cpu_a_stream_is_gone_before_the_next_is_made(random_model, monkeypat
     assert living == [3, 2, 1, 3, 2, 1, 3]  # of those that a block is given
 
 
+@pytest.mark.parametrize("mesh", [None, Mesh(data=2)])
+def test_where_programs_run_beside_their_caller_the_streams_are_the_same(mesh, random_model, monkeypatch):
+    params, half = random_model(GPT2, seed=1).params, everywhere(random_model(GPT2, seed=1).params, 0.5)
+    devices = mesh and make_mesh(mesh, jax.devices()[:2])
+    run = partial(prune_blocks, GPT2, params, Calibration(TOKENS, devices), half, method="wanda", how=How())
+    in_turn, of_all = run()
+    monkeypatch.setattr(changed_block, "on_cpu", lambda made: False)
+    beside, figures = run()
+    jax.tree.map(np.testing.assert_array_equal, beside, in_turn)
+    assert [each.error for each in figures] == [each.error for each in of_all]
+
+
 @pytest.mark.parametrize("donate", [False, True])
 @pytest.mark.parametrize("method", ["wanda", "sparsegpt"])
 def test_of_the_weights_one_block_lives_and_no_dense_one_beside_the_pruned(

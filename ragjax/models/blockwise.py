@@ -145,8 +145,7 @@ def first_hidden(
     return embed(config, params, tokens)
 
 
-@partial(jax.jit, static_argnames="config")
-def next_hidden(
+def _next_hidden(
     block: Params, layer: LayerData, hidden: Float[Array, "batch seq width"], *, config: DecoderConfig
 ) -> Float[Array, "batch seq width"]:
     """The residual stream after a block, compiled once for all layers.
@@ -158,3 +157,8 @@ def next_hidden(
       config: the architecture.
     """
     return run_block(config, block, layer, hidden).hidden
+
+
+next_hidden = jax.jit(_next_hidden, static_argnames="config")
+next_hidden_in_place = jax.jit(_next_hidden, static_argnames="config", donate_argnames="hidden")
+"""`next_hidden`, which uses up the residual stream it is given, where that is one of the device's."""

@@ -19,8 +19,8 @@ Peak memory is the growth of the process's resident set above what it is after i
 part of it which goes beyond the resident set between prunings, when there are the weights and the programs:
 the calibration text's residual streams, and what pruning needs. Allocated is what of this was asked of malloc
 and not given back, the most of one pruning that is not timed: the rest are pieces that malloc keeps. Beside
-ours stands what one block is bound to take by the compiled programs: the block, its statistics, the residual
-streams, and what a program makes of them and needs besides.
+ours stands what one block takes by the compiled programs: the block, its statistics, the residual streams,
+and what a program makes of them and needs besides, as if nothing were let go of before all are done.
 
 With --device cuda all of it is done on a graphics card. Peak memory is then the most that each had of the
 card at a time, and beside ours stand the weights and one block; there are no working and allocated memory.
@@ -193,8 +193,9 @@ def random_weights(shapes):
 
 
 def one_block_mb(options: argparse.Namespace, config, params, calibration, how) -> float:
-    """The block and its statistics; the residual streams; what the dense block makes of one microbatch; and
-    the most of what the programs take besides, each with what those before it made.
+    """The block and its statistics, whole; the residual streams; what the dense block makes of a microbatch;
+    and the most of what the programs take besides, each with what those before it made. Less is held where
+    what is done with is let go of; more, where a program has buffers of which its compiler does not tell.
     """
     import jax
     import jax.numpy as jnp
@@ -212,7 +213,7 @@ def one_block_mb(options: argparse.Namespace, config, params, calibration, how) 
     half = {name: jnp.float32(0.5) for name in kernels}
     given = Matrices(kernels, sums, half, jax.random.key(0))
     gathers = gather_and_run.lower(sums, block, layer_of(config, 0), hidden[0], config=config)
-    parts = [part_of(given, group) for group in groups]
+    parts = [part_of(given, group) for group in sums]
     prunes = [prune_matrices.lower(part, method=options.method, how=how) for part in parts]
 
     def held(*trees) -> int:
@@ -221,11 +222,10 @@ def one_block_mb(options: argparse.Namespace, config, params, calibration, how) 
     def temporaries(program) -> int:
         return program.compile().memory_analysis().temp_size_in_bytes
 
-    besides, made, done_with = [held(hidden[0]) + temporaries(gathers)], 0, 0
+    besides, made = [held(hidden[0]) + temporaries(gathers)], 0
     for part, program in zip(parts, prunes, strict=True):
         made += held(part.kernels)
-        besides.append(made - done_with + temporaries(program))
-        done_with += held(part.kernels, part.statistics)
+        besides.append(made + temporaries(program))
     most = held(block, sums) + max(besides)
     return (most + held(hidden, hidden[0])) / 2**20
 

@@ -11,7 +11,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from jax.sharding import Mesh
 from jaxtyping import Array, Float
 
-from ragjax.models.blockwise import layer_of, next_hidden
+from ragjax.models.blockwise import layer_of, next_hidden_in_place
 from ragjax.models.decoder import LayerData, Params
 from ragjax.models.decoder_config import DecoderConfig
 from ragjax.sparsity.calibrated.calibration import (
@@ -71,16 +71,15 @@ def change_block(
     block = waited_for(block_on_device(params, layer, mesh))
     leaves = flatten_dict(block, sep="/")
     with over(mesh):
-        sums, before = _gathered(config, block, data, hidden, watched, mesh)
+        sums, before, added = _gathered(config, block, data, hidden, watched, mesh)
         del block
         new, told = waited_for(change(leaves, waited_for(completed(waited_for(sums)))))
         after = unflatten_dict(leaves | new, sep="/")
         del sums, leaves
-        first = on_device(hidden[0], mesh)
-        out = next_hidden(after, data, first, config=config)
-        error = float(_block_error(first, before, out))
+        out = next_hidden_in_place(after, data, on_device(hidden[0], mesh), config=config)
+        error = float(_distance(before, out)) / (float(added) or 1.0)
         hidden[0] = handed_on(out, hidden[0], mesh)
-        del first, before, out
+        del before, out
         if layer + 1 < config.layers:
             _handed_on(config, after, data, hidden, mesh)
     return new, told, error
@@ -93,13 +92,14 @@ def _gathered(
     hidden: list[Stream],
     watched: Watched,
     mesh: Mesh | None,
-) -> tuple[Statistics, Float[Array, "rows seq width"]]:
-    """What is remembered of all microbatches, and what the block makes of the first."""
-    sums = no_sums(watched, mesh)
-    sums, before = gather_and_run(sums, block, data, on_device(hidden[0], mesh), config=config)
+) -> tuple[Statistics, Float[Array, "rows seq width"], Float[Array, ""]]:
+    """Sums over all microbatches; of the first, what the block makes, and the norm of what that adds."""
+    sums, first = no_sums(watched, mesh), on_device(hidden[0], mesh)
+    sums, before = gather_and_run(sums, block, data, first, config=config)
+    added = _distance(waited_for(before), first)
     for x in hidden[1:]:
         sums = gather(waited_for(sums), block, data, on_device(x, mesh), config=config)
-    return sums, before
+    return sums, before, added
 
 
 def no_sums(watched: Watched, mesh: Mesh | None) -> Statistics:
@@ -122,7 +122,7 @@ def _handed_on(
     """
     running: jax.Array | None = None
     for number in range(1, len(hidden)):
-        out = next_hidden(block, data, on_device(hidden[number], mesh), config=config)
+        out = next_hidden_in_place(block, data, on_device(hidden[number], mesh), config=config)
         if on_cpu(out):
             hidden[number] = handed_on(waited_for(out), hidden[number], mesh)
         else:
@@ -135,6 +135,5 @@ def _handed_on(
 
 
 @jax.jit
-def _block_error(hidden: Array, before: Array, after: Array) -> Float[Array, ""]:
-    lost, added = (jnp.linalg.norm((x - y).ravel()) for x, y in ((after, before), (before, hidden)))
-    return lost / jnp.where(added > 0, added, 1)
+def _distance(x: Array, y: Array) -> Float[Array, ""]:
+    return jnp.linalg.norm((x - y).ravel())

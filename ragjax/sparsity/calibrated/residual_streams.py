@@ -1,7 +1,7 @@
 """The residual streams of a calibration text, between one block and the next.
 
-They stay on an accelerator that has room for them; else, and on CPU, they wait in the host's memory, and a
-microbatch goes to the device and back for each block.
+They stay on a CPU, whose memory is the host's, and on accelerators that have room for them; else they wait in
+the host's memory, and a microbatch goes to the device and back for each block.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def embedded(
     table = {"embedding": params["embedding"]}
     mesh = calibration.mesh
     table = jax.device_put(table, default_device()) if mesh is None else place(table, mesh)
-    stay = _have_room(config.width, calibration)
+    stay = _are_here(calibration) or _have_room(config.width, calibration)
     streams: list[Stream] = []
     with over(mesh):
         for tokens in calibration.tokens:
@@ -61,6 +61,11 @@ def handed_on(
       mesh: devices over which rows are split; none: JAX's default device.
     """
     return on_device(made, mesh) if isinstance(given, jax.Array) else to_host(made)
+
+
+def _are_here(calibration: Calibration) -> bool:
+    """Whether the one device is the host."""
+    return calibration.mesh is None and default_device().platform == "cpu"
 
 
 def _have_room(width: int, calibration: Calibration) -> bool:

@@ -30,7 +30,9 @@ class Device:
 
 
 def with_room(monkeypatch, free):
+    """As on devices that are not the host, and have so many bytes free."""
     monkeypatch.setattr(residual_streams, "_free_bytes", lambda device: free)
+    monkeypatch.setattr(residual_streams, "_are_here", lambda calibration: False)
 
 
 @pytest.mark.parametrize("told", [None, {}, {"bytes_in_use": 7}])
@@ -42,9 +44,11 @@ def test_what_is_free_is_the_limit_less_what_is_in_use():
     assert residual_streams._free_bytes(Device({"bytes_limit": 100, "bytes_in_use": 30})) == 70
 
 
-def test_on_cpu_streams_wait_with_the_host(random_model):
+@pytest.mark.parametrize(("mesh", "kind"), [(None, jax.Array), (SPLIT, np.ndarray)])
+def test_streams_stay_on_the_host_itself_and_wait_for_what_only_looks_like_several(mesh, kind, random_model):
     params = random_model(CONFIG).params
-    assert all(isinstance(x, np.ndarray) for x in embedded(CONFIG, params, Calibration(TOKENS)))
+    streams = embedded(CONFIG, params, Calibration(TOKENS, mesh and make_mesh(mesh)))
+    assert all(isinstance(x, kind) for x in streams)
 
 
 @pytest.mark.parametrize(("mesh", "parts"), [(None, 1), (SPLIT, 4)])
@@ -91,6 +95,7 @@ def test_streams_that_stay_prune_to_the_bit_what_those_that_wait_do(mesh, method
 
 def test_norms_are_those_of_streams_that_wait(random_model, monkeypatch):
     params = random_model(CONFIG).params
+    with_room(monkeypatch, 0)
     waiting = dense_norms(CONFIG, params, KERNELS, Calibration(TOKENS))
     with_room(monkeypatch, 1 << 30)
     staying = dense_norms(CONFIG, params, KERNELS, Calibration(TOKENS))

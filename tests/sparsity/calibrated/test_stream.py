@@ -13,6 +13,7 @@ from flax.traverse_util import flatten_dict
 from ragjax.config import Mesh
 from ragjax.models.activations import ACTIVATIONS
 from ragjax.models.attention import attend, causal_mask
+from ragjax.models.blockwise import layer_of, next_hidden
 from ragjax.models.decoder_config import DecoderConfig
 from ragjax.models.norm import Norm
 from ragjax.models.rotary import angles, rotate
@@ -173,7 +174,7 @@ def test_masks_on_a_mesh_are_those_of_one_device(method, kind, of_kind, random_m
 def test_all_blocks_are_pruned_by_the_same_programs_whatever_their_budgets(random_model):
     params = random_model(GPT2, seed=1).params
     asked = {name: np.linspace(0.1, 0.9, 3) for name in everywhere(params, 0)}
-    programs = (prune_matrices, changed_block.gather, changed_block.next_hidden)
+    programs = (prune_matrices, changed_block.gather, changed_block.next_hidden_in_place)
     before = [program._cache_size() for program in programs]
     how = How("tensor", m=77)
     pruned, _ = prune_blocks(GPT2, params, Calibration(TOKENS[:, :2]), asked, method="wanda", how=how)
@@ -252,7 +253,7 @@ def test_the_error_of_a_block_is_what_pruning_changes_of_what_it_adds(random_mod
 
 def test_on_cpu_a_stream_is_gone_before_the_next_is_made(random_model, monkeypatch):
     params = random_model(GPT2, seed=1).params
-    place, run = changed_block.on_device, changed_block.next_hidden
+    place, run = changed_block.on_device, changed_block.next_hidden_in_place
     streams: dict[int, weakref.ref] = {}
     living = []
 
@@ -266,10 +267,19 @@ def test_on_cpu_a_stream_is_gone_before_the_next_is_made(random_model, monkeypat
         return run(*given, **options)
 
     monkeypatch.setattr(changed_block, "on_device", placed)
-    monkeypatch.setattr(changed_block, "next_hidden", watched)
+    monkeypatch.setattr(changed_block, "next_hidden_in_place", watched)
     half = everywhere(params, 0.5)
     prune_blocks(GPT2, params, Calibration(TOKENS), half, method="wanda", how=How())
     assert living == [3, 2, 1, 3, 2, 1, 3]  # of those that a block is given
+
+
+def test_a_stream_is_overwritten_with_the_next(random_model):
+    block = jax.tree.map(lambda leaf: leaf[0], random_model(GPT2, seed=1).params["layers"])
+    given = jax.random.normal(jax.random.key(0), (4, 12, 16))
+    expected = next_hidden(block, layer_of(GPT2, 0), given, config=GPT2)
+    found = changed_block.next_hidden_in_place(block, layer_of(GPT2, 0), given, config=GPT2)
+    assert given.is_deleted()
+    np.testing.assert_array_equal(found, expected)
 
 
 @pytest.mark.parametrize("mesh", [None, Mesh(data=2)])
@@ -309,11 +319,11 @@ def test_of_the_weights_one_block_lives_and_no_dense_one_beside_the_pruned(
 
     before = of_the_block()
     watched("gather")
-    watched("next_hidden")
+    watched("next_hidden_in_place")
     half, calibration = everywhere(params, 0.5), Calibration(TOKENS)
     prune_blocks(config, params, calibration, half, method=method, how=How("row"), donate=donate)
     grams = 3 if method == "sparsegpt" else 0
-    expected = [("gather", 1, 4 + grams)] * 2 + [("next_hidden", 1, 4)] * 3
+    expected = [("gather", 1, 4 + grams)] * 2 + [("next_hidden_in_place", 1, 4)] * 3
     assert living == expected * 2 + expected[:3]
 
 
@@ -339,12 +349,12 @@ def test_on_cpu_no_program_is_called_ahead(random_model, monkeypatch):
         running.clear()
         return error(*arguments)
 
-    ready, error = jax.block_until_ready, changed_block._block_error
-    for name in ("gather_and_run", "gather", "completed", "next_hidden"):
+    ready, error = jax.block_until_ready, changed_block._distance
+    for name in ("gather_and_run", "gather", "completed", "next_hidden_in_place"):
         watched(changed_block, name)
     watched(methods, "prune_matrices")
     monkeypatch.setattr(jax, "block_until_ready", wait)
-    monkeypatch.setattr(changed_block, "_block_error", measured)
+    monkeypatch.setattr(changed_block, "_distance", measured)
     params = random_model(GPT2).params
     prune_blocks(
         GPT2, params, Calibration(TOKENS), everywhere(params, 0.5), method="sparsegpt", how=How("row")

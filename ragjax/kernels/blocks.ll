@@ -47,7 +47,7 @@ done:
 define { i64, i64, i64 } @plan(ptr %frame, ptr %call) alwaysinline {
   %x.buffer = call ptr @argument(ptr %frame, i64 0)
   %x = call ptr @data(ptr %x.buffer)
-  %inputs = call i64 @$inputs(ptr %x.buffer, i64 $inputs_axis)
+  %inputs = call i64 $inputs
   %y.buffer = call ptr @argument(ptr %frame, i64 1)
   %y = call ptr @data(ptr %y.buffer)
   %out.buffer = call ptr @result(ptr %frame, i64 0)

@@ -55,8 +55,8 @@ def blocks_text(sides: Sides, vectors: Vectors) -> str:
         columns=across, deep=_ROOM // across, room=_ROOM,
         pieces_less_1=3 * (os.cpu_count() or 1) - 1, most_rows=_MOST_ROWS, least_rows=_LEAST_ROWS,
         adds="true" if sides.adds else "false", last_row="%column.end" if sides.upper else "%rows",
-        inputs="dimension" if sides.x_transposed else "dimension.from.end",
-        inputs_axis=0 if sides.x_transposed else 1,
+        inputs="@dimension(ptr %x.buffer, i64 0)" if sides.x_transposed
+        else "@dimension.from.end(ptr %x.buffer, i64 1)",
         x_first=_first("x", "%input", "%row", "%rows") if sides.x_transposed
         else _first("x", "%row", "%input", "%inputs"),
         x_stride="%rows" if sides.x_transposed else "%inputs",

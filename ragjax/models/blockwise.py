@@ -145,7 +145,8 @@ def first_hidden(
     return embed(config, params, tokens)
 
 
-def _next_hidden(
+@partial(jax.jit, static_argnames="config")
+def next_hidden(
     block: Params, layer: LayerData, hidden: Float[Array, "batch seq width"], *, config: DecoderConfig
 ) -> Float[Array, "batch seq width"]:
     """The residual stream after a block, compiled once for all layers.
@@ -159,6 +160,16 @@ def _next_hidden(
     return run_block(config, block, layer, hidden).hidden
 
 
-next_hidden = jax.jit(_next_hidden, static_argnames="config")
-next_hidden_in_place = jax.jit(_next_hidden, static_argnames="config", donate_argnames="hidden")
-"""`next_hidden`, which uses up the residual stream it is given, where that is one of the device's."""
+@partial(jax.jit, static_argnames="config", donate_argnames="hidden")
+def next_hidden_in_place(
+    block: Params, layer: LayerData, hidden: Float[Array, "batch seq width"], *, config: DecoderConfig
+) -> Float[Array, "batch seq width"]:
+    """`next_hidden`, which overwrites the residual stream it is given.
+
+    Args:
+      block: the block's parameters, without a layer axis.
+      layer: its scale and window.
+      hidden: the residual stream before it, which is used up.
+      config: the architecture.
+    """
+    return run_block(config, block, layer, hidden).hidden

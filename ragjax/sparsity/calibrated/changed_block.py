@@ -96,7 +96,7 @@ def _gathered(
     """Sums over all microbatches; of the first, what the block makes, and the norm of what that adds."""
     sums, first = no_sums(watched, mesh), on_device(hidden[0], mesh)
     sums, before = gather_and_run(sums, block, data, first, config=config)
-    added = _distance(waited_for(before), first)
+    added = _distance(waited_for(before), first)  # now: the first will be overwritten
     for x in hidden[1:]:
         sums = gather(waited_for(sums), block, data, on_device(x, mesh), config=config)
     return sums, before, added

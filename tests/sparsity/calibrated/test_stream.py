@@ -284,7 +284,8 @@ def test_a_stream_is_overwritten_with_the_next(random_model):
 
 @pytest.mark.parametrize("mesh", [None, Mesh(data=2)])
 def test_where_programs_run_beside_their_caller_the_streams_are_the_same(mesh, random_model, monkeypatch):
-    params, half = random_model(GPT2, seed=1).params, everywhere(random_model(GPT2, seed=1).params, 0.5)
+    params = random_model(GPT2, seed=1).params
+    half = everywhere(params, 0.5)
     devices = mesh and make_mesh(mesh, jax.devices()[:2])
     run = partial(prune_blocks, GPT2, params, Calibration(TOKENS, devices), half, method="wanda", how=How())
     in_turn, of_all = run()

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from ragjax.interchange.formats import export
     from ragjax.model import Model
     from ragjax.pruning import prune
-    from ragjax.quantizing import quantize
+    from ragjax.quantizing.quantize import quantize
     from ragjax.recipe import compress, pretrain
     from ragjax.shrinking import shrink
 

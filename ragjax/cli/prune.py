@@ -12,6 +12,7 @@ from tyro.conf import FlagCreatePairsOff, Positional, arg
 
 from ragjax.cli import compare
 from ragjax.cli.arguments import ModelName
+from ragjax.cli.run_command import long_work
 from ragjax.config import Mesh, OneShot
 
 
@@ -20,7 +21,8 @@ class _PruneCommand:
     """Remove weights of a trained model at once, and write the sparse one as a Hugging Face folder.
 
     A text shows which weights matter. The model goes by block by block, so that one that fits into the
-    host's memory can be pruned on a small device.
+    host's memory can be pruned on a small device. Blocks that are done are kept in OUT.unfinished until OUT
+    is there: the same command goes on where it stopped.
 
     With --compare magnitude,wanda it prunes in several ways and measures each, and OUT holds the comparison:
     ragjax prune --compare --help.
@@ -46,8 +48,11 @@ def run(given: list[str]) -> None:
     from ragjax.sparsity.calibrated.in_turn import spare_memory
 
     spare_memory()
-    report = prune_to_folder(
-        command.model, command.out, command.config, devices=command.mesh, to_stderr=command.json
+    report = long_work(
+        lambda: prune_to_folder(
+            command.model, command.out, command.config, devices=command.mesh, to_stderr=command.json
+        ),
+        "the same command",
     )
     if command.json:
         print(dumps(summary(report, command.out)))

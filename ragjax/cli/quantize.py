@@ -11,6 +11,7 @@ import tyro
 from tyro.conf import FlagCreatePairsOff, Positional, arg
 
 from ragjax.cli.arguments import ModelName
+from ragjax.cli.run_command import long_work
 from ragjax.config import Mesh, Quantize
 
 
@@ -18,7 +19,8 @@ from ragjax.config import Mesh, Quantize
 class _QuantizeCommand:
     """Keep the weights of a trained model in 8 or 4 bits each.
 
-    What is written runs as any model: generate, eval, export.
+    What is written runs as any model: generate, eval, export. Methods that read a text keep the blocks that
+    are done in OUT.unfinished until OUT is there: the same command goes on where it stopped.
     """
 
     model: ModelName
@@ -45,9 +47,12 @@ def run(given: list[str]) -> None:
     from ragjax.sparsity.calibrated.in_turn import spare_memory
 
     spare_memory()
-    compared = quantize_to_folder(
-        command.model, command.out, command.config, format=command.format, devices=command.mesh,
-        data=command.data, max_tokens=command.max_tokens, to_stderr=command.json,
+    compared = long_work(
+        lambda: quantize_to_folder(
+            command.model, command.out, command.config, format=command.format, devices=command.mesh,
+            data=command.data, max_tokens=command.max_tokens, to_stderr=command.json,
+        ),
+        "the same command",
     )  # fmt: skip
     if command.json:
         print(dumps(summary(compared, command.out)))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from inspect import cleandoc
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import tyro
 
@@ -13,6 +13,8 @@ from ragjax.cli.exits import EXIT_DIVERGED, fail
 from ragjax.config import Compress
 from ragjax.config_file import read_config
 from ragjax.errors import InputError
+
+T = TypeVar("T")
 
 
 def read_command(verb: str, given: list[str], command: type, kind: type) -> tuple[Any, Path]:
@@ -47,18 +49,19 @@ def read_config_command(verb: str, given: list[str], command: type, kind: type) 
     return parsed, file
 
 
-def long_work(work: Callable[[], object], again: str) -> None:
-    """Does the work of a run; one that stopped or diverged ends the command with its exit code.
+def long_work(work: Callable[[], T], again: str) -> T:
+    """Does long work, and returns what it does; one that stopped or diverged ends the command with its exit
+    code.
 
     Args:
-      work: the run.
+      work: the work.
       again: the command that goes on with it.
     """
     from ragjax.training.interrupts import EXIT_INTERRUPTED
     from ragjax.training.loop import Diverged, Interrupted
 
     try:
-        work()
+        return work()
     except Interrupted as stopped:
         fail(f"{stopped}. Go on with: {again}", EXIT_INTERRUPTED)
     except Diverged as error:

@@ -11,6 +11,7 @@ import tyro
 from tyro.conf import FlagCreatePairsOff, Positional, arg
 
 from ragjax.cli.arguments import ModelName
+from ragjax.cli.run_command import long_work
 from ragjax.config import OneShot
 
 
@@ -19,7 +20,8 @@ class _SensitivityCommand:
     """Measure how the loss grows when one matrix of one layer is pruned, for each of them.
 
     Writes curves (sensitivity.json), the sparsities by which --sparsity costs least (budget.json, for
-    `ragjax prune --budget table --table`; n_of_m has none), and report.html.
+    `ragjax prune --budget table --table`; n_of_m has none), and report.html. What is done is kept in
+    OUT.unfinished until OUT is there: the same command goes on where it stopped.
     """
 
     model: ModelName
@@ -39,9 +41,12 @@ def run(given: list[str]) -> None:
     command = tyro.cli(_SensitivityCommand, args=given, prog="ragjax sensitivity")
     from ragjax.pruning.files import print_sensitivity, sensitivity_to_folder
 
-    found = sensitivity_to_folder(
-        command.model, command.out, command.config,
-        sparsities=command.sparsities, sequences=command.sequences, to_stderr=command.json,
+    found = long_work(
+        lambda: sensitivity_to_folder(
+            command.model, command.out, command.config,
+            sparsities=command.sparsities, sequences=command.sequences, to_stderr=command.json,
+        ),
+        "the same command",
     )  # fmt: skip
     if command.json:
         print(dumps(found))

@@ -24,7 +24,8 @@ STORED_DTYPES = {"float32": np.float32, "float16": np.float16, "bfloat16": ml_dt
 READ_DTYPES = ("F32", "F16", "BF16")
 """Types of weights that are read, by safetensors' names."""
 _NUMPY_DTYPES = {
-    "F32": np.float32, "F16": np.float16, "BF16": ml_dtypes.bfloat16, "U8": np.uint8, "I8": np.int8
+    "F32": np.float32, "F16": np.float16, "BF16": ml_dtypes.bfloat16, "U8": np.uint8, "I8": np.int8,
+    "F64": np.float64, "I32": np.int32, "I64": np.int64,
 }  # fmt: skip
 
 _AHEAD = 1 << 26

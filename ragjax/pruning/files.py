@@ -29,10 +29,12 @@ from ragjax.parallel.compile_cache import keep_compiled_programs
 from ragjax.pruning.comparison import Measure, compare, way_of
 from ragjax.pruning.one_shot import Pruned, default_length
 from ragjax.pruning.sensitivity import check_levels, sensitivity
+from ragjax.pruning.unfinished import beside, end_if_asked, remove
 from ragjax.report import write_report
 from ragjax.report.pruning import PRUNING, SENSITIVITY, packed_picture
 from ragjax.sparsity.mask_pictures import mask_picture
 from ragjax.sparsity.sensitivity import budget
+from ragjax.training.interrupts import Interrupts
 
 _SPEED_LENGTH = 512
 """Tokens of the sequence by which speed is measured, at most."""
@@ -222,8 +224,15 @@ def sensitivity_to_folder(
         left = count - layer - 1
         told = f"  {time_left(np.diff(times).tolist(), left)}" if left else ""
         console.print(f"layer {layer + 1}/{count}{told}")
+        end_if_asked(interrupts, layer + 1, count, unfinished)
 
-    curves = sensitivity(model, config, sparsities=sparsities, sequences=sequences, progress=say)
+    unfinished = beside(out)
+    if unfinished.exists():
+        console.print(f"going on from {unfinished}", markup=False)
+    with Interrupts() as interrupts:
+        curves = sensitivity(
+            model, config, sparsities=sparsities, sequences=sequences, unfinished=unfinished, progress=say
+        )
     found: dict[str, Any] = {
         "method": config.method,
         "sparsities": list(curves.sparsities),
@@ -240,6 +249,7 @@ def sensitivity_to_folder(
         write_object(partial / SENSITIVITY, found)
         if "budget" in found:
             write_object(partial / "budget.json", found["budget"]["table"])
+    remove(unfinished)
     write_report(out)
     return found
 

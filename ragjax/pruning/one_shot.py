@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -20,7 +20,9 @@ from ragjax.interchange.json_file import read_object
 from ragjax.model import Model, check_floats
 from ragjax.models.names import path_name
 from ragjax.parallel.mesh import batch_shards
+from ragjax.pruning.block_arrays import arrays_of, block_of
 from ragjax.pruning.calibration_text import drawn_text, in_microbatches, misfits
+from ragjax.pruning.unfinished import Unfinished, identity
 from ragjax.sparsity.calibrated.budgets import BUDGETS, Census, Sparsities, Table, table_problems
 from ragjax.sparsity.calibrated.calibration import Calibration
 from ragjax.sparsity.calibrated.methods import METHODS, How
@@ -77,6 +79,7 @@ def prune(
     mesh: Mesh | None = None,
     cache: str | Path | None = None,
     donate: bool = False,
+    unfinished: str | Path | None = None,
     progress: Callable[[LayerFigures], None] = lambda figures: None,
 ) -> Pruned:
     """Removes weights of a trained model at once, guided by what its matrices are given on a text.
@@ -87,13 +90,16 @@ def prune(
       mesh: devices that share the work; none: JAX's default device.
       cache: folder of the token cache; none: RAGJAX_CACHE, or ~/.cache/ragjax.
       donate: whether the kernels may be overwritten where they lie: no second copy, and `model` is used up.
-      progress: told of each block that is done.
+      unfinished: folder in which each block is kept as it is done, so that the same call goes on from there;
+        stays when all are, for the caller to remove. None: no block is kept.
+      progress: told of each block that is done here.
 
     Returns:
       The sparse model, whose history says what was done, and figures.
 
     Raises:
-      InputError: the config does not fit the model, or the text is too short; says all that is wrong.
+      InputError: the config does not fit the model, or the text is too short; says all that is wrong. Or
+        `unfinished` holds something else.
 
     Example:
       >>> from ragjax.models.decoder import init_params
@@ -108,13 +114,19 @@ def prune(
     """
     config = OneShot() if config is None else config
     planned = plan(model, config, mesh=mesh, cache=cache)
+    kept = None
+    if unfinished is not None:
+        kept = Unfinished(unfinished, {"work": "prune", **described(model, config, planned)})
     began = time.monotonic()
     asked = _sparsities(model, config, planned)
     params, layers = prune_blocks(
         model.config, model.params, planned.calibration, asked,
-        method=config.method, how=planned.how, seed=config.seed, donate=donate, progress=progress,
+        method=config.method, how=planned.how, seed=config.seed, donate=donate,
+        done=map(block_of, kept.blocks()) if kept else (),
+        keep=(lambda block: kept.keep(block.figures.layer, arrays_of(block))) if kept else None,
+        progress=progress,
     )  # fmt: skip
-    seconds = time.monotonic() - began
+    seconds = time.monotonic() - began + sum(layer.seconds for layer in layers[: kept.done if kept else 0])
     reached = sparsity_figures(params, model.config, tuple(planned.shapes))
     done = {
         "did": "prune",
@@ -168,6 +180,18 @@ def plan(
     if problems or tokens is None:
         raise InputError(f"The model cannot be pruned so:\n{listing(problems)}")
     return Plan(shapes, how, Calibration(in_microbatches(tokens, config.batch_size, shards), mesh), table)
+
+
+def described(model: Model, config: OneShot, planned: Plan) -> dict[str, Any]:
+    """What is pruned, by what and how, as JSON values.
+
+    Args:
+      model: the dense model.
+      config: what to remove.
+      planned: what that means.
+    """
+    how = {**asdict(config), "pattern": planned.how.pattern, "table": planned.table}
+    return how | identity(model, planned.calibration.tokens)
 
 
 def default_length(model: Model) -> int:

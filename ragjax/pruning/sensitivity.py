@@ -22,13 +22,16 @@ from ragjax.models.blockwise import first_hidden, layer_of, next_hidden, one_lay
 from ragjax.models.decoder import Final, LayerData, Params, layer_data, output_table
 from ragjax.models.decoder_config import DecoderConfig
 from ragjax.models.run import apply
-from ragjax.pruning.one_shot import Plan, plan
+from ragjax.pruning.one_shot import Plan, described, plan
+from ragjax.pruning.unfinished import Unfinished
 from ragjax.sparsity.calibrated.methods import METHODS, Matrices, prune_block
 from ragjax.sparsity.calibrated.statistics import completed, gather_and_run, nothing_yet
 from ragjax.sparsity.calibrated.stream import readers
 from ragjax.sparsity.sensitivity import Sensitivity
 
 _PREFIX = "layers/"
+_DENSE = "dense"
+"""Beside the names of kernels, what is kept of a layer."""
 
 
 class Text(NamedTuple):
@@ -45,6 +48,7 @@ def sensitivity(
     sparsities: Sequence[float] = (0.3, 0.5, 0.7, 0.9),
     sequences: int = 8,
     cache: str | Path | None = None,
+    unfinished: str | Path | None = None,
     progress: Callable[[int], None] = lambda layer: None,
 ) -> Sensitivity:
     """Prunes each matrix of each layer alone, to several sparsities, and measures the loss.
@@ -59,7 +63,8 @@ def sensitivity(
       sparsities: shares of a matrix's weights that are removed.
       sequences: sequences of held-out text, as long as those of the calibration text.
       cache: folder of the token cache; none: RAGJAX_CACHE, or ~/.cache/ragjax.
-      progress: told of each layer that is done.
+      unfinished: folder in which what is measured of a layer is kept, as by `ragjax.prune`; none: it is not.
+      progress: told of each layer that is done here.
 
     Returns:
       The curves.
@@ -77,9 +82,23 @@ def sensitivity(
     names = [name.removeprefix(_PREFIX) for name in planned.shapes]
     groups = readers(model.config, one_layer(model.params["layers"], 0), names)
     loss = {name: np.empty((model.config.layers, len(sparsities))) for name in planned.shapes}
-    dense = None
+    kept = None
+    if unfinished is not None:
+        asked = {**described(model, config, planned), "sparsities": [*sparsities], "sequences": sequences}
+        kept = Unfinished(unfinished, {"work": "sensitivity", **asked})
+    done, dense = list(kept.blocks() if kept else ()), None
     for layer in range(model.config.layers):
         block, data = one_layer(model.params["layers"], layer), layer_of(model.config, layer)
+        sums = nothing_yet(groups, with_gram=METHODS[config.method].needs_gram)
+        for number, x in enumerate(hidden):
+            sums, out = gather_and_run(sums, block, data, x, config=model.config)
+            hidden[number] = np.asarray(out)
+        if layer < len(done):
+            dense = float(done[layer][_DENSE])
+            for name in loss:
+                loss[name][layer] = done[layer][name]
+            read = next_hidden(block, data, read, config=model.config)
+            continue
         after = partial(
             _loss_after,
             model.params,
@@ -91,10 +110,6 @@ def sensitivity(
         )
         if dense is None:
             dense = float(after(block))
-        sums = nothing_yet(groups, with_gram=METHODS[config.method].needs_gram)
-        for number, x in enumerate(hidden):
-            sums, out = gather_and_run(sums, block, data, x, config=model.config)
-            hidden[number] = np.asarray(out)
         sums = completed(sums)
         flat = flatten_dict(block, sep="/")
         for level, sparsity in enumerate(sparsities):
@@ -110,6 +125,10 @@ def sensitivity(
             for name, value in losses.items():
                 loss[_PREFIX + name][layer, level] = float(value)
         read = next_hidden(block, data, read, config=model.config)
+        if kept is not None:
+            kept.keep(
+                layer, {_DENSE: np.asarray(dense), **{name: each[layer] for name, each in loss.items()}}
+            )
         progress(layer)
     assert dense is not None
     return Sensitivity(tuple(sparsities), dense, loss)

@@ -25,15 +25,20 @@ from ragjax.parallel.compile_cache import keep_compiled_programs
 from ragjax.parallel.working_mesh import working_mesh
 from ragjax.pruning.files import keep_pruning
 from ragjax.pruning.one_shot import PruneReport, default_length, prune
+from ragjax.pruning.unfinished import beside, end_if_asked, remove
 from ragjax.report.pruning import PRUNING
 from ragjax.sparsity.calibrated.methods import MatrixFigures
 from ragjax.sparsity.calibrated.stream import LayerFigures
+from ragjax.training.interrupts import Interrupts
 
 
 def prune_to_folder(
     source: str, out: str | Path, config: OneShot, *, devices: Mesh, to_stderr: bool = False
 ) -> PruneReport:
     """Prunes MODEL and writes it as a Hugging Face folder, whole or not at all, then a page about it.
+
+    Blocks that are done are kept beside it in `OUT.unfinished` until it is there; the same call goes on from
+    them.
 
     Args:
       source: MODEL.
@@ -44,6 +49,7 @@ def prune_to_folder(
 
     Raises:
       InputError: as `prune`; or `out` exists, or the model is not there.
+      Interrupted: SIGINT or SIGTERM; the blocks that are done are kept.
     """
     check_request(out, "hf", None)
     keep_compiled_programs()
@@ -56,9 +62,19 @@ def prune_to_folder(
         f"[bold]prune[/bold] {escape(source)}: {config.method}, {config.sparsity:.0%}, "
         f"{config.samples} sequences of {length} tokens of {escape(config.calibration)}"
     )
-    lines = _Lines(console, model.config.layers, config.samples * length)
-    pruned = prune(model, config, mesh=mesh, progress=lines.say)
+    unfinished, layers = beside(out), model.config.layers
+    if unfinished.exists():
+        console.print(f"going on from {unfinished}", markup=False)
+    lines = _Lines(console, layers, config.samples * length)
+    with Interrupts() as interrupts:
+
+        def told(figures: LayerFigures) -> None:
+            lines.say(figures)
+            end_if_asked(interrupts, figures.layer + 1, layers, unfinished)
+
+        pruned = prune(model, config, mesh=mesh, unfinished=unfinished, progress=told)
     save(pruned.model, out)
+    remove(unfinished)
     console.print(f"saved {out}; now its speed is measured", markup=False)
     keep_pruning(model, pruned, Path(out))
     return pruned.report
@@ -73,7 +89,7 @@ class _Lines:
 
     def say(self, figures: LayerFigures) -> None:
         self.seconds.append(figures.seconds)
-        done, width = len(self.seconds), len(str(self.layers))
+        done, width = figures.layer + 1, len(str(self.layers))
         speed = self.tokens / figures.seconds
         line = f"layer {done:>{width}}/{self.layers}  error {figures.error:.4f}  {speed:,.0f} tokens/s"
         if done < self.layers:

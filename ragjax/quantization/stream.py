@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -17,8 +17,9 @@ from ragjax.models.decoder_config import DecoderConfig
 from ragjax.parallel.hosts import to_host
 from ragjax.parallel.rules import place
 from ragjax.quantization.block import CALIBRATED, How, QuantizedFigures, quantize_block
+from ragjax.quantization.quantized import Quantized
 from ragjax.sparsity.calibrated.calibration import Calibration, default_device
-from ragjax.sparsity.calibrated.changed_block import Leaves, Watched, change_block
+from ragjax.sparsity.calibrated.changed_block import Leaves, Watched, change_block, pass_block
 from ragjax.sparsity.calibrated.residual_streams import embedded
 from ragjax.sparsity.calibrated.statistics import Statistics, readers
 
@@ -39,6 +40,14 @@ class LayerFigures(NamedTuple):
     """How long it took."""
 
 
+class KeptBlock(NamedTuple):
+    """A block that is done."""
+
+    kept: dict[str, np.ndarray | Quantized]
+    """What is new of its parameters, by name in the block, on the host."""
+    figures: LayerFigures
+
+
 def quantize_blocks(
     config: DecoderConfig,
     params: Params,
@@ -46,6 +55,8 @@ def quantize_blocks(
     *,
     method: str,
     how: How,
+    done: Iterable[KeptBlock] = (),
+    keep: Callable[[KeptBlock], None] | None = None,
     progress: Callable[[LayerFigures], None] = lambda figures: None,
 ) -> tuple[Params, list[LayerFigures]]:
     """Quantizes a model block by block.
@@ -59,7 +70,9 @@ def quantize_blocks(
       calibration: the text.
       method: a key of `CALIBRATED`.
       how: what does not differ between blocks.
-      progress: told of each block that is done.
+      done: the first blocks, where an earlier call has quantized them; they hand on what they make.
+      keep: given each block that is done here, for a later call.
+      progress: told of each block that is done here.
 
     Returns:
       Parameters with quantized kernels, and what had to change with them, on the host or on the mesh of the
@@ -69,23 +82,34 @@ def quantize_blocks(
     kernels = [name for name in flatten_dict(first, sep="/") if name.endswith("/kernel")]
     watched = Watched(readers(config, first, kernels), gram=True, sizes=CALIBRATED[method].sizes)
     hidden = embedded(config, params, calibration)
-    kept: list[dict[str, Any]] = []
-    done = []
+    blocks: list[KeptBlock] = []
 
     def change(leaves: Leaves, sums: Statistics):
         made = quantize_block(leaves, sums, config=config, method=method, how=how)
         return made.run, made
 
-    for layer in range(config.layers):
+    for layer, before in enumerate(done):
+        if layer + 1 < config.layers:
+            pass_block(config, layer, params, hidden, calibration, to_host(_whole(before.kept)))
+        blocks.append(before)
+    for layer in range(len(blocks), config.layers):
         began = time.monotonic()
         # What is new has one name, under which it is let go of below.
         made, error = change_block(config, layer, params, hidden, calibration, watched, change)[1:]
-        kept.append(to_host(made.kept))
+        kept = to_host(made.kept)
         matrices = {_PREFIX + name: each for name, each in to_host(made.figures).items()}
         del made
-        done.append(LayerFigures(layer, error, matrices, time.monotonic() - began))
-        progress(done[-1])
-    return _with_layers(params, kept, calibration.mesh), done
+        blocks.append(KeptBlock(kept, LayerFigures(layer, error, matrices, time.monotonic() - began)))
+        if keep is not None:
+            keep(blocks[-1])
+        progress(blocks[-1].figures)
+    return _with_layers(params, [b.kept for b in blocks], calibration.mesh), [b.figures for b in blocks]
+
+
+@jax.jit
+def _whole(kept: dict[str, Any]) -> Leaves:
+    """What is new of a block as plain arrays."""
+    return {name: leaf.whole() if isinstance(leaf, Quantized) else leaf for name, leaf in kept.items()}
 
 
 def _with_layers(params: Params, kept: Sequence[dict[str, Any]], mesh: Mesh | None) -> Params:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
+
 import numpy as np
 
 from ragjax.duration import time_left
@@ -9,8 +11,10 @@ from ragjax.errors import InputError, listing
 from ragjax.parallel.mesh import batch_shards
 from ragjax.pruning.calibration_text import drawn_text, in_microbatches, misfits
 from ragjax.pruning.one_shot import default_length
+from ragjax.pruning.unfinished import Unfinished, identity
 from ragjax.quantization.block import How
 from ragjax.quantization.stream import LayerFigures, quantize_blocks
+from ragjax.quantizing.block_arrays import arrays_of, block_of
 from ragjax.quantizing.given import Given, Made
 from ragjax.sparsity.calibrated.calibration import Calibration
 
@@ -36,11 +40,12 @@ def by_text(name: str, given: Given) -> Made:
 
     def say(figures: LayerFigures) -> None:
         seconds.append(figures.seconds)
-        done, layers = len(seconds), model.config.layers
+        done, layers = figures.layer + 1, model.config.layers
         line = f"layer {done:>{len(str(layers))}}/{layers}  error {figures.error:.4f}"
         given.progress(f"{line}  {time_left(seconds, layers - done)}" if done < layers else line)
         for remark in remarks(figures, config.dampening):
             given.progress(remark)
+        given.after_block(done, layers)
 
     how = How(
         given.scheme,
@@ -50,13 +55,21 @@ def by_text(name: str, given: Given) -> Made:
         config.strength,
     )
     calibration = Calibration(in_microbatches(tokens, config.batch_size, shards), mesh)
+    kept = None
+    if given.unfinished is not None:
+        asked = {"work": "quantize", **asdict(config), **asdict(given.scheme)}
+        kept = Unfinished(given.unfinished, asked | identity(model, calibration.tokens))
     params, layers = quantize_blocks(
-        model.config, model.params, calibration, method=name, how=how, progress=say
-    )
+        model.config, model.params, calibration, method=name, how=how,
+        done=(block_of(arrays, given.scheme) for arrays in kept.blocks()) if kept else (),
+        keep=(lambda block: kept.keep(block.figures.layer, arrays_of(block))) if kept else None,
+        progress=say,
+    )  # fmt: skip
     errors = {
         each: tuple(float(np.asarray(layer.matrices[each].error)) for layer in layers) for each in given.names
     }
-    return Made(params, errors, "outputs")
+    before = sum(layer.seconds for layer in layers[: kept.done if kept else 0])
+    return Made(params, errors, "outputs", before)
 
 
 def remarks(figures: LayerFigures, dampening: float) -> list[str]:

@@ -27,8 +27,12 @@ class Given(NamedTuple):
     """Devices that share the work."""
     cache: str | Path | None
     """Folder of the token cache."""
+    unfinished: str | Path | None
+    """Folder in which blocks are kept as they are done; none: they are not."""
     progress: Callable[[str], None]
     """Told of each part that is done, a line."""
+    after_block: Callable[[int, int], None]
+    """Told after each block, by a method that goes block by block, how many are done, and of how many."""
 
 
 class Made(NamedTuple):
@@ -40,6 +44,8 @@ class Made(NamedTuple):
     """Of each kernel, one for each layer: what `of` says."""
     of: str
     """What the errors are errors of, relative to its own size."""
+    before: float = 0
+    """Seconds that went into parts which an earlier call had done."""
 
 
 Method = Callable[[Given], Made]

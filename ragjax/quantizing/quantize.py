@@ -55,7 +55,9 @@ def quantize(
     *,
     mesh: Mesh | None = None,
     cache: str | Path | None = None,
+    unfinished: str | Path | None = None,
     progress: Callable[[str], None] = lambda line: None,
+    after_block: Callable[[int, int], None] = lambda done, of: None,
 ) -> QuantizedModel:
     """Turns the matrices of a trained model into small integers.
 
@@ -64,13 +66,17 @@ def quantize(
       config: bits, groups, method; none: int8, to the nearest.
       mesh: devices that share the work; none: JAX's default device.
       cache: folder of the token cache; none: RAGJAX_CACHE, or ~/.cache/ragjax.
-      progress: told of each part that is done.
+      unfinished: folder in which a method that goes block by block keeps each as it is done, so that the same
+        call goes on from there; stays when all are, for the caller to remove. None: no block is kept.
+      progress: told of each part that is done here, a line.
+      after_block: told after each block, by such a method, how many are done, and of how many.
 
     Returns:
       The quantized model, which runs as any other, and whose history says what was done; and figures.
 
     Raises:
-      InputError: the config does not fit the model; says all that is wrong.
+      InputError: the config does not fit the model; says all that is wrong. Or `unfinished` holds something
+        else.
 
     Example:
       >>> from ragjax.models.decoder import init_params
@@ -86,10 +92,11 @@ def quantize(
     scheme = scheme_of(config)
     names = _names(model, config, scheme)
     began = time.monotonic()
-    made = METHODS[config.method](Given(model, names, scheme, config, mesh, cache, progress))
+    given = Given(model, names, scheme, config, mesh, cache, unfinished, progress, after_block)
+    made = METHODS[config.method](given)
     params = _with_tables(made.params, config)
     _check_finite(params)
-    seconds = time.monotonic() - began
+    seconds = time.monotonic() - began + made.before
     done = {"did": "quantize", **asdict(config), **asdict(scheme), "seconds": round(seconds, 1)}
     small = replace(model, params=params, history=(*model.history, done))
     kernels = [leaf for name, leaf in named_leaves(params) if name in names]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 from shlex import quote
 from statistics import fmean
@@ -23,7 +24,9 @@ from ragjax.interchange.formats import check_request
 from ragjax.interchange.size import stored_bytes
 from ragjax.parallel.compile_cache import keep_compiled_programs
 from ragjax.parallel.working_mesh import working_mesh
+from ragjax.pruning.unfinished import beside, end_if_asked, remove
 from ragjax.quantizing.quantize import QuantizeReport, quantize, scheme_of
+from ragjax.training.interrupts import Interrupts
 
 
 class Comparison(NamedTuple):
@@ -49,6 +52,9 @@ def quantize_to_folder(
 ) -> Comparison:
     """Quantizes MODEL and writes it, whole or not at all.
 
+    Methods that go block by block keep what is done beside it in `OUT.unfinished` until it is there; the same
+    call goes on from that.
+
     Args:
       source: MODEL.
       out: the folder to write; must not exist.
@@ -61,6 +67,7 @@ def quantize_to_folder(
 
     Raises:
       InputError: as `quantize`; or `out` exists, or the model is not there.
+      Interrupted: SIGINT or SIGTERM; the blocks that are done are kept.
     """
     check_request(out, "hf", None)
     scheme_of(config)
@@ -76,8 +83,22 @@ def quantize_to_folder(
     if data is not None:
         # What cannot be measured is told before the work, not after it.
         check_readable(data, model)
-    made = quantize(model, config, mesh=mesh, progress=lambda line: console.print(f"  {line}", markup=False))
+    unfinished = beside(out)
+    if unfinished.exists():
+        console.print(f"going on from {unfinished}", markup=False)
+    # What keeps nothing ends at once.
+    with nullcontext() if config.method == "rtn" else Interrupts() as interrupts:
+
+        def after_block(done: int, of: int) -> None:
+            assert interrupts is not None
+            end_if_asked(interrupts, done, of, unfinished)
+
+        made = quantize(
+            model, config, mesh=mesh, unfinished=unfinished,
+            progress=lambda line: console.print(f"  {line}", markup=False), after_block=after_block,
+        )  # fmt: skip
     save(made.model if format == "quantized" else made.model.in_floats(), out)
+    remove(unfinished)
     perplexities = None
     if data is not None:
         console.print(f"saved {out}; now perplexity is measured", markup=False)

@@ -96,3 +96,27 @@ def test_what_is_held_out_of_a_text_does_not_calibrate(tiny_byte_model, tmp_path
 
     assert read <= windows(train)
     assert not read & windows(validation)
+
+
+@pytest.mark.parametrize("method", ["wanda", "sparsegpt"])
+def test_stopped_it_goes_on_and_ends_as_if_it_had_not_been(tiny_byte_model, tmp_path, method):
+    class Stop(Exception):
+        pass
+
+    def stop(layer):
+        raise Stop
+
+    def measured(**more):
+        return sensitivity(tiny_byte_model, asked, sparsities=(0.5, 0.9), sequences=3, **more)
+
+    asked = OneShot(method=method, **TINY)
+    expected = measured()
+    with pytest.raises(Stop):
+        measured(unfinished=tmp_path / "kept", progress=stop)
+    told = []
+    found = measured(unfinished=tmp_path / "kept", progress=told.append)
+    assert told == [1]
+    assert found.dense == expected.dense
+    assert all((found.loss[name] == values).all() for name, values in expected.loss.items())
+    with pytest.raises(InputError, match=r"sparsities was \[0.5, 0.9\], is \[0.3, 0.5, 0.7, 0.9\]"):
+        sensitivity(tiny_byte_model, asked, sequences=3, unfinished=tmp_path / "kept")

@@ -11,6 +11,7 @@ from flax.traverse_util import flatten_dict
 
 from ragjax.config import Mesh, Quantize
 from ragjax.errors import InputError
+from ragjax.interchange.tensors import open_weight_file, write_weight_file
 from ragjax.models.stand_ins import made_whole
 from ragjax.parallel.mesh import make_mesh
 from ragjax.parallel.rules import place
@@ -103,3 +104,59 @@ def test_what_is_amiss_with_the_inputs_of_a_matrix_is_told():
         "singular: its X'X was near-singular, dampened by 0.1",
         "broken: its X'X cannot be used, rounded to the nearest",
     ]
+
+
+class Stop(Exception):
+    pass
+
+
+def stopped_after_a_block(model, asked, folder):
+    def stop(done, of):
+        raise Stop
+
+    with pytest.raises(Stop):
+        quantize(model, asked, unfinished=folder, after_block=stop)
+
+
+@pytest.mark.parametrize(
+    ("method", "fields"),
+    [
+        ("gptq", {"order": True}),
+        ("gptq", {"scheme": "int8", "symmetric": False}),
+        ("awq", {"group": 16}),
+        ("smoothquant", {"scheme": "int8_activations"}),
+    ],
+)
+def test_stopped_it_goes_on_and_ends_as_if_it_had_not_been(tiny_byte_model, text, tmp_path, method, fields):
+    asked, folder = config(text, method=method, **fields), tmp_path / "kept"
+    expected = quantize(tiny_byte_model, asked)
+    stopped_after_a_block(tiny_byte_model, asked, folder)
+    told, lines = [], []
+    found = quantize(
+        tiny_byte_model, asked, unfinished=folder,
+        progress=lines.append, after_block=lambda *counts: told.append(counts),
+    )  # fmt: skip
+    assert told == [(2, 2)]
+    assert [line.split()[:2] for line in lines] == [["layer", "2/2"]]
+    here, there = found.model.params, expected.model.params
+    assert jax.tree.structure(here) == jax.tree.structure(there)
+    assert all(jax.tree.leaves(jax.tree.map(lambda x, y: bool((x == y).all()), here, there)))
+    assert found.report.errors == expected.report.errors
+    assert found.report.bits == expected.report.bits
+
+
+def test_the_time_of_an_earlier_call_counts(tiny_byte_model, text, tmp_path):
+    asked = config(text, method="gptq")
+    stopped_after_a_block(tiny_byte_model, asked, tmp_path / "kept")
+    (file,) = (tmp_path / "kept").glob("block_*")
+    kept = open_weight_file(file)
+    arrays = {name: np.array(kept.read(name)) for name in kept.header}
+    write_weight_file({**arrays, "seconds": np.asarray(1000.0)}, file, {})
+    made = quantize(tiny_byte_model, asked, unfinished=tmp_path / "kept")
+    assert 1000 < made.report.seconds < 2000
+
+
+def test_nothing_else_goes_on_from_what_was_kept(tiny_byte_model, text, tmp_path):
+    stopped_after_a_block(tiny_byte_model, config(text, method="gptq"), tmp_path / "kept")
+    with pytest.raises(InputError, match=r"(?s)begun otherwise.*bits was 4, is 8"):
+        quantize(tiny_byte_model, config(text, method="gptq", scheme="int8"), unfinished=tmp_path / "kept")

@@ -1,6 +1,8 @@
 """`ragjax quantize` as a person types it."""
 
 import json
+import os
+import signal
 
 import numpy as np
 import pytest
@@ -9,6 +11,7 @@ from ragjax.cli import main
 from ragjax.interchange import load, save
 from ragjax.interchange.quantized import FILE
 from ragjax.models.stand_ins import has_stand_ins
+from ragjax.quantization.stream import quantize_blocks
 
 
 @pytest.fixture
@@ -73,3 +76,31 @@ def test_a_place_that_is_taken_is_refused_before_the_model_is_read(line, refused
     out.mkdir()
     (out / "mine").write_text("mine")
     assert "exists already" in refused(*given)
+
+
+def test_stopped_the_same_command_goes_on(line, tmp_path, capsys, monkeypatch):
+    given, out = line
+    (tmp_path / "a.txt").write_text("Some words to be read with care. " * 40)
+    text = ["--calibration", f"text:{tmp_path}/*.txt", "--samples", "4", "--sequence-length", "32"]
+    words = [*given, "--method", "gptq", *text]
+    block = quantize_blocks.__globals__["quantize_block"]
+
+    def stopping(*args, **kwargs):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return block(*args, **kwargs)
+
+    monkeypatch.setitem(quantize_blocks.__globals__, "quantize_block", stopping)
+    with pytest.raises(SystemExit) as stopped:
+        main(words)
+    assert stopped.value.code == 75
+    assert (
+        f"1 of 2 blocks are kept in {out}.unfinished. Go on with: the same command" in capsys.readouterr().err
+    )
+    assert not out.exists()
+    monkeypatch.setitem(quantize_blocks.__globals__, "quantize_block", block)
+    main(words)
+    told = capsys.readouterr().out
+    assert f"going on from {out}.unfinished" in told
+    assert "layer 2/2" in told
+    assert has_stand_ins(load(out).params)
+    assert {file.name for file in tmp_path.iterdir()} == {"model", "a.txt", "cache", "out"}

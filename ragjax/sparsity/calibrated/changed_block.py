@@ -7,11 +7,12 @@ from typing import NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 from jax.sharding import Mesh
 from jaxtyping import Array, Float
 
-from ragjax.models.blockwise import layer_of, next_hidden_in_place
+from ragjax.models.blockwise import layer_of, next_hidden_in_place, one_layer
 from ragjax.models.decoder import LayerData, Params
 from ragjax.models.decoder_config import DecoderConfig
 from ragjax.sparsity.calibrated.calibration import (
@@ -20,6 +21,7 @@ from ragjax.sparsity.calibrated.calibration import (
     default_device,
     on_device,
     over,
+    place_block,
 )
 from ragjax.sparsity.calibrated.in_turn import on_cpu, waited_for
 from ragjax.sparsity.calibrated.residual_streams import Stream, handed_on
@@ -81,8 +83,33 @@ def change_block(
         hidden[0] = handed_on(out, hidden[0], mesh)
         del before, out
         if layer + 1 < config.layers:
-            _handed_on(config, after, data, hidden, mesh)
+            _handed_on(config, after, data, hidden, mesh, begin=1)
     return new, told, error
+
+
+def pass_block(
+    config: DecoderConfig,
+    layer: int,
+    params: Params,
+    hidden: list[Float[Stream, "rows seq width"]],
+    calibration: Calibration,
+    new: dict[str, np.ndarray],
+) -> None:
+    """Hands on what a block makes that was changed before, without looking at what it is given.
+
+    Args:
+      config: the architecture.
+      layer: which block.
+      params: of the whole model, wherever they lie.
+      hidden: the residual streams before it; those after it take their place.
+      calibration: where it runs.
+      new: what `change_block` returned of the block.
+    """
+    mesh = calibration.mesh
+    leaves = flatten_dict(one_layer(params["layers"], layer), sep="/") | new
+    block = waited_for(place_block(unflatten_dict(leaves, sep="/"), mesh))
+    with over(mesh):
+        _handed_on(config, block, layer_of(config, layer), hidden, mesh)
 
 
 def _gathered(
@@ -115,13 +142,19 @@ def no_sums(watched: Watched, mesh: Mesh | None) -> Statistics:
 
 
 def _handed_on(
-    config: DecoderConfig, block: Params, data: LayerData, hidden: list[Stream], mesh: Mesh | None
+    config: DecoderConfig,
+    block: Params,
+    data: LayerData,
+    hidden: list[Stream],
+    mesh: Mesh | None,
+    *,
+    begin: int = 0,
 ) -> None:
-    """Replaces all microbatches but the first by what the block makes of them, each fetched while the next
-    is computed, where programs run beside their caller; on CPU before the next is.
+    """Replaces all microbatches from one on by what the block makes of them, each fetched while the next is
+    computed, where programs run beside their caller; on CPU before the next is.
     """
     running: jax.Array | None = None
-    for number in range(1, len(hidden)):
+    for number in range(begin, len(hidden)):
         out = next_hidden_in_place(block, data, on_device(hidden[number], mesh), config=config)
         if on_cpu(out):
             hidden[number] = handed_on(waited_for(out), hidden[number], mesh)

@@ -6,7 +6,7 @@ Of the model no more is on the device than one block's parameters, what it is gi
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 import jax
@@ -29,7 +29,13 @@ from ragjax.sparsity.calibrated.calibration import (
     over,
     placed,
 )
-from ragjax.sparsity.calibrated.changed_block import Leaves, Watched, change_block, no_sums
+from ragjax.sparsity.calibrated.changed_block import (
+    Leaves,
+    Watched,
+    change_block,
+    no_sums,
+    pass_block,
+)
 from ragjax.sparsity.calibrated.methods import METHODS, How, Matrices, MatrixFigures, prune_block
 from ragjax.sparsity.calibrated.residual_streams import embedded, handed_on
 from ragjax.sparsity.calibrated.statistics import Statistics, gather_and_run, readers
@@ -50,6 +56,14 @@ class LayerFigures(NamedTuple):
     """How long it took."""
 
 
+class PrunedBlock(NamedTuple):
+    """A block that is done."""
+
+    kernels: dict[str, np.ndarray]
+    """What is left of them, by name."""
+    figures: LayerFigures
+
+
 def prune_blocks(
     config: DecoderConfig,
     params: Params,
@@ -60,6 +74,8 @@ def prune_blocks(
     how: How,
     seed: int = 0,
     donate: bool = False,
+    done: Iterable[PrunedBlock] = (),
+    keep: Callable[[PrunedBlock], None] | None = None,
     progress: Callable[[LayerFigures], None] = lambda figures: None,
 ) -> tuple[Params, list[LayerFigures]]:
     """Prunes a model block by block.
@@ -73,7 +89,9 @@ def prune_blocks(
       how: what does not differ between blocks.
       seed: seed of random scores.
       donate: whether kernels on the devices that do the work may be overwritten; `params` are used up.
-      progress: told of each block that is done.
+      done: the first blocks, where an earlier call has pruned them; they hand on what they make, and stay.
+      keep: given each block that is done here, for a later call.
+      progress: told of each block that is done here.
 
     Returns:
       Parameters with the pruned kernels, which lie where the dense ones do, and figures of all layers.
@@ -84,8 +102,15 @@ def prune_blocks(
     hidden = embedded(config, params, calibration)
     groups = readers(config, one_layer(params["layers"], 0), short)
     watched = Watched(groups, gram=METHODS[method].needs_gram)
-    done = []
-    for layer in range(config.layers):
+    figures: list[LayerFigures] = []
+    for layer, before in enumerate(done):
+        if layer + 1 < config.layers:
+            new = {name.removeprefix(_PREFIX): kernel for name, kernel in before.kernels.items()}
+            pass_block(config, layer, params, hidden, calibration, new)
+        for name, kernel in before.kernels.items():
+            stacks[name] = _with_layer(stacks[name], layer, kernel)
+        figures.append(before.figures)
+    for layer in range(len(figures), config.layers):
         began = time.monotonic()
 
         def change(leaves: Leaves, sums: Statistics, layer: int = layer):
@@ -97,16 +122,18 @@ def prune_blocks(
             )
             return prune_block(given, method=method, how=how, donate=True)
 
-        kernels, figures, error = change_block(
+        kernels, told, error = change_block(
             config, layer, unflatten_dict(flat | stacks, sep="/"), hidden, calibration, watched, change
         )
+        matrices = {_PREFIX + name: each for name, each in to_host(told).items()}
+        figures.append(LayerFigures(layer, error, matrices, time.monotonic() - began))
+        if keep is not None:
+            keep(PrunedBlock({_PREFIX + name: to_host(x) for name, x in kernels.items()}, figures[-1]))
         # None of them is held into the next layer.
         for name in list(kernels):
             stacks[_PREFIX + name] = _with_layer(stacks[_PREFIX + name], layer, kernels.pop(name))
-        matrices = {_PREFIX + name: each for name, each in to_host(figures).items()}
-        done.append(LayerFigures(layer, error, matrices, time.monotonic() - began))
-        progress(done[-1])
-    return _put_back(flat, stacks), done
+        progress(figures[-1])
+    return _put_back(flat, stacks), figures
 
 
 def dense_norms(
@@ -151,7 +178,7 @@ def _writable(leaf: Stack, mesh: Mesh | None, *, donate: bool) -> Stack:
     return np.array(to_host(leaf))
 
 
-def _with_layer(stack: Stack, layer: int, kernel: jax.Array) -> Stack:
+def _with_layer(stack: Stack, layer: int, kernel: Stack) -> Stack:
     """The stack with one layer replaced, in its own memory; a stack on devices is used up."""
     if isinstance(stack, jax.Array):
         replace = jax.jit(_replaced, donate_argnums=0, out_shardings=stack.sharding)

@@ -12,6 +12,8 @@ half the bytes may be twice as fast.
                 there are any halfway through, and of the scores
 
 Beside small weights and for many texts the last two are a good part, and are not halved with the weights.
+Nor is what one core writes for the other to read: after each round it is measured how far apart two cores
+are, as `cores.py` does.
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ import tempfile
 from pathlib import Path
 from statistics import median
 
+from cores import two_cores_apart_ns
 from shrink import add_what_shrinks, gpt2
 from turns import machine
 
@@ -87,7 +90,10 @@ def compare(options: argparse.Namespace) -> dict:
                     opened[engine, size] = quantize(model, Quantize(scheme="int8", tables="int8")).model
                 else:
                     opened[engine, size] = model
-        rounds = list(take_turns(list(opened.values()), wanted, reader=Reader()))
+        rounds, apart = [], []
+        for each in take_turns(list(opened.values()), wanted, reader=Reader()):
+            rounds.append(each)
+            apart.append(round(two_cores_apart_ns()))
     places = {key: number for number, key in enumerate(opened)}
     found: dict[str, dict] = {}
     for batch in options.batch:
@@ -114,7 +120,10 @@ def compare(options: argparse.Namespace) -> dict:
         size: sizes_of(model.config)._asdict() | {"parameters": model.parameters}
         for size, model in sizes.items()
     }
-    measured = {"new_tokens": options.new_tokens, "rounds": options.rounds, "machine": machine()}
+    measured = {
+        "new_tokens": options.new_tokens, "rounds": options.rounds, "machine": machine(),
+        "cores_apart_ns": apart,
+    }  # fmt: skip
     return {"batch": found, **measured, **shapes}
 
 
@@ -134,6 +143,8 @@ def table(result: dict) -> str:
     for size in ("whole", "halved"):
         lines.append(f"{size}: {', '.join(f'{name} {value}' for name, value in result[size].items())}")
     lines.append(f"{result['machine']}; {result['new_tokens']} new tokens, {result['rounds']} rounds")
+    apart = result["cores_apart_ns"]
+    lines.append(f"from core to core and back, after each round: {' '.join(map(str, apart))} ns")
     return "\n".join(lines)
 
 

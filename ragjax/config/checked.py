@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import cache
-from types import UnionType
+from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from ragjax.errors import InputError, listing
@@ -17,7 +17,13 @@ class Checked:
         return []
 
     def __post_init__(self) -> None:
-        found = _misspelt(self) + self._problems()
+        found = _misspelt(self)
+        try:
+            found += self._problems()
+        except TypeError:
+            # Of what is told already.
+            if not found:
+                raise
         if found:
             raise InputError(f"{type(self).__name__}: cannot be used:\n{listing(found)}")
 
@@ -44,7 +50,7 @@ def _misspelt(owner: object) -> list[str]:
     """Problems of fields that are to be one of a few words, or hold such words."""
     kind: Any = type(owner)
     return [
-        f"{name} must be one of {', '.join(map(str, _words(hint)))}, found {getattr(owner, name)!r}"
+        f"{name} must be one of {', '.join(_allowed(hint))}, found {getattr(owner, name)!r}"
         for name, hint in _of_words(kind).items()
         if not _fits(getattr(owner, name), hint)
     ]
@@ -63,6 +69,16 @@ def _words(hint: Any) -> tuple[Any, ...]:
     return tuple(word for part in get_args(hint) for word in _words(part))
 
 
+def _allowed(hint: Any) -> list[str]:
+    """What may stand in a field, for people."""
+    origin = get_origin(hint)
+    if origin in (Union, UnionType):
+        return [word for part in get_args(hint) for word in _allowed(part)]
+    if _words(hint):
+        return [str(word) for word in _words(hint)]
+    return ["None" if hint is NoneType else str(hint)]
+
+
 def _fits(value: Any, hint: Any) -> bool:
     """Whether all words of `value` are those of its type; what is no word is taken as it is."""
     origin = get_origin(hint)
@@ -72,4 +88,6 @@ def _fits(value: Any, hint: Any) -> bool:
         return any(_fits(value, part) for part in get_args(hint))
     if origin is tuple:
         return isinstance(value, tuple | list) and all(_fits(each, get_args(hint)[0]) for each in value)
-    return not isinstance(value, str)
+    if hint is NoneType:
+        return value is None
+    return hint is str or not isinstance(value, str)

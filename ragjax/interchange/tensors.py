@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import mmap
+import os
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -240,9 +241,19 @@ def as_stored(values: np.ndarray, dtype: str) -> np.ndarray:
 
 
 def write_weight_file(tensors: dict[str, np.ndarray], file: Path, metadata: dict[str, str]) -> None:
-    """Writes one safetensors file, which those may read who may read any other."""
+    """Writes one safetensors file, which those may read who may read any other.
+
+    Raises:
+      OSError: it cannot be written: the disk is full, say.
+    """
     # safetensors makes files that only their owner may read.
     file.touch()
     mode = file.stat().st_mode
-    save_file(tensors, file, metadata=metadata)
+    try:
+        save_file(tensors, file, metadata=metadata)
+    except SafetensorError as error:
+        # It has a type of its own for what the system said.
+        if found := re.search(r"os error (\d+)", str(error)):
+            raise OSError(int(found[1]), os.strerror(int(found[1])), str(file)) from None
+        raise
     file.chmod(mode)

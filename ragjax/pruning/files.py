@@ -192,6 +192,9 @@ def sensitivity_to_folder(
     """Measures how each matrix of MODEL bears pruning: sensitivity.json, report.html, and budget.json, which
     says where most can go; the pattern n_of_m leaves no choice, and has none.
 
+    Layers that are done are kept beside it in `OUT.unfinished` until it is there; the same call goes on from
+    them.
+
     Args:
       source: MODEL.
       out: the folder to write; must not exist.
@@ -202,6 +205,7 @@ def sensitivity_to_folder(
 
     Raises:
       InputError: as `ragjax.pruning.sensitivity.sensitivity`, or `out` exists.
+      Interrupted: SIGINT or SIGTERM; the layers that are done are kept.
     """
     check_request(out, "hf", None)
     assert config.sparsity is not None
@@ -217,7 +221,9 @@ def sensitivity_to_folder(
     count = model.config.layers
     console.print(f"[bold]sensitivity[/bold] {escape(source)}: {config.method}, {count} layers")
 
-    times = [time.monotonic()]
+    unfinished, interrupts, times = beside(out), Interrupts(), [time.monotonic()]
+    if unfinished.exists():
+        console.print(f"going on from {unfinished}", markup=False)
 
     def say(layer: int) -> None:
         times.append(time.monotonic())
@@ -226,13 +232,10 @@ def sensitivity_to_folder(
         console.print(f"layer {layer + 1}/{count}{told}")
         end_if_asked(interrupts, layer + 1, count, unfinished)
 
-    unfinished = beside(out)
-    if unfinished.exists():
-        console.print(f"going on from {unfinished}", markup=False)
-    with Interrupts() as interrupts:
-        curves = sensitivity(
-            model, config, sparsities=sparsities, sequences=sequences, unfinished=unfinished, progress=say
-        )
+    curves = sensitivity(
+        model, config, sparsities=sparsities, sequences=sequences, unfinished=unfinished, within=interrupts,
+        progress=say,
+    )  # fmt: skip
     found: dict[str, Any] = {
         "method": config.method,
         "sparsities": list(curves.sparsities),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,11 +23,11 @@ from ragjax.models.names import path_name
 from ragjax.parallel.mesh import batch_shards
 from ragjax.pruning.block_arrays import arrays_of, block_of
 from ragjax.pruning.calibration_text import drawn_text, in_microbatches, misfits
-from ragjax.pruning.unfinished import Unfinished, identity
+from ragjax.pruning.unfinished import Unfinished, identity, opened
 from ragjax.sparsity.calibrated.budgets import BUDGETS, Census, Sparsities, Table, table_problems
 from ragjax.sparsity.calibrated.calibration import Calibration
 from ragjax.sparsity.calibrated.methods import METHODS, How
-from ragjax.sparsity.calibrated.stream import LayerFigures, dense_norms, prune_blocks
+from ragjax.sparsity.calibrated.stream import LayerFigures, PrunedBlock, dense_norms, prune_blocks
 from ragjax.sparsity.figures import SparsityFigures, sparsity_figures
 from ragjax.sparsity.masks import prunable
 from ragjax.sparsity.scores import SCORES, Evidence
@@ -80,6 +81,7 @@ def prune(
     cache: str | Path | None = None,
     donate: bool = False,
     unfinished: str | Path | None = None,
+    within: AbstractContextManager[Any] | None = None,
     progress: Callable[[LayerFigures], None] = lambda figures: None,
 ) -> Pruned:
     """Removes weights of a trained model at once, guided by what its matrices are given on a text.
@@ -92,6 +94,7 @@ def prune(
       donate: whether the kernels may be overwritten where they lie: no second copy, and `model` is used up.
       unfinished: folder in which each block is kept as it is done, so that the same call goes on from there;
         stays when all are, for the caller to remove. None: no block is kept.
+      within: entered while blocks are pruned: what has Ctrl-C wait for the block at hand, say.
       progress: told of each block that is done here.
 
     Returns:
@@ -114,19 +117,16 @@ def prune(
     """
     config = OneShot() if config is None else config
     planned = plan(model, config, mesh=mesh, cache=cache)
-    kept = None
-    if unfinished is not None:
-        kept = Unfinished(unfinished, {"work": "prune", **described(model, config, planned)})
     began = time.monotonic()
-    asked = _sparsities(model, config, planned)
-    params, layers = prune_blocks(
-        model.config, model.params, planned.calibration, asked,
-        method=config.method, how=planned.how, seed=config.seed, donate=donate,
-        done=map(block_of, kept.blocks()) if kept else (),
-        keep=(lambda block: kept.keep(block.figures.layer, arrays_of(block))) if kept else None,
-        progress=progress,
-    )  # fmt: skip
-    seconds = time.monotonic() - began + sum(layer.seconds for layer in layers[: kept.done if kept else 0])
+    with opened(unfinished, lambda: {"work": "prune", **described(model, config, planned)}) as kept:
+        asked = _sparsities(model, config, planned)
+        earlier = kept.blocks(block_of) if kept else ()
+        params, layers = prune_blocks(
+            model.config, model.params, planned.calibration, asked,
+            method=config.method, how=planned.how, seed=config.seed, donate=donate,
+            done=earlier, keep=_keeper(kept), within=within, progress=progress,
+        )  # fmt: skip
+    seconds = time.monotonic() - began + sum(layer.seconds for layer in layers[: len(earlier)])
     reached = sparsity_figures(params, model.config, tuple(planned.shapes))
     done = {
         "did": "prune",
@@ -139,6 +139,12 @@ def prune(
     sparse = Model(model.config, params, model.tokenizer, (*model.history, done))
     tokens = planned.calibration.tokens.size
     return Pruned(sparse, PruneReport(config, asked, layers, reached, tokens, seconds))
+
+
+def _keeper(kept: Unfinished | None) -> Callable[[PrunedBlock], None] | None:
+    if kept is None:
+        return None
+    return lambda block: kept.keep(block.figures.layer, arrays_of(block))
 
 
 def plan(

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, ExitStack
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -23,8 +24,9 @@ from ragjax.models.decoder import Final, LayerData, Params, layer_data, output_t
 from ragjax.models.decoder_config import DecoderConfig
 from ragjax.models.run import apply
 from ragjax.pruning.one_shot import Plan, described, plan
-from ragjax.pruning.unfinished import Unfinished
-from ragjax.sparsity.calibrated.methods import METHODS, Matrices, prune_block
+from ragjax.pruning.unfinished import opened
+from ragjax.sparsity.calibrated.changed_block import Leaves
+from ragjax.sparsity.calibrated.methods import METHODS, How, Matrices, prune_block
 from ragjax.sparsity.calibrated.statistics import completed, gather_and_run, nothing_yet
 from ragjax.sparsity.calibrated.stream import readers
 from ragjax.sparsity.sensitivity import Sensitivity
@@ -32,6 +34,8 @@ from ragjax.sparsity.sensitivity import Sensitivity
 _PREFIX = "layers/"
 _DENSE = "dense"
 """Beside the names of kernels, what is kept of a layer."""
+_UNUSED = "sparsity", "budget", "table"
+"""Fields on which no curve depends."""
 
 
 class Text(NamedTuple):
@@ -49,6 +53,7 @@ def sensitivity(
     sequences: int = 8,
     cache: str | Path | None = None,
     unfinished: str | Path | None = None,
+    within: AbstractContextManager[Any] | None = None,
     progress: Callable[[int], None] = lambda layer: None,
 ) -> Sensitivity:
     """Prunes each matrix of each layer alone, to several sparsities, and measures the loss.
@@ -64,6 +69,7 @@ def sensitivity(
       sequences: sequences of held-out text, as long as those of the calibration text.
       cache: folder of the token cache; none: RAGJAX_CACHE, or ~/.cache/ragjax.
       unfinished: folder in which what is measured of a layer is kept, as by `ragjax.prune`; none: it is not.
+      within: entered while layers are measured here; none: nothing is.
       progress: told of each layer that is done here.
 
     Returns:
@@ -82,54 +88,45 @@ def sensitivity(
     names = [name.removeprefix(_PREFIX) for name in planned.shapes]
     groups = readers(model.config, one_layer(model.params["layers"], 0), names)
     loss = {name: np.empty((model.config.layers, len(sparsities))) for name in planned.shapes}
-    kept = None
-    if unfinished is not None:
-        asked = {**described(model, config, planned), "sparsities": [*sparsities], "sequences": sequences}
-        kept = Unfinished(unfinished, {"work": "sensitivity", **asked})
-    done, dense = list(kept.blocks() if kept else ()), None
-    for layer in range(model.config.layers):
-        block, data = one_layer(model.params["layers"], layer), layer_of(model.config, layer)
-        sums = nothing_yet(groups, with_gram=METHODS[config.method].needs_gram)
-        for number, x in enumerate(hidden):
-            sums, out = gather_and_run(sums, block, data, x, config=model.config)
-            hidden[number] = np.asarray(out)
-        if layer < len(done):
-            dense = float(done[layer][_DENSE])
+
+    def asked() -> dict[str, Any]:
+        levels = {"work": "sensitivity", "sparsities": [*sparsities], "sequences": sequences}
+        known = described(model, config, planned).items()
+        return levels | {name: value for name, value in known if name not in _UNUSED}
+
+    dense = None
+    with ExitStack() as stack:
+        kept = stack.enter_context(opened(unfinished, asked))
+        done = kept.blocks(dict) if kept else ()
+        for layer in range(model.config.layers):
+            if layer == len(done) and within is not None:
+                stack.enter_context(within)
+            block, data = one_layer(model.params["layers"], layer), layer_of(model.config, layer)
+            # Of a layer that is done as well: by another program what it hands on may differ in the last bit.
+            sums = nothing_yet(groups, with_gram=METHODS[config.method].needs_gram)
+            for number, x in enumerate(hidden):
+                sums, out = gather_and_run(sums, block, data, x, config=model.config)
+                hidden[number] = np.asarray(out)
+            if layer < len(done):
+                values = done[layer]
+            else:
+                after = partial(
+                    _loss_after, model.params,
+                    layer=jnp.int32(layer), data=data, read=read, text=text, config=model.config,
+                )  # fmt: skip
+                values = {_DENSE: np.asarray(after(block) if dense is None else dense, np.float64)}
+                key = jax.random.fold_in(jax.random.key(config.seed), layer)
+                flat = flatten_dict(block, sep="/")
+                given = Matrices({name: flat[name] for name in names}, completed(sums), {}, key)
+                values |= _curves(given, flat, sparsities, config.method, planned.how, after)
+                if kept is not None:
+                    kept.keep(layer, values)
+            dense = float(values[_DENSE])
             for name in loss:
-                loss[name][layer] = done[layer][name]
+                loss[name][layer] = values[name]
             read = next_hidden(block, data, read, config=model.config)
-            continue
-        after = partial(
-            _loss_after,
-            model.params,
-            layer=jnp.int32(layer),
-            data=data,
-            read=read,
-            text=text,
-            config=model.config,
-        )
-        if dense is None:
-            dense = float(after(block))
-        sums = completed(sums)
-        flat = flatten_dict(block, sep="/")
-        for level, sparsity in enumerate(sparsities):
-            given = Matrices(
-                {name: flat[name] for name in names},
-                sums,
-                {name: jnp.float32(sparsity) for name in names},
-                jax.random.fold_in(jax.random.key(config.seed), layer),
-            )
-            kernels, _ = prune_block(given, method=config.method, how=planned.how)
-            # All under way before the first is waited for.
-            losses = {n: after(unflatten_dict({**flat, n: kernel}, sep="/")) for n, kernel in kernels.items()}
-            for name, value in losses.items():
-                loss[_PREFIX + name][layer, level] = float(value)
-        read = next_hidden(block, data, read, config=model.config)
-        if kept is not None:
-            kept.keep(
-                layer, {_DENSE: np.asarray(dense), **{name: each[layer] for name, each in loss.items()}}
-            )
-        progress(layer)
+            if layer >= len(done):
+                progress(layer)
     assert dense is not None
     return Sensitivity(tuple(sparsities), dense, loss)
 
@@ -153,6 +150,26 @@ def check_levels(config: OneShot, sparsities: Sequence[float]) -> None:
             f"n_of_m: of {config.m} weights a whole number goes: sparsities must be among {possible}, found "
             f"{tuple(sparsities)}."
         )
+
+
+def _curves(
+    given: Matrices,
+    block: Leaves,
+    sparsities: Sequence[float],
+    method: str,
+    how: How,
+    after: Callable[[Params], Float[Array, ""]],
+) -> dict[str, Float[np.ndarray, " sparsities"]]:
+    """Of each matrix of a block the losses when it alone is pruned, by its name in the model."""
+    curves = {_PREFIX + name: np.empty(len(sparsities)) for name in given.kernels}
+    for level, sparsity in enumerate(sparsities):
+        asked = given._replace(sparsity={name: jnp.float32(sparsity) for name in given.kernels})
+        kernels, _ = prune_block(asked, method=method, how=how)
+        # All under way before the first is waited for.
+        losses = {n: after(unflatten_dict({**block, n: kernel}, sep="/")) for n, kernel in kernels.items()}
+        for name, value in losses.items():
+            curves[_PREFIX + name][level] = float(value)
+    return curves
 
 
 def _held_out(model: Model, planned: Plan, sequences: int, config: OneShot, cache: str | Path | None) -> Text:

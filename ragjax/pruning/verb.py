@@ -65,14 +65,13 @@ def prune_to_folder(
     unfinished, layers = beside(out), model.config.layers
     if unfinished.exists():
         console.print(f"going on from {unfinished}", markup=False)
-    lines = _Lines(console, layers, config.samples * length)
-    with Interrupts() as interrupts:
+    lines, interrupts = _Lines(console, layers, config.samples * length), Interrupts()
 
-        def told(figures: LayerFigures) -> None:
-            lines.say(figures)
-            end_if_asked(interrupts, figures.layer + 1, layers, unfinished)
+    def told(figures: LayerFigures) -> None:
+        lines.say(figures)
+        end_if_asked(interrupts, figures.layer + 1, layers, unfinished)
 
-        pruned = prune(model, config, mesh=mesh, unfinished=unfinished, progress=told)
+    pruned = prune(model, config, mesh=mesh, unfinished=unfinished, within=interrupts, progress=told)
     save(pruned.model, out)
     remove(unfinished)
     console.print(f"saved {out}; now its speed is measured", markup=False)

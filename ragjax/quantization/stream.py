@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 from jax.sharding import Mesh
+from jaxtyping import Shaped
 
 from ragjax.models.blockwise import one_layer
 from ragjax.models.decoder import Params
@@ -43,7 +45,7 @@ class LayerFigures(NamedTuple):
 class KeptBlock(NamedTuple):
     """A block that is done."""
 
-    kept: dict[str, np.ndarray | Quantized]
+    kept: dict[str, Shaped[np.ndarray, "..."] | Quantized]
     """What is new of its parameters, by name in the block, on the host."""
     figures: LayerFigures
 
@@ -55,8 +57,9 @@ def quantize_blocks(
     *,
     method: str,
     how: How,
-    done: Iterable[KeptBlock] = (),
+    done: Sequence[KeptBlock] = (),
     keep: Callable[[KeptBlock], None] | None = None,
+    within: AbstractContextManager[Any] | None = None,
     progress: Callable[[LayerFigures], None] = lambda figures: None,
 ) -> tuple[Params, list[LayerFigures]]:
     """Quantizes a model block by block.
@@ -72,6 +75,7 @@ def quantize_blocks(
       how: what does not differ between blocks.
       done: the first blocks, where an earlier call has quantized them; they hand on what they make.
       keep: given each block that is done here, for a later call.
+      within: entered while blocks are quantized here; none: nothing is.
       progress: told of each block that is done here.
 
     Returns:
@@ -81,7 +85,8 @@ def quantize_blocks(
     first = one_layer(params["layers"], 0)
     kernels = [name for name in flatten_dict(first, sep="/") if name.endswith("/kernel")]
     watched = Watched(readers(config, first, kernels), gram=True, sizes=CALIBRATED[method].sizes)
-    hidden = embedded(config, params, calibration)
+    # Nobody is given anything where all are done.
+    hidden = embedded(config, params, calibration) if len(done) < config.layers else []
     blocks: list[KeptBlock] = []
 
     def change(leaves: Leaves, sums: Statistics):
@@ -89,20 +94,21 @@ def quantize_blocks(
         return made.run, made
 
     for layer, before in enumerate(done):
-        if layer + 1 < config.layers:
+        if hidden:
             pass_block(config, layer, params, hidden, calibration, to_host(_whole(before.kept)))
         blocks.append(before)
-    for layer in range(len(blocks), config.layers):
-        began = time.monotonic()
-        # What is new has one name, under which it is let go of below.
-        made, error = change_block(config, layer, params, hidden, calibration, watched, change)[1:]
-        kept = to_host(made.kept)
-        matrices = {_PREFIX + name: each for name, each in to_host(made.figures).items()}
-        del made
-        blocks.append(KeptBlock(kept, LayerFigures(layer, error, matrices, time.monotonic() - began)))
-        if keep is not None:
-            keep(blocks[-1])
-        progress(blocks[-1].figures)
+    with within or nullcontext():
+        for layer in range(len(done), config.layers):
+            began = time.monotonic()
+            # What is new has one name, under which it is let go of below.
+            made, error = change_block(config, layer, params, hidden, calibration, watched, change)[1:]
+            kept = to_host(made.kept)
+            matrices = {_PREFIX + name: each for name, each in to_host(made.figures).items()}
+            del made
+            blocks.append(KeptBlock(kept, LayerFigures(layer, error, matrices, time.monotonic() - began)))
+            if keep is not None:
+                keep(blocks[-1])
+            progress(blocks[-1].figures)
     return _with_layers(params, [b.kept for b in blocks], calibration.mesh), [b.figures for b in blocks]
 
 

@@ -7,37 +7,28 @@ from typing import Any
 
 import numpy as np
 
+from ragjax.pruning.block_arrays import Arrays, figures_arrays, figures_of, is_figure
 from ragjax.quantization.block import QuantizedFigures
 from ragjax.quantization.quantized import Quantized
 from ragjax.quantization.scheme import Scheme
 from ragjax.quantization.stream import KeptBlock, LayerFigures
 
-_OF = ":"
-"""Between the name of a kernel and that of a figure."""
 _PARTS = tuple(field.name for field in fields(Quantized) if not field.metadata.get("static"))
 
 
-def arrays_of(block: KeptBlock) -> dict[str, np.ndarray]:
-    """Parameters by name, those of small integers in parts, figures of a kernel as `name:error`, and those of
-    the block."""
-    figures = block.figures
-    arrays = {
-        "layer": np.asarray(figures.layer),
-        "error": np.asarray(figures.error),
-        "seconds": np.asarray(figures.seconds),
-    }
+def arrays_of(block: KeptBlock) -> Arrays:
+    """Parameters by name, those of small integers in parts, and figures."""
+    arrays = figures_arrays(block.figures)
     for name, leaf in block.kept.items():
         if isinstance(leaf, Quantized):
             parts = {f"{name}/{part}": getattr(leaf, part) for part in _PARTS}
             arrays |= {key: np.asarray(values) for key, values in parts.items() if values is not None}
         else:
             arrays[name] = leaf
-    for name, each in figures.matrices.items():
-        arrays |= {f"{name}{_OF}{field}": np.asarray(value) for field, value in each._asdict().items()}
     return arrays
 
 
-def block_of(arrays: dict[str, np.ndarray], scheme: Scheme) -> KeptBlock:
+def block_of(arrays: Arrays, scheme: Scheme) -> KeptBlock:
     """The block that `arrays_of` made arrays of.
 
     Args:
@@ -45,21 +36,13 @@ def block_of(arrays: dict[str, np.ndarray], scheme: Scheme) -> KeptBlock:
       scheme: of its integers.
     """
     kept: dict[str, np.ndarray | Quantized] = {}
-    matrices: dict[str, dict[str, Any]] = {}
-    for key, values in arrays.items():
-        name, _, figure = key.partition(_OF)
+    for name, values in arrays.items():
         parent, _, part = name.rpartition("/")
-        if figure:
-            matrices.setdefault(name, {})[figure] = values
-        elif f"{parent}/codes" in arrays and part in _PARTS:
+        if is_figure(name):
+            continue
+        if f"{parent}/codes" in arrays and part in _PARTS:
             parts: dict[str, Any] = {each: arrays.get(f"{parent}/{each}") for each in _PARTS}
             kept[parent] = Quantized(**parts, scheme=scheme)
-        elif parent:
+        else:
             kept[name] = values
-    figures = LayerFigures(
-        int(arrays["layer"]),
-        float(arrays["error"]),
-        {name: QuantizedFigures(**found) for name, found in matrices.items()},
-        float(arrays["seconds"]),
-    )
-    return KeptBlock(kept, figures)
+    return KeptBlock(kept, figures_of(arrays, LayerFigures, QuantizedFigures))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict
+from functools import partial
 
 import numpy as np
 
@@ -11,9 +13,9 @@ from ragjax.errors import InputError, listing
 from ragjax.parallel.mesh import batch_shards
 from ragjax.pruning.calibration_text import drawn_text, in_microbatches, misfits
 from ragjax.pruning.one_shot import default_length
-from ragjax.pruning.unfinished import Unfinished, identity
+from ragjax.pruning.unfinished import Unfinished, identity, opened
 from ragjax.quantization.block import How
-from ragjax.quantization.stream import LayerFigures, quantize_blocks
+from ragjax.quantization.stream import KeptBlock, LayerFigures, quantize_blocks
 from ragjax.quantizing.block_arrays import arrays_of, block_of
 from ragjax.quantizing.given import Given, Made
 from ragjax.sparsity.calibrated.calibration import Calibration
@@ -55,21 +57,23 @@ def by_text(name: str, given: Given) -> Made:
         config.strength,
     )
     calibration = Calibration(in_microbatches(tokens, config.batch_size, shards), mesh)
-    kept = None
-    if given.unfinished is not None:
-        asked = {"work": "quantize", **asdict(config), **asdict(given.scheme)}
-        kept = Unfinished(given.unfinished, asked | identity(model, calibration.tokens))
-    params, layers = quantize_blocks(
-        model.config, model.params, calibration, method=name, how=how,
-        done=(block_of(arrays, given.scheme) for arrays in kept.blocks()) if kept else (),
-        keep=(lambda block: kept.keep(block.figures.layer, arrays_of(block))) if kept else None,
-        progress=say,
-    )  # fmt: skip
+    asked = {"work": "quantize", **asdict(config), **asdict(given.scheme)}
+    with opened(given.unfinished, lambda: asked | identity(model, calibration.tokens)) as kept:
+        earlier = kept.blocks(partial(block_of, scheme=given.scheme)) if kept else ()
+        params, layers = quantize_blocks(
+            model.config, model.params, calibration, method=name, how=how,
+            done=earlier, keep=_keeper(kept), within=given.within, progress=say,
+        )  # fmt: skip
     errors = {
         each: tuple(float(np.asarray(layer.matrices[each].error)) for layer in layers) for each in given.names
     }
-    before = sum(layer.seconds for layer in layers[: kept.done if kept else 0])
-    return Made(params, errors, "outputs", before)
+    return Made(params, errors, "outputs", sum(layer.seconds for layer in layers[: len(earlier)]))
+
+
+def _keeper(kept: Unfinished | None) -> Callable[[KeptBlock], None] | None:
+    if kept is None:
+        return None
+    return lambda block: kept.keep(block.figures.layer, arrays_of(block))
 
 
 def remarks(figures: LayerFigures, dampening: float) -> list[str]:

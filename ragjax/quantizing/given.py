@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from jax.sharding import Mesh
 
@@ -29,6 +30,8 @@ class Given(NamedTuple):
     """Folder of the token cache."""
     unfinished: str | Path | None
     """Folder in which blocks are kept as they are done; none: they are not."""
+    within: AbstractContextManager[Any] | None
+    """Entered while blocks are quantized; none: nothing is."""
     progress: Callable[[str], None]
     """Told of each part that is done, a line."""
     after_block: Callable[[int, int], None]

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -56,6 +57,7 @@ def quantize(
     mesh: Mesh | None = None,
     cache: str | Path | None = None,
     unfinished: str | Path | None = None,
+    within: AbstractContextManager[Any] | None = None,
     progress: Callable[[str], None] = lambda line: None,
     after_block: Callable[[int, int], None] = lambda done, of: None,
 ) -> QuantizedModel:
@@ -68,6 +70,7 @@ def quantize(
       cache: folder of the token cache; none: RAGJAX_CACHE, or ~/.cache/ragjax.
       unfinished: folder in which a method that goes block by block keeps each as it is done, so that the same
         call goes on from there; stays when all are, for the caller to remove. None: no block is kept.
+      within: entered while such a method quantizes blocks; none: nothing is.
       progress: told of each part that is done here, a line.
       after_block: told after each block, by such a method, how many are done, and of how many.
 
@@ -92,7 +95,7 @@ def quantize(
     scheme = scheme_of(config)
     names = _names(model, config, scheme)
     began = time.monotonic()
-    given = Given(model, names, scheme, config, mesh, cache, unfinished, progress, after_block)
+    given = Given(model, names, scheme, config, mesh, cache, unfinished, within, progress, after_block)
     made = METHODS[config.method](given)
     params = _with_tables(made.params, config)
     _check_finite(params)

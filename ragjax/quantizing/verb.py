@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
 from pathlib import Path
 from shlex import quote
 from statistics import fmean
@@ -83,22 +82,23 @@ def quantize_to_folder(
     if data is not None:
         # What cannot be measured is told before the work, not after it.
         check_readable(data, model)
-    unfinished = beside(out)
-    if unfinished.exists():
+    # To the nearest it takes seconds, and nothing is kept.
+    unfinished = None if config.method == "rtn" else beside(out)
+    if unfinished is not None and unfinished.exists():
         console.print(f"going on from {unfinished}", markup=False)
-    # What keeps nothing ends at once.
-    with nullcontext() if config.method == "rtn" else Interrupts() as interrupts:
+    interrupts = Interrupts()
 
-        def after_block(done: int, of: int) -> None:
-            assert interrupts is not None
-            end_if_asked(interrupts, done, of, unfinished)
+    def after_block(done: int, of: int) -> None:
+        assert unfinished is not None
+        end_if_asked(interrupts, done, of, unfinished)
 
-        made = quantize(
-            model, config, mesh=mesh, unfinished=unfinished,
-            progress=lambda line: console.print(f"  {line}", markup=False), after_block=after_block,
-        )  # fmt: skip
+    made = quantize(
+        model, config, mesh=mesh, unfinished=unfinished, within=interrupts,
+        progress=lambda line: console.print(f"  {line}", markup=False), after_block=after_block,
+    )  # fmt: skip
     save(made.model if format == "quantized" else made.model.in_floats(), out)
-    remove(unfinished)
+    if unfinished is not None:
+        remove(unfinished)
     perplexities = None
     if data is not None:
         console.print(f"saved {out}; now perplexity is measured", markup=False)

@@ -37,8 +37,8 @@ class FolderLock:
             holder = self._file.read().strip() or "another process"
             self._file.close()
             raise InputError(
-                f"{folder} is in use by another run ({holder}), and two would damage each other's "
-                "checkpoints: wait for it to end, stop it, or choose another --workdir."
+                f"{folder} is in use by another run ({holder}), and two would damage each other's work: "
+                "wait for it to end, stop it, or choose another folder."
             )
         self._file.truncate(0)
         self._file.write(f"process {os.getpid()} on {socket.gethostname()}\n")

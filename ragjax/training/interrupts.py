@@ -18,7 +18,7 @@ which shells give for processes that a signal killed: those saved nothing.
 """
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
-_ASKED = b"\nStopping: the step is finished and saved first. Press Ctrl-C again to stop at once.\n"
+_ASKED = b"\nStopping: what is at hand is finished and saved first. Press Ctrl-C again to stop at once.\n"
 
 
 class Interrupts:

@@ -118,5 +118,8 @@ def test_stopped_it_goes_on_and_ends_as_if_it_had_not_been(tiny_byte_model, tmp_
     assert told == [1]
     assert found.dense == expected.dense
     assert all((found.loss[name] == values).all() for name, values in expected.loss.items())
+    # What the curves do not depend on may be another.
+    asked = OneShot(method=method, sparsity=0.3, **TINY)
+    assert measured(unfinished=tmp_path / "kept").dense == expected.dense
     with pytest.raises(InputError, match=r"sparsities was \[0.5, 0.9\], is \[0.3, 0.5, 0.7, 0.9\]"):
         sensitivity(tiny_byte_model, asked, sequences=3, unfinished=tmp_path / "kept")

@@ -8,16 +8,21 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from safetensors import SafetensorError
 
 from ragjax.cli import main
 from ragjax.config import Mesh, OneShot
 from ragjax.errors import InputError
+from ragjax.interchange import tensors
 from ragjax.interchange.folder import load, save
 from ragjax.interchange.tensors import open_weight_file, write_weight_file
+from ragjax.model import Model
+from ragjax.models.decoder import init_params
+from ragjax.models.decoder_config import DecoderConfig
 from ragjax.parallel.mesh import make_mesh
 from ragjax.pruning import one_shot
 from ragjax.pruning.one_shot import prune
-from ragjax.pruning.unfinished import Unfinished, beside
+from ragjax.pruning.unfinished import Unfinished, beside, remove
 from ragjax.sparsity.calibrated.methods import METHODS
 
 
@@ -62,7 +67,7 @@ def same(found, expected):
     return all(jax.tree.leaves(jax.tree.map(lambda x, y: bool((x == y).all()), found, expected)))
 
 
-@pytest.mark.parametrize("method", [name for name in METHODS if name != "ria"])
+@pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_it_ends_as_if_it_had_not_been_stopped(tiny_byte_model, text, tmp_path, method, dtype):
     params = jax.tree.map(lambda x: np.asarray(x, jnp.dtype(dtype)), tiny_byte_model.params)
@@ -84,6 +89,33 @@ def test_it_ends_as_if_it_had_not_been_stopped(tiny_byte_model, text, tmp_path, 
     assert same(again.params, expected.params)
 
 
+@pytest.mark.parametrize("kept", [2, 3])
+@pytest.mark.parametrize("donate", [False, True])
+def test_several_blocks_are_gone_on_from(text, byte_tokenizer, tmp_path, kept, donate):
+    shape = DecoderConfig(vocab_size=257, positions=64, width=32, layers=3, heads=4, mlp_width=64)
+
+    def model():
+        # Donated, it is used up.
+        return Model(shape, init_params(shape, seed=5), byte_tokenizer)
+
+    asked, told = config(text, method="wanda"), []
+    expected, _ = prune(model(), asked)
+
+    def stop(figures):
+        if figures.layer + 1 == kept:
+            raise Stop
+
+    with pytest.raises(Stop):
+        prune(model(), asked, donate=donate, unfinished=tmp_path / "kept", progress=stop)
+    found, report = prune(model(), asked, donate=donate, unfinished=tmp_path / "kept", progress=told.append)
+    assert [figures.layer for figures in told] == list(range(kept, 3))
+    assert [figures.layer for figures in report.layers] == [0, 1, 2]
+    assert same(found.params, expected.params)
+    # Nothing of the report holds a file of the folder.
+    figures = [x for layer in report.layers[:kept] for x in jax.tree.leaves(layer.matrices)]
+    assert all(not isinstance(x, np.ndarray) or x.base is None for x in figures)
+
+
 def test_the_time_of_an_earlier_call_counts(tiny_byte_model, text, tmp_path):
     stopped_after_a_block(tiny_byte_model, config(text), tmp_path / "kept")
     (file,) = (tmp_path / "kept").glob("block_*")
@@ -99,7 +131,8 @@ def test_a_mesh_goes_on_with_what_one_device_began(tiny_byte_model, text, tmp_pa
     asked = config(text, method="sparsegpt")
     expected, _ = prune(tiny_byte_model, asked)
     stopped_after_a_block(tiny_byte_model, asked, tmp_path / "kept")
-    mesh = make_mesh(Mesh(data=2, tensor=2), devices=jax.devices()[:4])
+    # Of eight devices each batch is eight rows, of one it is two.
+    mesh = make_mesh(Mesh(data=4, tensor=2), devices=jax.devices()[:8])
     found, _ = prune(tiny_byte_model, asked, mesh=mesh, unfinished=tmp_path / "kept")
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=1e-5), found.params, expected.params)
 
@@ -159,15 +192,44 @@ def test_a_folder_of_something_else_is_left_as_it_is(tiny_byte_model, text, tmp_
     assert [file.name for file in folder.iterdir()] == ["precious"]
 
 
+def test_a_folder_that_holds_nothing_yet_is_taken(tiny_byte_model, text, tmp_path):
+    (tmp_path / "new").mkdir()
+    stopped_after_a_block(tiny_byte_model, config(text), tmp_path / "new")
+    assert (tmp_path / "new" / "block_00000.safetensors").is_file()
+    # As a call that was killed while it began leaves it.
+    (tmp_path / "begun").mkdir()
+    (tmp_path / "begun" / ".lock").write_text("")
+    (tmp_path / "begun" / ".asked.json.0123abcd.partial").write_text("{")
+    stopped_after_a_block(tiny_byte_model, config(text), tmp_path / "begun")
+    assert (tmp_path / "begun" / "block_00000.safetensors").is_file()
+
+
+def test_two_at_a_time_are_refused(tmp_path):
+    with Unfinished(tmp_path / "kept", {"a": 1}) as first:
+        first.keep(0, {"x": np.arange(3.0)})
+        with pytest.raises(InputError, match="is in use by another run"):
+            Unfinished(tmp_path / "kept", {"a": 1})
+    with Unfinished(tmp_path / "kept", {"a": 1}) as second:
+        assert second.done == 1
+
+
+def test_what_stands_beside_the_blocks_stays(tmp_path):
+    with Unfinished(tmp_path / "kept", {"a": 1}) as kept:
+        kept.keep(0, {"x": np.arange(3.0)})
+    (tmp_path / "kept" / "notes.txt").write_text("mine")
+    remove(tmp_path / "kept")
+    assert [file.name for file in (tmp_path / "kept").iterdir()] == ["notes.txt"]
+
+
 def test_what_was_not_written_to_its_end_does_not_count(tmp_path):
-    kept = Unfinished(tmp_path / "kept", {"a": 1})
-    kept.keep(0, {"x": np.arange(3.0)})
+    with Unfinished(tmp_path / "kept", {"a": 1}) as kept:
+        kept.keep(0, {"x": np.arange(3.0)})
     left = tmp_path / "kept" / ".block_00001.safetensors.0123abcd.partial"
     left.write_bytes(b"torn")
     (tmp_path / "kept" / "block_00002.safetensors").write_bytes(b"behind a gap")
-    found = Unfinished(tmp_path / "kept", {"a": 1})
-    assert found.done == 1
-    assert [block["x"].tolist() for block in found.blocks()] == [[0, 1, 2]]
+    with Unfinished(tmp_path / "kept", {"a": 1}) as found:
+        assert found.done == 1
+        assert [block["x"].tolist() for block in found.blocks(dict)] == [[0, 1, 2]]
     assert not left.exists()
 
 
@@ -203,8 +265,16 @@ def test_the_same_command_goes_on(tiny_byte_model, text, tmp_path, capsys, monke
     assert not beside(out).exists()
 
 
-def test_the_last_block_is_not_the_place_to_stop(tiny_byte_model, text, tmp_path, monkeypatch):
+@pytest.fixture
+def line(tiny_byte_model, text, tmp_path):
+    """`prune MODEL OUT` with a short text, and OUT."""
     save(tiny_byte_model, tmp_path / "model")
+    words = ["--calibration", text, "--samples", "4", "--sequence-length", "32"]
+    return ["prune", str(tmp_path / "model"), str(tmp_path / "out"), *words], tmp_path / "out"
+
+
+def test_asked_in_the_last_block_it_stops_before_it_is_measured(line, monkeypatch, capsys):
+    given, out = line
     pruned, calls = one_shot.prune_blocks.__globals__["prune_block"], []
 
     def late(*args, **kwargs):
@@ -214,6 +284,61 @@ def test_the_last_block_is_not_the_place_to_stop(tiny_byte_model, text, tmp_path
         return pruned(*args, **kwargs)
 
     monkeypatch.setitem(one_shot.prune_blocks.__globals__, "prune_block", late)
-    words = ["--calibration", text, "--samples", "4", "--sequence-length", "32"]
-    main(["prune", str(tmp_path / "model"), str(tmp_path / "out"), *words])
-    assert load(tmp_path / "out").config.layers == 2
+    with pytest.raises(SystemExit) as stopped:
+        main(given)
+    assert stopped.value.code == 75
+    assert f"2 of 2 blocks are kept in {beside(out)}" in capsys.readouterr().err
+    assert not out.exists()
+    main(given)
+    assert load(out).config.layers == 2
+    assert len(calls) == 2
+    assert not beside(out).exists()
+
+
+@pytest.mark.parametrize("before", ["drawn_text", "dense_norms", "pass_block"])
+def test_where_no_block_is_at_hand_it_ends_at_once(line, monkeypatch, capsys, before):
+    given, out = [*line[0], "--budget", "owl"], line[1]
+    blocks = one_shot.prune_blocks.__globals__
+    if before == "pass_block":
+        pruned = blocks["prune_block"]
+
+        def first(*args, **kwargs):
+            os.kill(os.getpid(), signal.SIGTERM)
+            return pruned(*args, **kwargs)
+
+        monkeypatch.setitem(blocks, "prune_block", first)
+        with pytest.raises(SystemExit):
+            main(given)
+        capsys.readouterr()
+    names = blocks if before == "pass_block" else vars(one_shot)
+    does = names[before]
+
+    def stopping(*args, **kwargs):
+        os.kill(os.getpid(), signal.SIGINT)
+        return does(*args, **kwargs)
+
+    monkeypatch.setitem(names, before, stopping)
+    monkeypatch.setitem(blocks, "prune_block", lambda *_, **__: pytest.fail("went on"))
+    with pytest.raises(SystemExit) as stopped:
+        main(given)
+    assert stopped.value.code == 130
+    assert "stopped at once" in capsys.readouterr().err
+    assert beside(out).exists() == (before == "pass_block")
+
+
+def test_a_full_disk_is_one_message_and_what_is_done_is_kept(line, monkeypatch, refused):
+    given, out = line
+    saved, calls = tensors.save_file, []
+
+    def full(*args, **kwargs):
+        calls.append(1)
+        if len(calls) == 2:
+            raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+        return saved(*args, **kwargs)
+
+    monkeypatch.setattr(tensors, "save_file", full)
+    told = refused(*given)
+    assert "free some space and run it again; what is done is kept" in told
+    assert [file.name for file in beside(out).glob("block_*")] == ["block_00000.safetensors"]
+    main(given)
+    assert load(out).config.layers == 2

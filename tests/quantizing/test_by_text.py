@@ -5,6 +5,7 @@ import json
 import typing
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict
@@ -127,13 +128,18 @@ def stopped_after_a_block(model, asked, folder):
         ("smoothquant", {"scheme": "int8_activations"}),
     ],
 )
-def test_stopped_it_goes_on_and_ends_as_if_it_had_not_been(tiny_byte_model, text, tmp_path, method, fields):
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_stopped_it_goes_on_and_ends_as_if_it_had_not_been(
+    tiny_byte_model, text, tmp_path, method, fields, dtype
+):
     asked, folder = config(text, method=method, **fields), tmp_path / "kept"
-    expected = quantize(tiny_byte_model, asked)
-    stopped_after_a_block(tiny_byte_model, asked, folder)
+    params = jax.tree.map(lambda x: np.asarray(x, jnp.dtype(dtype)), tiny_byte_model.params)
+    model = dataclasses.replace(tiny_byte_model, params=params)
+    expected = quantize(model, asked)
+    stopped_after_a_block(model, asked, folder)
     told, lines = [], []
     found = quantize(
-        tiny_byte_model, asked, unfinished=folder,
+        model, asked, unfinished=folder,
         progress=lines.append, after_block=lambda *counts: told.append(counts),
     )  # fmt: skip
     assert told == [(2, 2)]

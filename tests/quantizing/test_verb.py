@@ -104,3 +104,14 @@ def test_stopped_the_same_command_goes_on(line, tmp_path, capsys, monkeypatch):
     assert "layer 2/2" in told
     assert has_stand_ins(load(out).params)
     assert {file.name for file in tmp_path.iterdir()} == {"model", "a.txt", "cache", "out"}
+
+
+def test_to_the_nearest_leaves_alone_what_another_command_keeps(line, tmp_path, capsys):
+    given, out = line
+    kept = out.with_name("out.unfinished")
+    kept.mkdir()
+    (kept / "asked.json").write_text("{}")
+    (kept / "block_00000.safetensors").write_bytes(b"of a pruning")
+    main(given)
+    assert "going on" not in capsys.readouterr().out
+    assert sorted(file.name for file in kept.iterdir()) == ["asked.json", "block_00000.safetensors"]

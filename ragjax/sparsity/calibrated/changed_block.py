@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 from jax.sharding import Mesh
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Shaped
 
 from ragjax.models.blockwise import layer_of, next_hidden_in_place, one_layer
 from ragjax.models.decoder import LayerData, Params
@@ -93,7 +93,7 @@ def pass_block(
     params: Params,
     hidden: list[Float[Stream, "rows seq width"]],
     calibration: Calibration,
-    new: dict[str, np.ndarray],
+    new: dict[str, Shaped[np.ndarray, "..."]],
 ) -> None:
     """Hands on what a block makes that was changed before, without looking at what it is given.
 
@@ -106,7 +106,8 @@ def pass_block(
       new: what `change_block` returned of the block.
     """
     mesh = calibration.mesh
-    leaves = flatten_dict(one_layer(params["layers"], layer), sep="/") | new
+    others = {name: x for name, x in flatten_dict(params["layers"], sep="/").items() if name not in new}
+    leaves = one_layer(others, layer) | new
     block = waited_for(place_block(unflatten_dict(leaves, sep="/"), mesh))
     with over(mesh):
         _handed_on(config, block, layer_of(config, layer), hidden, mesh)

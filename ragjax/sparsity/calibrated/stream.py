@@ -6,8 +6,9 @@ Of the model no more is on the device than one block's parameters, what it is gi
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -59,7 +60,7 @@ class LayerFigures(NamedTuple):
 class PrunedBlock(NamedTuple):
     """A block that is done."""
 
-    kernels: dict[str, np.ndarray]
+    kernels: dict[str, Float[np.ndarray, "in out"]]
     """What is left of them, by name."""
     figures: LayerFigures
 
@@ -74,8 +75,9 @@ def prune_blocks(
     how: How,
     seed: int = 0,
     donate: bool = False,
-    done: Iterable[PrunedBlock] = (),
+    done: Sequence[PrunedBlock] = (),
     keep: Callable[[PrunedBlock], None] | None = None,
+    within: AbstractContextManager[Any] | None = None,
     progress: Callable[[LayerFigures], None] = lambda figures: None,
 ) -> tuple[Params, list[LayerFigures]]:
     """Prunes a model block by block.
@@ -91,6 +93,7 @@ def prune_blocks(
       donate: whether kernels on the devices that do the work may be overwritten; `params` are used up.
       done: the first blocks, where an earlier call has pruned them; they hand on what they make, and stay.
       keep: given each block that is done here, for a later call.
+      within: entered while blocks are pruned here; none: nothing is.
       progress: told of each block that is done here.
 
     Returns:
@@ -99,40 +102,44 @@ def prune_blocks(
     short = [name.removeprefix(_PREFIX) for name in sparsities]
     flat = flatten_dict(params, sep="/")
     stacks = {name: _writable(flat[name], calibration.mesh, donate=donate) for name in sparsities}
-    hidden = embedded(config, params, calibration)
-    groups = readers(config, one_layer(params["layers"], 0), short)
-    watched = Watched(groups, gram=METHODS[method].needs_gram)
     figures: list[LayerFigures] = []
+    # Nobody is given anything where all are done.
+    hidden = embedded(config, params, calibration) if len(done) < config.layers else []
     for layer, before in enumerate(done):
-        if layer + 1 < config.layers:
-            new = {name.removeprefix(_PREFIX): kernel for name, kernel in before.kernels.items()}
-            pass_block(config, layer, params, hidden, calibration, new)
+        new = {name.removeprefix(_PREFIX): kernel for name, kernel in before.kernels.items()}
+        if hidden:
+            pass_block(config, layer, unflatten_dict(flat | stacks, sep="/"), hidden, calibration, new)
         for name, kernel in before.kernels.items():
             stacks[name] = _with_layer(stacks[name], layer, kernel)
         figures.append(before.figures)
-    for layer in range(len(figures), config.layers):
-        began = time.monotonic()
+    groups = readers(config, one_layer(unflatten_dict(flat | stacks, sep="/")["layers"], 0), short)
+    watched = Watched(groups, gram=METHODS[method].needs_gram)
+    with within or nullcontext():
+        for layer in range(len(done), config.layers):
+            began = time.monotonic()
 
-        def change(leaves: Leaves, sums: Statistics, layer: int = layer):
-            given = Matrices(
-                {name: leaves.pop(name) for name in short},
-                sums,
-                {name: jnp.float32(sparsities[_PREFIX + name][layer]) for name in short},
-                jax.random.fold_in(jax.random.key(seed), layer),
+            def change(leaves: Leaves, sums: Statistics, layer: int = layer):
+                given = Matrices(
+                    {name: leaves.pop(name) for name in short},
+                    sums,
+                    {name: jnp.float32(sparsities[_PREFIX + name][layer]) for name in short},
+                    jax.random.fold_in(jax.random.key(seed), layer),
+                )
+                return prune_block(given, method=method, how=how, donate=True)
+
+            kernels, told, error = change_block(
+                config, layer, unflatten_dict(flat | stacks, sep="/"), hidden, calibration, watched, change
             )
-            return prune_block(given, method=method, how=how, donate=True)
-
-        kernels, told, error = change_block(
-            config, layer, unflatten_dict(flat | stacks, sep="/"), hidden, calibration, watched, change
-        )
-        matrices = {_PREFIX + name: each for name, each in to_host(told).items()}
-        figures.append(LayerFigures(layer, error, matrices, time.monotonic() - began))
-        if keep is not None:
-            keep(PrunedBlock({_PREFIX + name: to_host(x) for name, x in kernels.items()}, figures[-1]))
-        # None of them is held into the next layer.
-        for name in list(kernels):
-            stacks[_PREFIX + name] = _with_layer(stacks[_PREFIX + name], layer, kernels.pop(name))
-        progress(figures[-1])
+            made: dict[str, Any] = {_PREFIX + name: kernels.pop(name) for name in list(kernels)}
+            matrices = {_PREFIX + name: each for name, each in to_host(told).items()}
+            figures.append(LayerFigures(layer, error, matrices, time.monotonic() - began))
+            if keep is not None:
+                made = to_host(made)
+                keep(PrunedBlock(made, figures[-1]))
+            # None of them is held into the next layer.
+            for name in list(made):
+                stacks[name] = _with_layer(stacks[name], layer, made.pop(name))
+            progress(figures[-1])
     return _put_back(flat, stacks), figures
 
 

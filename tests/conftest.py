@@ -5,9 +5,13 @@ import json
 import math
 import os
 import re
+import signal
+import socket
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 # Before JAX starts its backends.
@@ -96,6 +100,55 @@ def own_process() -> dict[str, str]:
     """The environment of a process that counts its devices itself."""
     devices = " --xla_force_host_platform_device_count=8"
     return os.environ | {"XLA_FLAGS": os.environ["XLA_FLAGS"].replace(devices, "")}
+
+
+@pytest.fixture
+def two_hosts(own_process):
+    """Runs a script as two hosts, each given its number, a port and more; what each wrote to its output."""
+
+    def run(script: str, *more: str) -> list[str]:
+        with socket.socket() as free:
+            free.bind(("localhost", 0))
+            port = str(free.getsockname()[1])
+        hosts = [
+            subprocess.Popen(
+                [sys.executable, "-c", script, str(host), port, *more],
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+                env={**own_process, "PYTHONPATH": str(Path(__file__).parents[1])},
+            )
+            for host in range(2)
+        ]
+        try:
+            ended = [host.communicate(timeout=240) for host in hosts]
+        finally:
+            for host in hosts:
+                host.kill()
+        for host, (_, err) in zip(hosts, ended, strict=True):
+            assert host.returncode == 0, err[-3000:]
+        return [out for out, _ in ended]
+
+    return run
+
+
+@pytest.fixture
+def asking_to_stop(monkeypatch):
+    """Has the process get a signal each time that a function, as another one's module names it, is called."""
+
+    @contextmanager
+    def within(caller: Callable, name: str, number: int = signal.SIGTERM) -> Iterator[None]:
+        does = caller.__globals__[name]
+
+        def stopping(*args, **kwargs):
+            os.kill(os.getpid(), number)
+            return does(*args, **kwargs)
+
+        with monkeypatch.context() as patch:
+            patch.setitem(caller.__globals__, name, stopping)
+            yield
+
+    return within
 
 
 @pytest.fixture

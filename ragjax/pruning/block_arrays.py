@@ -6,12 +6,12 @@ from typing import Any
 
 import numpy as np
 
+from ragjax.pruning.unfinished import Arrays
 from ragjax.sparsity.calibrated.methods import MatrixFigures
 from ragjax.sparsity.calibrated.stream import LayerFigures, PrunedBlock
 
 _OF = ":"
 """Between the name of a kernel and that of a figure."""
-Arrays = dict[str, np.ndarray]
 
 
 def figures_arrays(figures: Any) -> Arrays:

@@ -29,7 +29,7 @@ from ragjax.parallel.compile_cache import keep_compiled_programs
 from ragjax.pruning.comparison import Measure, compare, way_of
 from ragjax.pruning.one_shot import Pruned, default_length
 from ragjax.pruning.sensitivity import check_levels, sensitivity
-from ragjax.pruning.unfinished import beside, end_if_asked, remove
+from ragjax.pruning.unfinished import announced, end_if_asked, remove
 from ragjax.report import write_report
 from ragjax.report.pruning import PRUNING, SENSITIVITY, packed_picture
 from ragjax.sparsity.mask_pictures import mask_picture
@@ -221,9 +221,7 @@ def sensitivity_to_folder(
     count = model.config.layers
     console.print(f"[bold]sensitivity[/bold] {escape(source)}: {config.method}, {count} layers")
 
-    unfinished, interrupts, times = beside(out), Interrupts(), [time.monotonic()]
-    if unfinished.exists():
-        console.print(f"going on from {unfinished}", markup=False)
+    unfinished, interrupts, times = announced(out, console), Interrupts(), [time.monotonic()]
 
     def say(layer: int) -> None:
         times.append(time.monotonic())

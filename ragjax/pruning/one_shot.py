@@ -23,11 +23,11 @@ from ragjax.models.names import path_name
 from ragjax.parallel.mesh import batch_shards
 from ragjax.pruning.block_arrays import arrays_of, block_of
 from ragjax.pruning.calibration_text import drawn_text, in_microbatches, misfits
-from ragjax.pruning.unfinished import Unfinished, identity, opened
+from ragjax.pruning.unfinished import going_on, identity
 from ragjax.sparsity.calibrated.budgets import BUDGETS, Census, Sparsities, Table, table_problems
 from ragjax.sparsity.calibrated.calibration import Calibration
 from ragjax.sparsity.calibrated.methods import METHODS, How
-from ragjax.sparsity.calibrated.stream import LayerFigures, PrunedBlock, dense_norms, prune_blocks
+from ragjax.sparsity.calibrated.stream import LayerFigures, dense_norms, prune_blocks
 from ragjax.sparsity.figures import SparsityFigures, sparsity_figures
 from ragjax.sparsity.masks import prunable
 from ragjax.sparsity.scores import SCORES, Evidence
@@ -118,13 +118,14 @@ def prune(
     config = OneShot() if config is None else config
     planned = plan(model, config, mesh=mesh, cache=cache)
     began = time.monotonic()
-    with opened(unfinished, lambda: {"work": "prune", **described(model, config, planned)}) as kept:
+    with going_on(
+        unfinished, lambda: {"work": "prune", **described(model, config, planned)}, block_of, arrays_of
+    ) as (earlier, keep):
         asked = _sparsities(model, config, planned)
-        earlier = kept.blocks(block_of) if kept else ()
         params, layers = prune_blocks(
             model.config, model.params, planned.calibration, asked,
             method=config.method, how=planned.how, seed=config.seed, donate=donate,
-            done=earlier, keep=_keeper(kept), within=within, progress=progress,
+            done=earlier, keep=keep, within=within, progress=progress,
         )  # fmt: skip
     seconds = time.monotonic() - began + sum(layer.seconds for layer in layers[: len(earlier)])
     reached = sparsity_figures(params, model.config, tuple(planned.shapes))
@@ -139,12 +140,6 @@ def prune(
     sparse = Model(model.config, params, model.tokenizer, (*model.history, done))
     tokens = planned.calibration.tokens.size
     return Pruned(sparse, PruneReport(config, asked, layers, reached, tokens, seconds))
-
-
-def _keeper(kept: Unfinished | None) -> Callable[[PrunedBlock], None] | None:
-    if kept is None:
-        return None
-    return lambda block: kept.keep(block.figures.layer, arrays_of(block))
 
 
 def plan(

@@ -24,7 +24,7 @@ from ragjax.models.decoder import Final, LayerData, Params, layer_data, output_t
 from ragjax.models.decoder_config import DecoderConfig
 from ragjax.models.run import apply
 from ragjax.pruning.one_shot import Plan, described, plan
-from ragjax.pruning.unfinished import opened
+from ragjax.pruning.unfinished import going_on
 from ragjax.sparsity.calibrated.changed_block import Leaves
 from ragjax.sparsity.calibrated.methods import METHODS, How, Matrices, prune_block
 from ragjax.sparsity.calibrated.statistics import completed, gather_and_run, nothing_yet
@@ -96,8 +96,7 @@ def sensitivity(
 
     dense = None
     with ExitStack() as stack:
-        kept = stack.enter_context(opened(unfinished, asked))
-        done = kept.blocks(dict) if kept else ()
+        done, keep = stack.enter_context(going_on(unfinished, asked, dict, dict))
         for layer in range(model.config.layers):
             if layer == len(done) and within is not None:
                 stack.enter_context(within)
@@ -119,8 +118,8 @@ def sensitivity(
                 flat = flatten_dict(block, sep="/")
                 given = Matrices({name: flat[name] for name in names}, completed(sums), {}, key)
                 values |= _curves(given, flat, sparsities, config.method, planned.how, after)
-                if kept is not None:
-                    kept.keep(layer, values)
+                if keep is not None:
+                    keep(layer, values)
             dense = float(values[_DENSE])
             for name in loss:
                 loss[name][layer] = values[name]

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from hashlib import sha256
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Generic, TypeVar, overload
+from typing import Any, Generic, NamedTuple, TypeVar, overload
 
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
 from jaxtyping import Int
+from rich.console import Console
 
 from ragjax.errors import InputError, listing
 from ragjax.interchange.atomic import atomic_file, check_creatable
@@ -54,6 +55,19 @@ def beside(out: str | Path) -> Path:
     """Where blocks are kept until `out` is written: `out.unfinished`."""
     path = Path(out).expanduser().resolve()
     return path.with_name(f"{path.name}.unfinished")
+
+
+def announced(out: str | Path, console: Console) -> Path:
+    """`beside`, of which is told where an earlier call has left something there.
+
+    Args:
+      out: what is to be written.
+      console: where it is told.
+    """
+    folder = beside(out)
+    if folder.exists():
+        console.print(f"going on from {folder}", markup=False)
+    return folder
 
 
 def remove(folder: Path) -> None:
@@ -192,16 +206,35 @@ class Unfinished:
             )
 
 
-def opened(
-    folder: str | Path | None, asked: Callable[[], dict[str, Any]]
-) -> AbstractContextManager[Unfinished | None]:
-    """An `Unfinished`; none where nothing is to be kept, and what is asked for is not found out.
+class Going(NamedTuple, Generic[Block]):
+    """What work that goes by block by block takes from an earlier call, and leaves to a later one."""
+
+    done: Sequence[Block] = ()
+    """The blocks that an earlier call has done, from the first one on."""
+    keep: Callable[[int, Block], None] | None = None
+    """Given each block that is done now, by its number; none: nothing is kept."""
+
+
+@contextmanager
+def going_on(
+    folder: str | Path | None,
+    asked: Callable[[], dict[str, Any]],
+    made_of: Callable[[Arrays], Block],
+    arrays_of: Callable[[Block], Arrays],
+) -> Iterator[Going[Block]]:
+    """Opens an `Unfinished` for blocks of one kind.
 
     Args:
-      folder: where; none: nothing is kept.
+      folder: where; none: nothing is kept, and what is asked for is not found out.
       asked: tells what the work is.
+      made_of: what the arrays of a block stand for.
+      arrays_of: and back.
     """
-    return nullcontext() if folder is None else Unfinished(folder, asked())
+    if folder is None:
+        yield Going()
+        return
+    with Unfinished(folder, asked()) as kept:
+        yield Going(kept.blocks(made_of), lambda number, block: kept.keep(number, arrays_of(block)))
 
 
 class _Read(Sequence[Block], Generic[Block]):

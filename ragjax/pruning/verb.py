@@ -25,7 +25,7 @@ from ragjax.parallel.compile_cache import keep_compiled_programs
 from ragjax.parallel.working_mesh import working_mesh
 from ragjax.pruning.files import keep_pruning
 from ragjax.pruning.one_shot import PruneReport, default_length, prune
-from ragjax.pruning.unfinished import beside, end_if_asked, remove
+from ragjax.pruning.unfinished import announced, end_if_asked, remove
 from ragjax.report.pruning import PRUNING
 from ragjax.sparsity.calibrated.methods import MatrixFigures
 from ragjax.sparsity.calibrated.stream import LayerFigures
@@ -62,9 +62,7 @@ def prune_to_folder(
         f"[bold]prune[/bold] {escape(source)}: {config.method}, {config.sparsity:.0%}, "
         f"{config.samples} sequences of {length} tokens of {escape(config.calibration)}"
     )
-    unfinished, layers = beside(out), model.config.layers
-    if unfinished.exists():
-        console.print(f"going on from {unfinished}", markup=False)
+    unfinished, layers = announced(out, console), model.config.layers
     lines, interrupts = _Lines(console, layers, config.samples * length), Interrupts()
 
     def told(figures: LayerFigures) -> None:

@@ -58,7 +58,7 @@ def quantize_blocks(
     method: str,
     how: How,
     done: Sequence[KeptBlock] = (),
-    keep: Callable[[KeptBlock], None] | None = None,
+    keep: Callable[[int, KeptBlock], None] | None = None,
     within: AbstractContextManager[Any] | None = None,
     progress: Callable[[LayerFigures], None] = lambda figures: None,
 ) -> tuple[Params, list[LayerFigures]]:
@@ -74,7 +74,7 @@ def quantize_blocks(
       method: a key of `CALIBRATED`.
       how: what does not differ between blocks.
       done: the first blocks, where an earlier call has quantized them; they hand on what they make.
-      keep: given each block that is done here, for a later call.
+      keep: given each block that is done here, by its number, for a later call.
       within: entered while blocks are quantized here; none: nothing is.
       progress: told of each block that is done here.
 
@@ -107,7 +107,7 @@ def quantize_blocks(
             del made
             blocks.append(KeptBlock(kept, LayerFigures(layer, error, matrices, time.monotonic() - began)))
             if keep is not None:
-                keep(blocks[-1])
+                keep(layer, blocks[-1])
             progress(blocks[-1].figures)
     return _with_layers(params, [b.kept for b in blocks], calibration.mesh), [b.figures for b in blocks]
 

@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from ragjax.pruning.block_arrays import Arrays, figures_arrays, figures_of, is_figure
+from ragjax.pruning.block_arrays import figures_arrays, figures_of, is_figure
+from ragjax.pruning.unfinished import Arrays
 from ragjax.quantization.block import QuantizedFigures
 from ragjax.quantization.quantized import Quantized
 from ragjax.quantization.scheme import Scheme

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import asdict
 from functools import partial
 
@@ -13,9 +12,9 @@ from ragjax.errors import InputError, listing
 from ragjax.parallel.mesh import batch_shards
 from ragjax.pruning.calibration_text import drawn_text, in_microbatches, misfits
 from ragjax.pruning.one_shot import default_length
-from ragjax.pruning.unfinished import Unfinished, identity, opened
+from ragjax.pruning.unfinished import going_on, identity
 from ragjax.quantization.block import How
-from ragjax.quantization.stream import KeptBlock, LayerFigures, quantize_blocks
+from ragjax.quantization.stream import LayerFigures, quantize_blocks
 from ragjax.quantizing.block_arrays import arrays_of, block_of
 from ragjax.quantizing.given import Given, Made
 from ragjax.sparsity.calibrated.calibration import Calibration
@@ -58,22 +57,27 @@ def by_text(name: str, given: Given) -> Made:
     )
     calibration = Calibration(in_microbatches(tokens, config.batch_size, shards), mesh)
     asked = {"work": "quantize", **asdict(config), **asdict(given.scheme)}
-    with opened(given.unfinished, lambda: asked | identity(model, calibration.tokens)) as kept:
-        earlier = kept.blocks(partial(block_of, scheme=given.scheme)) if kept else ()
+    with going_on(
+        given.unfinished,
+        lambda: asked | identity(model, calibration.tokens),
+        partial(block_of, scheme=given.scheme),
+        arrays_of,
+    ) as (earlier, keep):
         params, layers = quantize_blocks(
-            model.config, model.params, calibration, method=name, how=how,
-            done=earlier, keep=_keeper(kept), within=given.within, progress=say,
-        )  # fmt: skip
+            model.config,
+            model.params,
+            calibration,
+            method=name,
+            how=how,
+            done=earlier,
+            keep=keep,
+            within=given.within,
+            progress=say,
+        )
     errors = {
         each: tuple(float(np.asarray(layer.matrices[each].error)) for layer in layers) for each in given.names
     }
     return Made(params, errors, "outputs", sum(layer.seconds for layer in layers[: len(earlier)]))
-
-
-def _keeper(kept: Unfinished | None) -> Callable[[KeptBlock], None] | None:
-    if kept is None:
-        return None
-    return lambda block: kept.keep(block.figures.layer, arrays_of(block))
 
 
 def remarks(figures: LayerFigures, dampening: float) -> list[str]:

@@ -23,7 +23,7 @@ from ragjax.interchange.formats import check_request
 from ragjax.interchange.size import stored_bytes
 from ragjax.parallel.compile_cache import keep_compiled_programs
 from ragjax.parallel.working_mesh import working_mesh
-from ragjax.pruning.unfinished import beside, end_if_asked, remove
+from ragjax.pruning.unfinished import announced, end_if_asked, remove
 from ragjax.quantizing.quantize import QuantizeReport, quantize, scheme_of
 from ragjax.training.interrupts import Interrupts
 
@@ -83,9 +83,7 @@ def quantize_to_folder(
         # What cannot be measured is told before the work, not after it.
         check_readable(data, model)
     # To the nearest it takes seconds, and nothing is kept.
-    unfinished = None if config.method == "rtn" else beside(out)
-    if unfinished is not None and unfinished.exists():
-        console.print(f"going on from {unfinished}", markup=False)
+    unfinished = None if config.method == "rtn" else announced(out, console)
     interrupts = Interrupts()
 
     def after_block(done: int, of: int) -> None:

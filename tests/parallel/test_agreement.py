@@ -1,10 +1,5 @@
 """Two processes that act as two hosts: what one finds or wants, both know."""
 
-import socket
-import subprocess
-import sys
-from pathlib import Path
-
 HOST = """
 import os, signal, sys
 import jax
@@ -69,25 +64,5 @@ print("agreed")
 """
 
 
-def test_two_hosts_save_restore_and_stop_as_one(tmp_path, own_process):
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        port = str(free.getsockname()[1])
-    hosts = [
-        subprocess.Popen(
-            [sys.executable, "-c", HOST, str(host), port, str(tmp_path / "checkpoints")],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            env={**own_process, "PYTHONPATH": str(Path(__file__).parents[2])},
-        )
-        for host in range(2)
-    ]
-    try:
-        ended = [host.communicate(timeout=120) for host in hosts]
-    finally:
-        for host in hosts:
-            host.kill()
-    for host, (out, err) in zip(hosts, ended, strict=True):
-        assert host.returncode == 0, err
-        assert out.endswith("agreed\n")
+def test_two_hosts_save_restore_and_stop_as_one(tmp_path, two_hosts):
+    assert all(out.endswith("agreed\n") for out in two_hosts(HOST, str(tmp_path / "checkpoints")))

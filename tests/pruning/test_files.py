@@ -1,8 +1,6 @@
 """`ragjax prune --compare` and `ragjax sensitivity` as a person types them, and the page of a pruning."""
 
 import json
-import os
-import signal
 
 import numpy as np
 import pytest
@@ -123,22 +121,14 @@ def test_a_pruned_model_has_a_page_with_three_figures(model, tmp_path, capsys):
     assert "Three different numbers" in page
 
 
-def test_sensitivity_that_was_stopped_goes_on(model, tmp_path, capsys, monkeypatch):
+def test_sensitivity_that_was_stopped_goes_on(model, tmp_path, capsys, asking_to_stop):
     source, text = model
     out = tmp_path / "curves"
     words = ["sensitivity", source, str(out), "--sparsities", "0.5", "0.9", "--sequences", "2", *text]
-    block = sensitivity.__globals__["prune_block"]
-
-    def stopping(*args, **kwargs):
-        os.kill(os.getpid(), signal.SIGTERM)
-        return block(*args, **kwargs)
-
-    monkeypatch.setitem(sensitivity.__globals__, "prune_block", stopping)
-    with pytest.raises(SystemExit) as stopped:
+    with asking_to_stop(sensitivity, "prune_block"), pytest.raises(SystemExit) as stopped:
         main(words)
     assert stopped.value.code == 75
     assert f"1 of 2 blocks are kept in {out}.unfinished" in capsys.readouterr().err
-    monkeypatch.setitem(sensitivity.__globals__, "prune_block", block)
     main(words)
     told = capsys.readouterr().out
     assert f"going on from {out}.unfinished" in told

@@ -20,10 +20,10 @@ from ragjax.model import Model
 from ragjax.models.decoder import init_params
 from ragjax.models.decoder_config import DecoderConfig
 from ragjax.parallel.mesh import make_mesh
-from ragjax.pruning import one_shot
 from ragjax.pruning.one_shot import prune
 from ragjax.pruning.unfinished import Unfinished, beside, remove
 from ragjax.sparsity.calibrated.methods import METHODS
+from ragjax.sparsity.calibrated.stream import prune_blocks
 
 
 class Stop(Exception):
@@ -131,7 +131,7 @@ def test_a_mesh_goes_on_with_what_one_device_began(tiny_byte_model, text, tmp_pa
     asked = config(text, method="sparsegpt")
     expected, _ = prune(tiny_byte_model, asked)
     stopped_after_a_block(tiny_byte_model, asked, tmp_path / "kept")
-    # Of eight devices each batch is eight rows, of one it is two.
+    # Where more devices share the text, a microbatch is larger.
     mesh = make_mesh(Mesh(data=4, tensor=2), devices=jax.devices()[:8])
     found, _ = prune(tiny_byte_model, asked, mesh=mesh, unfinished=tmp_path / "kept")
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=1e-5), found.params, expected.params)
@@ -140,13 +140,13 @@ def test_a_mesh_goes_on_with_what_one_device_began(tiny_byte_model, text, tmp_pa
 def test_the_blocks_before_are_handed_on_as_they_were_pruned(tiny_byte_model, text, tmp_path, monkeypatch):
     """What the second block is given comes of the pruned first one, of every microbatch."""
     asked, given = config(text, method="wanda"), []
-    change = one_shot.prune_blocks.__globals__["change_block"]
+    change = prune_blocks.__globals__["change_block"]
 
     def watched(config, layer, params, hidden, *rest):
         given.append([np.array(x) for x in hidden])
         return change(config, layer, params, hidden, *rest)
 
-    monkeypatch.setitem(one_shot.prune_blocks.__globals__, "change_block", watched)
+    monkeypatch.setitem(prune_blocks.__globals__, "change_block", watched)
     prune(tiny_byte_model, asked)
     stopped_after_a_block(tiny_byte_model, asked, tmp_path / "kept")
     prune(tiny_byte_model, asked, unfinished=tmp_path / "kept")
@@ -234,20 +234,13 @@ def test_what_was_not_written_to_its_end_does_not_count(tmp_path):
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_the_same_command_goes_on(tiny_byte_model, text, tmp_path, capsys, monkeypatch, number):
+def test_the_same_command_goes_on(tiny_byte_model, text, tmp_path, capsys, asking_to_stop, number):
     save(tiny_byte_model, tmp_path / "model")
     words = ["--calibration", text, "--samples", "4", "--sequence-length", "32", "--method", "sparsegpt"]
     main(["prune", str(tmp_path / "model"), str(tmp_path / "straight"), *words])
     capsys.readouterr()
     out = tmp_path / "out"
-    pruned = one_shot.prune_blocks.__globals__["prune_block"]
-
-    def stopping(*args, **kwargs):
-        os.kill(os.getpid(), number)
-        return pruned(*args, **kwargs)
-
-    monkeypatch.setitem(one_shot.prune_blocks.__globals__, "prune_block", stopping)
-    with pytest.raises(SystemExit) as stopped:
+    with asking_to_stop(prune_blocks, "prune_block", number), pytest.raises(SystemExit) as stopped:
         main(["prune", str(tmp_path / "model"), str(out), *words])
     assert stopped.value.code == 75
     said = capsys.readouterr()
@@ -255,7 +248,6 @@ def test_the_same_command_goes_on(tiny_byte_model, text, tmp_path, capsys, monke
     assert "layer 1/2" in said.out
     assert not out.exists()
 
-    monkeypatch.setitem(one_shot.prune_blocks.__globals__, "prune_block", pruned)
     main(["prune", str(tmp_path / "model"), str(out), *words])
     said = capsys.readouterr().out
     assert f"going on from {beside(out)}" in said
@@ -275,7 +267,7 @@ def line(tiny_byte_model, text, tmp_path):
 
 def test_asked_in_the_last_block_it_stops_before_it_is_measured(line, monkeypatch, capsys):
     given, out = line
-    pruned, calls = one_shot.prune_blocks.__globals__["prune_block"], []
+    pruned, calls = prune_blocks.__globals__["prune_block"], []
 
     def late(*args, **kwargs):
         calls.append(1)
@@ -283,7 +275,7 @@ def test_asked_in_the_last_block_it_stops_before_it_is_measured(line, monkeypatc
             os.kill(os.getpid(), signal.SIGTERM)
         return pruned(*args, **kwargs)
 
-    monkeypatch.setitem(one_shot.prune_blocks.__globals__, "prune_block", late)
+    monkeypatch.setitem(prune_blocks.__globals__, "prune_block", late)
     with pytest.raises(SystemExit) as stopped:
         main(given)
     assert stopped.value.code == 75
@@ -296,30 +288,15 @@ def test_asked_in_the_last_block_it_stops_before_it_is_measured(line, monkeypatc
 
 
 @pytest.mark.parametrize("before", ["drawn_text", "dense_norms", "pass_block"])
-def test_where_no_block_is_at_hand_it_ends_at_once(line, monkeypatch, capsys, before):
+def test_where_no_block_is_at_hand_it_ends_at_once(line, monkeypatch, asking_to_stop, capsys, before):
     given, out = [*line[0], "--budget", "owl"], line[1]
-    blocks = one_shot.prune_blocks.__globals__
     if before == "pass_block":
-        pruned = blocks["prune_block"]
-
-        def first(*args, **kwargs):
-            os.kill(os.getpid(), signal.SIGTERM)
-            return pruned(*args, **kwargs)
-
-        monkeypatch.setitem(blocks, "prune_block", first)
-        with pytest.raises(SystemExit):
+        with asking_to_stop(prune_blocks, "prune_block"), pytest.raises(SystemExit):
             main(given)
         capsys.readouterr()
-    names = blocks if before == "pass_block" else vars(one_shot)
-    does = names[before]
-
-    def stopping(*args, **kwargs):
-        os.kill(os.getpid(), signal.SIGINT)
-        return does(*args, **kwargs)
-
-    monkeypatch.setitem(names, before, stopping)
-    monkeypatch.setitem(blocks, "prune_block", lambda *_, **__: pytest.fail("went on"))
-    with pytest.raises(SystemExit) as stopped:
+    caller = prune_blocks if before == "pass_block" else prune
+    monkeypatch.setitem(prune_blocks.__globals__, "prune_block", lambda *_, **__: pytest.fail("went on"))
+    with asking_to_stop(caller, before, signal.SIGINT), pytest.raises(SystemExit) as stopped:
         main(given)
     assert stopped.value.code == 130
     assert "stopped at once" in capsys.readouterr().err

@@ -1,8 +1,6 @@
 """`ragjax quantize` as a person types it."""
 
 import json
-import os
-import signal
 
 import numpy as np
 import pytest
@@ -78,26 +76,18 @@ def test_a_place_that_is_taken_is_refused_before_the_model_is_read(line, refused
     assert "exists already" in refused(*given)
 
 
-def test_stopped_the_same_command_goes_on(line, tmp_path, capsys, monkeypatch):
+def test_stopped_the_same_command_goes_on(line, tmp_path, capsys, asking_to_stop):
     given, out = line
     (tmp_path / "a.txt").write_text("Some words to be read with care. " * 40)
     text = ["--calibration", f"text:{tmp_path}/*.txt", "--samples", "4", "--sequence-length", "32"]
     words = [*given, "--method", "gptq", *text]
-    block = quantize_blocks.__globals__["quantize_block"]
-
-    def stopping(*args, **kwargs):
-        os.kill(os.getpid(), signal.SIGTERM)
-        return block(*args, **kwargs)
-
-    monkeypatch.setitem(quantize_blocks.__globals__, "quantize_block", stopping)
-    with pytest.raises(SystemExit) as stopped:
+    with asking_to_stop(quantize_blocks, "quantize_block"), pytest.raises(SystemExit) as stopped:
         main(words)
     assert stopped.value.code == 75
     assert (
         f"1 of 2 blocks are kept in {out}.unfinished. Go on with: the same command" in capsys.readouterr().err
     )
     assert not out.exists()
-    monkeypatch.setitem(quantize_blocks.__globals__, "quantize_block", block)
     main(words)
     told = capsys.readouterr().out
     assert f"going on from {out}.unfinished" in told

@@ -76,7 +76,7 @@ def prune_blocks(
     seed: int = 0,
     donate: bool = False,
     done: Sequence[PrunedBlock] = (),
-    keep: Callable[[PrunedBlock], None] | None = None,
+    keep: Callable[[int, PrunedBlock], None] | None = None,
     within: AbstractContextManager[Any] | None = None,
     progress: Callable[[LayerFigures], None] = lambda figures: None,
 ) -> tuple[Params, list[LayerFigures]]:
@@ -92,7 +92,7 @@ def prune_blocks(
       seed: seed of random scores.
       donate: whether kernels on the devices that do the work may be overwritten; `params` are used up.
       done: the first blocks, where an earlier call has pruned them; they hand on what they make, and stay.
-      keep: given each block that is done here, for a later call.
+      keep: given each block that is done here, by its number, for a later call.
       within: entered while blocks are pruned here; none: nothing is.
       progress: told of each block that is done here.
 
@@ -135,7 +135,7 @@ def prune_blocks(
             figures.append(LayerFigures(layer, error, matrices, time.monotonic() - began))
             if keep is not None:
                 made = to_host(made)
-                keep(PrunedBlock(made, figures[-1]))
+                keep(layer, PrunedBlock(made, figures[-1]))
             # None of them is held into the next layer.
             for name in list(made):
                 stacks[name] = _with_layer(stacks[name], layer, made.pop(name))

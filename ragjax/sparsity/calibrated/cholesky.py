@@ -51,9 +51,13 @@ def factorize(gram: Float[Array, "in in"], dampening: float = 0.01) -> Factored:
       for nothing is raised here.
     """
 
+    def found(factor):
+        # LAPACK stops at the first pivot that is no positive number, and nothing but NaN is then returned.
+        return jnp.isfinite(jnp.diagonal(factor)).all()
+
     def without(state):
         tries, _, factor = state
-        return (tries == 0) | (tries < _TRIES) & ~jnp.isfinite(factor).all()
+        return (tries == 0) | (tries < _TRIES) & ~found(factor)
 
     def attempt(state):
         tries, ridge, _ = state
@@ -64,8 +68,12 @@ def factorize(gram: Float[Array, "in in"], dampening: float = 0.01) -> Factored:
         lower = jax.lax.linalg.cholesky(damped[::-1, ::-1].T, symmetrize_input=False)
         return tries + 1, ridge, lower.T[::-1, ::-1]
 
+    def again(state):
+        # XLA takes masks as large as the gram out of a loop, and keeps them meanwhile; not out of a branch.
+        return jax.lax.cond(without(state), attempt, lambda state: state, state)
+
     # The first attempt is made in the loop as well, so that no factor lives beside its successor.
     nothing = jnp.zeros(gram.shape, jnp.float32)
-    _, ridge, factor = jax.lax.while_loop(without, attempt, (0, jnp.float32(dampening), nothing))
-    ridge = jnp.where(jnp.isfinite(factor).all(), ridge, jnp.inf)
+    _, ridge, factor = jax.lax.while_loop(without, again, (0, jnp.float32(dampening), nothing))
+    ridge = jnp.where(found(factor), ridge, jnp.inf)
     return Factored(factor.T, jnp.diagonal(gram) == 0, ridge)

@@ -1,5 +1,6 @@
 """Shared fixtures: tiny models, and eight simulated devices to shard them over."""
 
+import gc
 import io
 import json
 import math
@@ -73,6 +74,12 @@ def pytest_configure(config):
         os.environ["XLA_FLAGS"] += "".join(f" --{name}={value}" for name, value in _known(_HURRY).items())
 
 
+def pytest_collection_finish():
+    """Has garbage collections leave out what modules hold, which is there until the end."""
+    gc.collect()
+    gc.freeze()
+
+
 def _known(flags: dict[str, str]) -> dict[str, str]:
     """Those of some flags of XLA that this jaxlib knows; it ends the process at any other."""
     while flags:
@@ -132,9 +139,19 @@ def two_hosts(own_process):
     return run
 
 
+@pytest.fixture(scope="module")
+def quick_collections():
+    """Has garbage collections look at nothing that was there before the module's tests."""
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.fixture
 def asking_to_stop(monkeypatch):
-    """Has the process get a signal each time that a function, as another one's module names it, is called."""
+    """Has the process get a signal each time that a function, as another one's module names it, is called.
+
+    SIGINT interrupts it even where the tests run in the background, whose shell has it ignored.
+    """
 
     @contextmanager
     def within(caller: Callable, name: str, number: int = signal.SIGTERM) -> Iterator[None]:
@@ -148,7 +165,9 @@ def asking_to_stop(monkeypatch):
             patch.setitem(caller.__globals__, name, stopping)
             yield
 
-    return within
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield within
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture

@@ -31,6 +31,7 @@ from ragjax.parallel.mesh import make_mesh
 from ragjax.parallel.rules import place
 from ragjax.quantizing import quantize
 
+pytestmark = pytest.mark.usefixtures("quick_collections")
 PROMPTS = [[5], [7, 8, 9, 10, 11], [20, 3, 29]]
 
 

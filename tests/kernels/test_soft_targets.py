@@ -28,7 +28,7 @@ def expected(student, teacher, targets, counts, outcomes):
         given = given - given.max(1, keepdims=True)
         return given - np.log(np.exp(given).sum(1, keepdims=True))
 
-    own, hits = log_probs(student), np.eye(outcomes)[targets]
+    own, hits = log_probs(student), np.arange(outcomes) == targets[:, None]
     gradient = counts[:, :1] * (np.exp(own) - hits)
     divergence = np.zeros(len(own))
     if teacher is not None:

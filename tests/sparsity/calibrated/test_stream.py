@@ -25,6 +25,7 @@ from ragjax.sparsity.calibrated.calibration import Calibration
 from ragjax.sparsity.calibrated.methods import How, prune_matrices
 from ragjax.sparsity.calibrated.stream import dense_norms, prune_blocks
 
+pytestmark = pytest.mark.usefixtures("quick_collections")
 SIZES = {"positions": 12, "width": 16, "heads": 4, "mlp_width": 24}
 GPT2 = DecoderConfig(vocab_size=50, layers=3, initializer_range=0.3, **SIZES)
 TOKENS = np.random.default_rng(0).integers(0, 50, (3, 4, 12))

@@ -156,8 +156,9 @@ done:
   ret %Stretch %behind
 }
 
-; Takes one piece after another of a share that is the thread's own, then of the others', until none is left: a thread
-; that reads on where it is reads faster. How many it did.
+; Takes half of the pieces that are left of a share, again and again, first of the thread's own, then of the others',
+; until none is left: a thread that reads on where it is reads faster, and to take some it waits until others see all it
+; wrote. How many it did.
 define i64 @pieces(ptr %part, i64 %threads, i64 %me) alwaysinline {
 entry:
   %pieces = load i64, ptr %part
@@ -192,15 +193,24 @@ next:
   br i1 %is.left, label %take, label %share.done
 
 take:
-  %taken = atomicrmw add ptr %taken.at, i64 1 monotonic
-  %piece = add i64 %first, %taken
-  %is.there = icmp ult i64 %piece, %end
+  %left = sub i64 %end, %seen.piece
+  %half = lshr i64 %left, 1
+  %some = call i64 @llvm.umax.i64(i64 %half, i64 1)
+  %taken = atomicrmw add ptr %taken.at, i64 %some monotonic
+  %piece.first = add i64 %first, %taken
+  %piece.behind = add i64 %piece.first, %some
+  %piece.end = call i64 @llvm.umin.i64(i64 %piece.behind, i64 %end)
+  %is.there = icmp ult i64 %piece.first, %piece.end
   br i1 %is.there, label %do, label %share.done
 
 do:
+  %piece = phi i64 [ %piece.first, %take ], [ %piece.next, %do ]
+  %did.before = phi i64 [ %did.now, %take ], [ %did.next, %do ]
   call void %do.piece(ptr %call, i64 %piece)
-  %did.next = add i64 %did.now, 1
-  br label %next
+  %did.next = add i64 %did.before, 1
+  %piece.next = add i64 %piece, 1
+  %are.more = icmp ult i64 %piece.next, %piece.end
+  br i1 %are.more, label %do, label %next
 
 share.done:
   %seen.next = add i64 %seen, 1

@@ -3,6 +3,7 @@
 import ctypes
 import threading
 import time
+from collections import Counter
 from itertools import pairwise
 
 import numpy as np
@@ -261,6 +262,35 @@ def test_who_was_handed_many_kernels_goes(handler, patient):
         assert following.asked == 0
     first.tasks[0].join(1)
     assert not first.tasks[0].is_alive()
+
+
+def test_a_thread_takes_half_of_what_is_left_of_its_share_and_then_of_the_others():
+    mine, done = threading.get_ident(), Counter()
+
+    @ctypes.CFUNCTYPE(None, LONG)
+    def piece(number):
+        is_mine = threading.get_ident() == mine
+        done[number, is_mine] += 1
+        if number == 0:  # the other takes what it finds meanwhile
+            until(lambda: not any(task.is_alive() for task in xla.tasks))
+        if not is_mine:
+            until(lambda: done[0, True])
+
+    functions = stage_functions("ragjax_test_halves", f"""
+%Call = type {{ i64 }}
+
+define {{ i64, i64, i64 }} @plan(ptr %frame, ptr %call) {{
+  ret {{ i64, i64, i64 }} {{ i64 16, i64 2, i64 0 }}
+}}
+
+define void @piece(ptr %call, i64 %piece) {{
+  call void inttoptr (i64 {ctypes.cast(piece, POINTER).value} to ptr)(i64 %piece)
+  ret void
+}}
+""")  # fmt: skip
+    handler, xla = handled("ragjax_test_halves", sharing.shared_text([functions])), Xla(2, run="beside")
+    called(handler, xla, buffers(), buffers())
+    assert done == {(number, number < 4): 1 for number in range(16)}
 
 
 PANELS, ROWS = 16, 6

@@ -144,6 +144,8 @@ def quick_collections():
     """Has garbage collections look at nothing that was there before the module's tests."""
     gc.collect()
     gc.freeze()
+    yield
+    gc.unfreeze()
 
 
 @pytest.fixture
@@ -167,7 +169,8 @@ def asking_to_stop(monkeypatch):
 
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield within
-    signal.signal(signal.SIGINT, before)
+    if before is not None:  # as one that was not set from Python is
+        signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture
@@ -201,6 +204,7 @@ def few_programs():
 
     maps = Path("/proc/self/maps")
     if maps.exists() and maps.read_text().count("\n") > 20_000:
+        gc.unfreeze()
         jax.clear_caches()
 
 

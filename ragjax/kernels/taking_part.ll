@@ -156,9 +156,11 @@ done:
   ret %Stretch %behind
 }
 
-; Takes half of the pieces that are left of a share, again and again, first of the thread's own, then of the others',
-; until none is left: a thread that reads on where it is reads faster, and to take some it waits until others see all it
-; wrote. How many it did.
+; Takes some of a share, again and again, first of the thread's own, then of the others', until none is left: a thread
+; that reads on where it is reads faster. Some are half of what is left of its own, and a thread's part of what is left of
+; another's, since to take any a core waits, on x86, until the others see all it wrote; what is taken nobody else does.
+; So pieces that may take longer than others are taken one by one: those of a stage that has nothing to be fetched before.
+; How many it did.
 define i64 @pieces(ptr %part, i64 %threads, i64 %me) alwaysinline {
 entry:
   %pieces = load i64, ptr %part
@@ -169,6 +171,10 @@ entry:
   %lines.at = getelementptr %Part, ptr %part, i32 0, i32 3
   %lines = load ptr, ptr %lines.at
   %call = getelementptr %Part, ptr %part, i32 0, i32 7
+  %reads.at = getelementptr %Part, ptr %part, i32 0, i32 4
+  %read.first = load ptr, ptr %reads.at
+  %are.alike = icmp ne ptr %read.first, null
+  %several = call i64 @llvm.umax.i64(i64 %threads, i64 2)
   br label %share
 
 share:
@@ -182,6 +188,8 @@ share:
   %end.far = mul i64 %owner.next, %pieces
   %end = udiv i64 %end.far, %threads
   %taken.at = getelementptr %Line, ptr %lines, i64 %owner
+  %is.own = icmp eq i64 %seen, 0
+  %divisor = select i1 %is.own, i64 2, i64 %several
   br label %next
 
 next:
@@ -194,8 +202,9 @@ next:
 
 take:
   %left = sub i64 %end, %seen.piece
-  %half = lshr i64 %left, 1
-  %some = call i64 @llvm.umax.i64(i64 %half, i64 1)
+  %part.left = udiv i64 %left, %divisor
+  %one = call i64 @llvm.umax.i64(i64 %part.left, i64 1)
+  %some = select i1 %are.alike, i64 %one, i64 1
   %taken = atomicrmw add ptr %taken.at, i64 %some monotonic
   %piece.first = add i64 %first, %taken
   %piece.behind = add i64 %piece.first, %some

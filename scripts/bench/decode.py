@@ -51,6 +51,7 @@ from statistics import median
 from turns import Peer, device_name, serve, started, use
 
 VOCAB, PROMPT = 50257, 8
+LLAMA_ERROR = 4
 TABLE, REST = 50257 * 768, 12 * 12 * 768**2
 BYTES = {
     "ctranslate2_int8": (1.0, 1.0), "llama_q8_0": (34 / 32, 34 / 32), "onnx_int8": (1.125, 1.125),
@@ -269,6 +270,12 @@ def llama_peer(options: argparse.Namespace):
     import llama_cpp as c
     import numpy as np
 
+    @c.llama_log_callback
+    def told(level: int, text: bytes, _) -> None:
+        if level == LLAMA_ERROR:  # and not thousands of lines
+            print(text.decode(), end="", file=sys.stderr)
+
+    c.llama_log_set(told, None)
     file = str(Path(options.folder, "model.gguf"))
     if options.peer == "llama_q8_0":
         whole, file = file, str(Path(options.folder, "q8_0.gguf"))
@@ -282,6 +289,8 @@ def llama_peer(options: argparse.Namespace):
     asked.n_ctx, asked.n_batch, asked.n_seq_max = 1024, 512, len(rows)
     asked.n_threads = asked.n_threads_batch = options.threads
     context = c.llama_init_from_model(model, asked)
+    assert model
+    assert context
     room = c.llama_batch_init(512, 0, 1)
 
     def feed(tokens: list[list[int]], place: int) -> list[int]:
@@ -309,6 +318,7 @@ def llama_peer(options: argparse.Namespace):
                 row.append(token)
         return new
 
+    write.kept = told  # llama.cpp calls it
     return peer(write, f"llama-cpp-python {c.__version__}")
 
 

@@ -264,11 +264,38 @@ def test_who_was_handed_many_kernels_goes(handler, patient):
     assert not first.tasks[0].is_alive()
 
 
-def test_a_thread_takes_half_of_what_is_left_of_its_share_and_then_of_the_others():
-    mine, done = threading.get_ident(), Counter()
+READS = """
+define { ptr, i64, i64 } @reads(ptr %call) {
+  %read = insertvalue { ptr, i64, i64 } zeroinitializer, ptr %call, 0
+  ret { ptr, i64, i64 } %read
+}
+"""
+
+
+def told_of_pieces(name, pieces, threads, told, reads):
+    """A call of so many pieces, for so many threads, each of which is told to a function."""
+    functions = stage_functions(name, f"""
+%Call = type {{ i64 }}
+
+define {{ i64, i64, i64 }} @plan(ptr %frame, ptr %call) {{
+  ret {{ i64, i64, i64 }} {{ i64 {pieces}, i64 {threads}, i64 0 }}
+}}
+
+define void @piece(ptr %call, i64 %piece) {{
+  call void inttoptr (i64 {ctypes.cast(told, POINTER).value} to ptr)(i64 %piece)
+  ret void
+}}
+{reads}
+""")  # fmt: skip
+    return handled(name, sharing.shared_text([functions]))
+
+
+@pytest.mark.parametrize(("reads", "taken"), [(READS, 4), ("", 1)])
+def test_of_its_share_a_thread_takes_half_of_what_is_left_where_pieces_are_alike(reads, taken):
+    mine, done, xla = threading.get_ident(), Counter(), Xla(2, run="beside")
 
     @ctypes.CFUNCTYPE(None, LONG)
-    def piece(number):
+    def told(number):
         is_mine = threading.get_ident() == mine
         done[number, is_mine] += 1
         if number == 0:  # the other takes what it finds meanwhile
@@ -276,21 +303,26 @@ def test_a_thread_takes_half_of_what_is_left_of_its_share_and_then_of_the_others
         if not is_mine:
             until(lambda: done[0, True])
 
-    functions = stage_functions("ragjax_test_halves", f"""
-%Call = type {{ i64 }}
-
-define {{ i64, i64, i64 }} @plan(ptr %frame, ptr %call) {{
-  ret {{ i64, i64, i64 }} {{ i64 16, i64 2, i64 0 }}
-}}
-
-define void @piece(ptr %call, i64 %piece) {{
-  call void inttoptr (i64 {ctypes.cast(piece, POINTER).value} to ptr)(i64 %piece)
-  ret void
-}}
-""")  # fmt: skip
-    handler, xla = handled("ragjax_test_halves", sharing.shared_text([functions])), Xla(2, run="beside")
+    handler = told_of_pieces(f"ragjax_test_takes_{taken}", 16, 2, told, reads)
     called(handler, xla, buffers(), buffers())
-    assert done == {(number, number < 4): 1 for number in range(16)}
+    assert done == {(number, number < taken): 1 for number in range(16)}
+
+
+@pytest.mark.parametrize(("threads", "taken"), [(2, 4), (4, 2)])
+def test_of_the_share_of_who_is_late_each_takes_its_part(threads, taken):
+    order, xla = [], Xla(threads, run="later")
+
+    @ctypes.CFUNCTYPE(None, LONG)
+    def told(number):
+        order.append(number)
+        if number == 8:  # the first of another's share, who comes now
+            function, data = xla.tasks[0]
+            FUNCTION(function)(data)
+
+    handler = told_of_pieces(f"ragjax_test_late_{threads}", 8 * threads, threads, told, READS)
+    called(handler, xla, buffers(), buffers())
+    assert sorted(order) == [*range(8 * threads)]
+    assert order[:10] == [*range(9), 8 + taken]
 
 
 PANELS, ROWS = 16, 6

@@ -52,7 +52,8 @@ def factorize(gram: Float[Array, "in in"], dampening: float = 0.01) -> Factored:
     """
 
     def found(factor):
-        # LAPACK stops at the first pivot that is no positive number, and nothing but NaN is then returned.
+        # The square of each entry is taken off its row's pivot, where it shows if it is not finite; and where
+        # a pivot is not positive, all becomes NaN.
         return jnp.isfinite(jnp.diagonal(factor)).all()
 
     def without(state):
@@ -69,7 +70,8 @@ def factorize(gram: Float[Array, "in in"], dampening: float = 0.01) -> Factored:
         return tries + 1, ridge, lower.T[::-1, ::-1]
 
     def again(state):
-        # XLA takes masks as large as the gram out of a loop, and keeps them meanwhile; not out of a branch.
+        # Always the attempt. XLA takes masks as large as the gram out of a loop, and keeps them meanwhile;
+        # but it takes nothing out of a branch.
         return jax.lax.cond(without(state), attempt, lambda state: state, state)
 
     # The first attempt is made in the loop as well, so that no factor lives beside its successor.

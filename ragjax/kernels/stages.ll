@@ -5,7 +5,8 @@
 ; it writes nothing there, where every stage has its bytes in its turn. Preparations are shared out like pieces, and all
 ; are made before the first piece: what one is, `preparation` says, which may fetch what stands at the place it is
 ; given, and tells the next. `reads` tells what is worth fetching before the stage begins: the first of parts that
-; follow one another and are shared out like the pieces, the bytes of a part, and how many there are. `piece` does one.
+; follow one another and are shared out like the pieces, the bytes of a part, and how many there are. Pieces that read
+; such parts are taken to be alike, none much longer than another: a thread takes several at a time. `piece` does one.
 
 ; Of a thread's line, how many pieces of its share are taken, and whether its preparations are.
 %Line = type [8 x i64]

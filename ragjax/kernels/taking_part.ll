@@ -159,8 +159,7 @@ done:
 ; Takes some of a share, again and again, first of the thread's own, then of the others', until none is left: a thread
 ; that reads on where it is reads faster. Some are half of what is left of its own, and a thread's part of what is left of
 ; another's, since to take any a core waits, on x86, until the others see all it wrote; what is taken nobody else does.
-; So pieces that may take longer than others are taken one by one: those of a stage that has nothing to be fetched before.
-; How many it did.
+; Pieces that are not alike are taken one by one. How many it did.
 define i64 @pieces(ptr %part, i64 %threads, i64 %me) alwaysinline {
 entry:
   %pieces = load i64, ptr %part
@@ -174,7 +173,6 @@ entry:
   %reads.at = getelementptr %Part, ptr %part, i32 0, i32 4
   %read.first = load ptr, ptr %reads.at
   %are.alike = icmp ne ptr %read.first, null
-  %several = call i64 @llvm.umax.i64(i64 %threads, i64 2)
   br label %share
 
 share:
@@ -189,7 +187,7 @@ share:
   %end = udiv i64 %end.far, %threads
   %taken.at = getelementptr %Line, ptr %lines, i64 %owner
   %is.own = icmp eq i64 %seen, 0
-  %divisor = select i1 %is.own, i64 2, i64 %several
+  %divisor = select i1 %is.own, i64 2, i64 %threads
   br label %next
 
 next:
@@ -202,9 +200,9 @@ next:
 
 take:
   %left = sub i64 %end, %seen.piece
-  %part.left = udiv i64 %left, %divisor
-  %one = call i64 @llvm.umax.i64(i64 %part.left, i64 1)
-  %some = select i1 %are.alike, i64 %one, i64 1
+  %fraction = udiv i64 %left, %divisor
+  %several = call i64 @llvm.umax.i64(i64 %fraction, i64 1)
+  %some = select i1 %are.alike, i64 %several, i64 1
   %taken = atomicrmw add ptr %taken.at, i64 %some monotonic
   %piece.first = add i64 %first, %taken
   %piece.behind = add i64 %piece.first, %some
